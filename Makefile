@@ -1,0 +1,46 @@
+# Two commands that need nothing but Python 3.11 or newer and a C compiler:
+#   make demo   trains on the text that comes with Python and shows what was learnt
+#   make test   installs lstmc with what its tests need and runs them
+# Each makes a virtual environment of its own, again when a source has changed.
+
+PYTHON ?= python3
+MINUTES ?= 1.7
+
+SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' | grep -v _core.c$$)
+
+.PHONY: demo test lint clean check-python
+
+demo: .venv-demo/stamp
+	rm -rf demo
+	.venv-demo/bin/lstmc train --seed 1 --epochs 100 --minutes $(MINUTES) --out demo
+	@echo; echo "What follows 'The value of the ':"
+	.venv-demo/bin/lstmc next demo/model.safetensors "The value of the "
+	@echo; echo "A sample:"
+	.venv-demo/bin/lstmc sample demo/model.safetensors --prompt "The " --length 600 --temperature 0.5 --seed 1
+	@echo; echo "The curve of the loss is in demo/loss.png."
+
+test: .venv-test/stamp
+	.venv-test/bin/python -m pytest -m "not slow"
+
+.venv-demo/stamp: EXTRAS = plot
+.venv-test/stamp: EXTRAS = test,plot
+.venv-%/stamp: $(SOURCES) | check-python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ".[$(EXTRAS)]"
+	touch $@
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "lstmc needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ..."; exit 1; }
+
+lint: .venv-lint/stamp
+	.venv-lint/bin/ruff check .
+	.venv-lint/bin/ruff format --check .
+	.venv-lint/bin/mypy
+	.venv-lint/bin/stubtest lstmc --ignore-missing-stub --mypy-config-file pyproject.toml
+
+.venv-lint/stamp: EXTRAS = dev
+
+clean:
+	rm -rf build demo dist .venv-demo .venv-test .venv-lint src/*.egg-info src/lstmc/_kernels/_core.c
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,141 @@
+"""Builds the extension: kernels.c once per element type and instruction set, then the binding.
+
+Switches, as environment variables:
+
+LSTMC_OPENMP=0      build without OpenMP (otherwise it is used where a probe compiles, links and runs)
+LSTMC_BUILD_ISAS    instruction sets to build, such as "baseline v3"; default: all of the target's
+LSTMC_SANITIZE=1    with AddressSanitizer and UndefinedBehaviourSanitizer
+LSTMC_CFLAGS        more flags for every C file
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("src/lstmc/_kernels")
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+        "v3": ["-march=x86-64-v3"],
+        "baseline": [],
+    },
+    "aarch64": {"neon": []},
+}
+# -ffp-contract=fast: a product and a sum become one fused operation wherever the target has it, so
+# that every variant of the micro-kernel rounds alike. Nothing here lets the compiler reorder sums.
+FLAGS = ["-std=c11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void)
+{
+    int threads = 0;
+    #pragma omp parallel num_threads(2) reduction(+:threads)
+    threads += 1;
+    return threads < 1 || omp_get_max_threads() < 1;
+}
+"""
+
+
+def target_machine():
+    """Name the processor that is built for: a cross build says so in _PYTHON_HOST_PLATFORM."""
+    named = os.environ.get("_PYTHON_HOST_PLATFORM", "").rpartition("-")[2] or platform.machine()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(named.lower(), named.lower())
+
+
+class BuildKernels(build_ext):
+    """Compile the variants beside the extension that links them."""
+
+    def build_extension(self, ext):
+        """Compile every variant, then build the binding and link all of them into it."""
+        isas = INSTRUCTION_SETS.get(target_machine(), {"baseline": []})
+        if chosen := os.environ.get("LSTMC_BUILD_ISAS", "").split():
+            if unknown := set(chosen) - set(isas):
+                raise SystemExit(f"LSTMC_BUILD_ISAS: {unknown} are not among {list(isas)}")
+            isas = {name: isas[name] for name in chosen}
+        flags = list(FLAGS)
+        link = ["-lm"] if sys.platform == "linux" else []
+        if os.environ.get("LSTMC_SANITIZE") == "1":
+            flags += SANITIZE
+            link += SANITIZE
+        flags += os.environ.get("LSTMC_CFLAGS", "").split()
+        openmp = self.openmp_flags()
+
+        jobs = [("dispatch.c", "", flags, [(f"LSTMC_HAVE_{isa}", "1") for isa in isas])]
+        jobs += [("team.c", "", flags + openmp, [])]
+        jobs += [
+            ("kernels.c", f"{isa}-{bits}", flags + march,
+             [("LSTMC_REAL", str(bits)), ("LSTMC_ISA_NAME", isa)])
+            for isa, march in isas.items() for bits in (32, 64)
+        ]  # fmt: skip
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda job: self.compile_kernel(*job), jobs))
+        ext.extra_objects += objects
+        ext.extra_link_args += link + openmp
+        super().build_extension(ext)
+
+    def compile_kernel(self, source, variant, flags, macros):
+        """Compile one file into a folder of its own, unless what is there is newer."""
+        folder = Path(self.build_temp) / (variant or "common")
+        path = KERNELS / source
+        target = folder / self.compiler.object_filenames([str(path)])[0]
+        stamp = folder / f"{source}.flags"
+        wanted = repr((flags, macros, self.compiler.compiler_so))
+        newest = max(p.stat().st_mtime for p in KERNELS.glob("*.[ch]") if p.name != "_core.c")
+        fresh = target.exists() and target.stat().st_mtime > newest
+        if not (fresh and stamp.exists() and stamp.read_text() == wanted):
+            (target,) = self.compiler.compile(
+                [str(path)], output_dir=str(folder), macros=macros, extra_postargs=flags
+            )
+            stamp.write_text(wanted)
+        return str(target)
+
+    def openmp_flags(self):
+        """Flags for OpenMP if a program that uses it compiles, links and runs; else none."""
+        if os.environ.get("LSTMC_OPENMP") == "0":
+            print("lstmc: OpenMP turned off by LSTMC_OPENMP=0: kernels will use one thread")
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.c"
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
+                )
+                program = str(Path(folder) / "probe")
+                self.compiler.link_executable(objects, program, extra_postargs=["-fopenmp"])
+                if target_machine() == platform.machine().lower():
+                    subprocess.run([program], check=True, timeout=60)
+            except Exception as error:
+                print(f"lstmc: no OpenMP ({error}): kernels will use one thread")
+                return []
+        return ["-fopenmp"]
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "lstmc._kernels._core",
+                [str(KERNELS / "_core.pyx")],
+                include_dirs=[numpy.get_include(), str(KERNELS)],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+                depends=[
+                    str(path) for path in sorted(KERNELS.glob("*.[ch]")) if path.name != "_core.c"
+                ],
+                extra_compile_args=["-O2", "-g0", *os.environ.get("LSTMC_CFLAGS", "").split()],
+            )
+        ],
+        language_level=3,
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)

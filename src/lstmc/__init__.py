@@ -1,0 +1,49 @@
+"""Recurrent networks on a plain CPU: fast, small, exact, and open to inspection."""
+
+from ._kernels._core import get_num_threads, set_num_threads
+from .config import show_config
+from .language_model import LanguageModel
+from .layers import Dropout, Embedding, Layer, Linear
+from .losses import softmax_cross_entropy, squared_error
+from .network import Sequential
+from .optim import (
+    SGD,
+    Adam,
+    AdamW,
+    ExponentialDecay,
+    PlateauDecay,
+    RMSprop,
+    StepDecay,
+    clip_grad_norm,
+)
+from .recurrent import LSTM, RNN
+from .text import Vocabulary
+from .training import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Dropout",
+    "Embedding",
+    "ExponentialDecay",
+    "LanguageModel",
+    "Layer",
+    "Linear",
+    "PlateauDecay",
+    "RMSprop",
+    "Sequential",
+    "StepDecay",
+    "Trainer",
+    "Vocabulary",
+    "clip_grad_norm",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+    "softmax_cross_entropy",
+    "squared_error",
+]

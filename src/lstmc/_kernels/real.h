@@ -1,0 +1,103 @@
+/* The element type, the vector type and the names of the compilation at hand.
+ *
+ * kernels.c is compiled once per element type (-DLSTMC_REAL=32 or 64) and instruction set
+ * (-DLSTMC_ISA_NAME=v3 with the matching -march). This header turns those two facts into `real`, `vec`
+ * and NAME(). It is not a portability layer: GCC's and Clang's vector extension is the language here,
+ * and an intrinsic appears only where the extension has no words for it (masked loads and stores).
+ */
+#ifndef LSTMC_REAL_H
+#define LSTMC_REAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define MAX_ACCUMULATORS 24 /* of 32 registers: the rest hold a panel row and a broadcast */
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#define MAX_ACCUMULATORS 12 /* of 16 */
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define MAX_ACCUMULATORS 24 /* of 32 */
+#else
+#define VECTOR_BYTES 16
+#define MAX_ACCUMULATORS 12 /* of 16 */
+#endif
+
+#if LSTMC_REAL == 32
+typedef float real;
+typedef int32_t bits;
+#define TYPE_NAME f32
+#elif LSTMC_REAL == 64
+typedef double real;
+typedef int64_t bits;
+#define TYPE_NAME f64
+#else
+#error "compile with -DLSTMC_REAL=32 or -DLSTMC_REAL=64"
+#endif
+
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(stem) JOIN(stem, TYPE_NAME, LSTMC_ISA_NAME)
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef bits ivec __attribute__((vector_size(VECTOR_BYTES)));
+/* A vector anywhere in an array: aligned as its elements are. */
+typedef real uvec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+enum { VL = VECTOR_BYTES / sizeof(real) };
+
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+INLINE vec load(const real *p) { return *(const uvec *)p; }
+INLINE void store(real *p, vec v) { *(uvec *)p = v; }
+INLINE vec splat(real a) { return a - (vec){0}; } /* 0 - would lose the sign of a zero; a - 0 does not */
+
+/* The first n of VL lanes, 0 < n <= VL: the others read as zero and are not written. */
+#if defined(__AVX512F__) && LSTMC_REAL == 32
+INLINE vec load_n(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+INLINE void store_n(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v); }
+#elif defined(__AVX512F__)
+INLINE vec load_n(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+INLINE void store_n(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), v); }
+#else
+INLINE vec load_n(const real *p, ptrdiff_t n)
+{
+    if (n == VL)
+        return load(p);
+    vec v = {0};
+    for (ptrdiff_t i = 0; i < n; i++)
+        v[i] = p[i];
+    return v;
+}
+INLINE void store_n(real *p, vec v, ptrdiff_t n)
+{
+    if (n == VL) {
+        store(p, v);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        p[i] = v[i];
+}
+#endif
+
+/* mask lanes are all ones or all zeros, as vector comparisons give them. */
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+INLINE ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+INLINE ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+INLINE ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+/* Elements rounded up so that what follows starts on a 64-byte boundary. */
+INLINE ptrdiff_t aligned(ptrdiff_t n) { return ceil_div(n, 64 / (ptrdiff_t)sizeof(real)) * (64 / (ptrdiff_t)sizeof(real)); }
+
+#endif

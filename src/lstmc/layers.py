@@ -1,0 +1,400 @@
+"""Layers: what a layer is, and the three that are not recurrent.
+
+A layer is an object with ``forward(x, state, training=True) -> y, state, trace`` and
+``backward(dy, trace, dstate=None) -> dx, dstate``; if it has parameters, also
+``parameters() -> {name: shape}`` and ``bind(params, grads)``. Nothing else is asked of one that takes
+part in a Sequential. ``Layer`` gives the rest: flat buffers, names, calls. There is no autograd graph.
+"""
+
+import math
+
+import numpy as np
+
+from ._kernels import _core
+from ._kernels._core import checked, checked_tokens
+
+__all__ = ["Dropout", "Embedding", "Layer", "Linear"]
+
+ALIGNMENT = 64  # bytes: where every view of a flat buffer starts
+
+
+class Views(dict):
+    """Views into one flat array by name; ``flat`` is the part of the array that they span."""
+
+    flat: np.ndarray
+
+
+def flat_views(shapes, dtype):
+    """Make a flat array of zeros, on a 64-byte boundary, and the views into it.
+
+    Parameters
+    ----------
+    shapes : dict of name to shape
+    dtype : numpy dtype
+
+    Returns
+    -------
+    Views
+        In the order given; each starts on a 64-byte boundary, and the padding between is zero.
+    """
+    step = ALIGNMENT // dtype.itemsize
+    starts, end = {}, 0
+    for name, shape in shapes.items():
+        starts[name] = end
+        end += -(-math.prod(shape) // step) * step
+    flat = _core.Pool().array((end,), dtype)
+    flat[:] = 0
+    views = Views(
+        {n: flat[a : a + math.prod(shapes[n])].reshape(shapes[n]) for n, a in starts.items()}
+    )
+    views.flat = flat
+    return views
+
+
+def check_dtype(dtype):
+    """Give float32 or float64 as a NumPy dtype; refuse others."""
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    # None is looked for first: NumPy takes it to be equal to float64.
+    if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+def check_size(name, value):
+    """Give a size as an int; refuse what is not a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value}")
+    return int(value)
+
+
+def check_share(name, value):
+    """Give a probability as a float in [0, 1)."""
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
+def check_writable(name, array):
+    """Refuse an array that is to be written and can not be."""
+    if not array.flags.writeable:
+        raise ValueError(f"{name} must be writable, got a read-only array")
+    return array
+
+
+class Trace:
+    """What backward needs of one forward call. Read-only; it belongs to the layer that made it."""
+
+    def __init__(self, owner, weights, **kept):
+        self._owner = owner
+        self._weights = weights
+        for name, value in kept.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            setattr(self, name, value)
+
+
+class Layer:
+    """A layer whose parameters live in one flat array and their gradients in another.
+
+    Parameters
+    ----------
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    params, grads : ndarray (n,)
+        Flat buffers, 64-byte aligned, of equal layout. Every named weight is a view; the padding
+        between views is zero.
+    dtype : numpy dtype
+    """
+
+    def __init__(self, dtype=np.float32):
+        self.dtype = check_dtype(dtype)
+        self._params, self._grads = flat_views({}, self.dtype), flat_views({}, self.dtype)
+        self._pool = _core.Pool()
+
+    def parameters(self):
+        """Tell the parameters: a dict of name to shape."""
+        return {}
+
+    def bind(self, params, grads):
+        """Move the parameters and gradients into these views, their values with them."""
+        for mine, views in ((self._params, params), (self._grads, grads)):
+            for name in mine:
+                views[name][...] = mine[name]
+        self._params, self._grads = params, grads
+
+    def _allocate(self, rng, bounds):
+        """Make buffers of the layer's own, each parameter uniform within +-bounds[name]."""
+        shapes = self.parameters()
+        self.bind(flat_views(shapes, self.dtype), flat_views(shapes, self.dtype))
+        for name, view in self._params.items():
+            view[...] = rng.uniform(-bounds[name], bounds[name], view.shape)
+
+    @property
+    def params(self):
+        """The flat array of all parameters."""
+        return self._params.flat
+
+    @property
+    def grads(self):
+        """The flat array of all gradients, laid out as ``params``."""
+        return self._grads.flat
+
+    @property
+    def num_parameters(self):
+        """How many parameters there are, padding left out."""
+        return sum(math.prod(shape) for shape in self.parameters().values())
+
+    def __getitem__(self, name):
+        return self._view(self._params, name)
+
+    def grad(self, name):
+        """Give the writable view of a parameter's gradient."""
+        return self._view(self._grads, name)
+
+    def _view(self, views, name):
+        if name not in views:
+            raise KeyError(f"no parameter {name!r}: there are {', '.join(views) or 'none'}")
+        return views[name]
+
+    def zero_grad(self):
+        """Set all gradients to zero."""
+        self._grads.flat[:] = 0
+
+    def __call__(self, x, state=None):
+        """Run without keeping anything for backward; never drops."""
+        y, state, _ = self.forward(x, state, training=False)
+        return y, state
+
+    def _fingerprint(self):
+        return _core.fingerprint(list(self._params.values()))
+
+    def _check_trace(self, trace, dstate=None):
+        """Refuse a trace of another layer, or one whose weights are no longer the layer's."""
+        if not isinstance(trace, Trace):
+            raise TypeError(f"trace must come from forward(), got {type(trace).__name__}")
+        if trace._owner is not self:
+            owner = type(trace._owner).__name__
+            raise ValueError(
+                f"trace must come from this layer's forward(), got one of another {owner}"
+            )
+        if trace._weights != self._fingerprint():
+            raise ValueError(
+                "the weights have changed since forward(): backward must see the same weights"
+            )
+
+
+def leading(x, name, last, dtype):
+    """Check x (..., last) and give it as (rows, last)."""
+    shape = x.shape[:-1] if isinstance(x, np.ndarray) and x.ndim else ("...",)
+    return checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)
+
+
+class Linear(Layer):
+    """An affine map of the last axis: y = x weight^T + bias.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    dtype : float32 or float64
+    rng : int, numpy Generator or None
+        Of the initial values, uniform within 1/sqrt(in_features).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are not positive integers.
+    """
+
+    def __init__(self, in_features, out_features, bias=True, dtype=np.float32, rng=None):
+        super().__init__(dtype)
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
+        self.bias = bool(bias)
+        bound = 1 / math.sqrt(self.in_features)
+        self._allocate(np.random.default_rng(rng), {"weight": bound, "bias": bound})
+
+    def parameters(self):
+        """Tell the parameters: weight (out, in) and bias (out,)."""
+        shapes = {"weight": (self.out_features, self.in_features)}
+        return {**shapes, "bias": (self.out_features,)} if self.bias else shapes
+
+    def forward(self, x, state=None, training=True, num_threads=None):
+        """Give y (..., out_features) for x (..., in_features), the state as it came, and a trace."""
+        rows = leading(x, "x", self.in_features, self.dtype)
+        y = np.empty((*x.shape[:-1], self.out_features), self.dtype)
+        if rows.size:
+            flat = y.reshape(-1, self.out_features)
+            _core.linear_forward(
+                flat, rows, self._params["weight"], self._params.get("bias"), num_threads
+            )
+        trace = None
+        if training:
+            kept = self._pool.array(rows.shape, self.dtype)
+            kept[...] = rows
+            trace = Trace(self, self._fingerprint(), x=kept, shape=x.shape)
+        return y, state, trace
+
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True):
+        """Add to the gradients; give dx in the shape of x (or None if not needed) and dstate as it came."""
+        self._check_trace(trace)
+        rows = checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
+        dx = np.empty(trace.shape, self.dtype) if need_dx else None
+        if rows.size:
+            flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
+            _core.linear_backward(
+                flat_dx,
+                self._grads["weight"],
+                self._grads.get("bias"),
+                rows.reshape(-1, self.out_features),
+                trace.x,
+                self._params["weight"],
+                num_threads,
+            )
+        return dx, dstate
+
+    def stepper(self, batch=1, num_threads=None):
+        """Give an object that maps one step: x (batch, in) or, for one row, (in,)."""
+        return LinearStepper(self, num_threads)
+
+
+class LinearStepper:
+    """A linear layer with packed weights, for stepping. ``refresh()`` takes the weights as they are now."""
+
+    def __init__(self, layer, num_threads):
+        self._layer = layer
+        self._threads = num_threads
+        self._core = _core.LinearStepper(lambda: (layer["weight"], layer._params.get("bias")))
+        self.refresh = self._core.refresh
+
+    def __call__(self, x, out=None):
+        """Give y (batch, out) for x (batch, in)."""
+        layer = self._layer
+        rows = leading(x, "x", layer.in_features, layer.dtype)
+        shape = (*x.shape[:-1], layer.out_features)
+        if out is None:
+            out = np.empty(shape, layer.dtype)
+        elif checked("out", out, layer.dtype, shape) is not out or np.may_share_memory(x, out):
+            raise ValueError("out must be contiguous and must not overlap x")
+        check_writable("out", out)
+        threads = _core.get_num_threads() if self._threads is None else self._threads
+        self._core(out.reshape(-1, layer.out_features), rows, threads)
+        return out
+
+
+class Embedding(Layer):
+    """A table of rows, one per token.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        V, the number of tokens.
+    embedding_dim : int
+        Features of a row.
+    dtype : float32 or float64
+    rng : int, numpy Generator or None
+        Of the initial values, standard normal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are not positive integers.
+    """
+
+    def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None):
+        super().__init__(dtype)
+        self.num_embeddings = check_size("num_embeddings", num_embeddings)
+        self.embedding_dim = check_size("embedding_dim", embedding_dim)
+        self._allocate(rng := np.random.default_rng(rng), {"weight": 0})
+        self._params["weight"][...] = rng.standard_normal(self._params["weight"].shape)
+
+    def parameters(self):
+        """Tell the parameters: weight (V, features)."""
+        return {"weight": (self.num_embeddings, self.embedding_dim)}
+
+    def forward(self, x, state=None, training=True, num_threads=None):
+        """Give y (..., features) for token ids x (...), int64 or int32, each in [0, V)."""
+        tokens = checked_tokens("tokens", x, self.num_embeddings)
+        y = np.empty((*x.shape, self.embedding_dim), self.dtype)
+        _core.embedding_forward(y, tokens, self._params["weight"])
+        trace = None
+        if training:
+            trace = Trace(self, None, tokens=tokens.copy() if tokens is x else tokens)
+        return y, state, trace
+
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True):
+        """Add to the gradient. dx is None: tokens have no gradient."""
+        self._check_trace(trace)
+        dy = checked("dy", dy, self.dtype, (*trace.tokens.shape, self.embedding_dim))
+        _core.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
+        return None, dstate
+
+    def _fingerprint(self):
+        return None  # the gradient does not depend on the weights
+
+    def stepper(self, batch=1, num_threads=None):
+        """Give a function of one step: tokens (batch,) or one number -> (batch, features) or (features,)."""
+
+        def step(x, out=None):
+            y = self.forward(np.asarray(x), training=False)[0]
+            if out is None:
+                return y
+            check_writable("out", out)[...] = y
+            return out
+
+        return step
+
+
+class Dropout(Layer):
+    """Zero a share of what passes, and scale the rest up by as much (Zaremba et al. 2014, section 3.1).
+
+    Parameters
+    ----------
+    p : float
+        The share, in [0, 1).
+    rng : int, numpy Generator or None
+        Where the masks come from. It is drawn from in training only.
+    """
+
+    def __init__(self, p=0.5, rng=None):
+        super().__init__()
+        self.p = check_share("p", p)
+        self.rng = np.random.default_rng(rng)
+
+    def forward(self, x, state=None, training=True):
+        """Give y in the shape and type of x, the state as it came, and a trace."""
+        if not isinstance(x, np.ndarray) or x.dtype.newbyteorder("=") not in (
+            np.float32,
+            np.float64,
+        ):
+            got = x.dtype.name if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"x must be a float32 or float64 array, got {got}")
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        if not training:
+            return x.copy(), state, None
+        mask = (self.rng.random(x.shape, np.float32) >= self.p).astype(x.dtype)
+        mask *= x.dtype.type(1 / (1 - self.p))
+        return x * mask, state, Trace(self, self._fingerprint(), mask=mask)
+
+    def backward(self, dy, trace, dstate=None):
+        """Give dx, and dstate as it came."""
+        self._check_trace(trace)
+        return checked("dy", dy, trace.mask.dtype, trace.mask.shape) * trace.mask, dstate
+
+    def stepper(self, batch=1, num_threads=None):
+        """Give a function of one step: stepping is inference, which drops nothing."""
+
+        def step(x, out=None):
+            if out is None:
+                return x
+            out[...] = x
+            return out
+
+        return step

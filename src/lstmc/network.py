@@ -1,0 +1,268 @@
+"""Sequential: layers one after another over one flat array of parameters and one of gradients."""
+
+import inspect
+
+import numpy as np
+
+from .layers import Layer, Trace, Views, check_size, flat_views
+
+__all__ = ["Sequential"]
+
+
+class Sequential(Layer):
+    """Layers in a row, each fed by the one before.
+
+    Parameters
+    ----------
+    *layers
+        Objects with forward and backward as ``lstmc.Layer`` describes them; those with parameters move
+        into the network's flat buffers, their values with them. A layer belongs to one network at most.
+
+    Raises
+    ------
+    ValueError
+        A layer is part of a network already, or layers differ in type.
+    TypeError
+        An object is not a layer.
+
+    Notes
+    -----
+    A state is a tuple with one entry per layer, None where a layer has none. Parameters are named
+    by the layer's number: ``net["1.weight_hh_l0"]``.
+    """
+
+    def __init__(self, *layers):
+        if not layers:
+            raise ValueError("layers must hold at least one layer, got none")
+        seen = set()
+        for i, layer in enumerate(layers):
+            for method in ("forward", "backward"):
+                if not callable(getattr(layer, method, None)):
+                    raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
+            if getattr(layer, "_in_sequential", False) or id(layer) in seen:
+                raise ValueError(
+                    f"layers[{i}] ({type(layer).__name__}) is part of a network already"
+                )
+            seen.add(id(layer))
+        shapes = [layer.parameters() if hasattr(layer, "parameters") else {} for layer in layers]
+        types = {
+            layer.dtype for layer, own in zip(layers, shapes) if own and hasattr(layer, "dtype")
+        }
+        if len(types) > 1:
+            raise ValueError(
+                f"layers must share one dtype, got {', '.join(sorted(t.name for t in types))}"
+            )
+        super().__init__(types.pop() if types else np.float32)
+        self.layers = layers
+        self._shapes = {
+            f"{i}.{name}": tuple(shape)
+            for i, own in enumerate(shapes)
+            for name, shape in own.items()
+        }
+        self._passes_threads = [_accepts(layer, "num_threads") for layer in layers]
+        self._passes_need_dx = [_accepts(layer, "need_dx", "backward") for layer in layers]
+        self.bind(flat_views(self._shapes, self.dtype), flat_views(self._shapes, self.dtype))
+        for layer in layers:
+            layer._in_sequential = True
+
+    def parameters(self):
+        """Tell the parameters: a dict of "number.name" to shape."""
+        return self._shapes
+
+    def bind(self, params, grads):
+        """Move all layers into these views."""
+        for i, layer in enumerate(self.layers):
+            if any(name.startswith(f"{i}.") for name in params):
+                layer.bind(_part(params, i), _part(grads, i))
+        self._params, self._grads = params, grads
+
+    def forward(self, x, state=None, training=True, num_threads=None):
+        """Run all layers.
+
+        Parameters
+        ----------
+        x : ndarray
+            What the first layer takes.
+        state : tuple with one entry per layer, or None for zeros
+        training : bool
+            Keep a trace, and drop where there is dropout.
+        num_threads : int, optional
+
+        Returns
+        -------
+        y : ndarray
+        state : tuple
+        trace : Trace or None
+            Its ``layers`` holds the layers' own traces.
+        """
+        states = self._check_state("state", state)
+        after, traces = [], []
+        for layer, before, threads in zip(self.layers, states, self._passes_threads):
+            kept = {"num_threads": num_threads} if threads else {}
+            x, out, trace = layer.forward(x, before, training=training, **kept)
+            after.append(out)
+            traces.append(trace)
+        trace = Trace(self, None, layers=tuple(traces)) if training else None
+        return x, tuple(after), trace
+
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False):
+        """Differentiate a forward call, last layer first: adds to ``grads``.
+
+        Parameters
+        ----------
+        dy : ndarray, in the shape of y
+        trace : Trace
+            Of this network's forward.
+        dstate : tuple with one entry per layer, or None
+            The gradient arriving through the final states.
+        num_threads : int, optional
+        need_dx : bool
+            Whether the first layer's dx is wanted.
+        consume : bool
+            Let layers use the trace's memory for their own: the trace is spent afterwards.
+
+        Returns
+        -------
+        dx : ndarray, or None where the first layer has none (an embedding)
+        dstate : tuple
+
+        Raises
+        ------
+        ValueError
+            The trace is another network's or spent; the weights have changed. No gradient is changed then.
+        """
+        self._check_trace(trace)
+        arriving = self._check_state("dstate", dstate)
+        for layer, kept, part in zip(self.layers, trace.layers, arriving):
+            if isinstance(layer, Layer):
+                layer._check_trace(kept, part)  # all of them before the first gradient is touched
+        departing = []
+        for i in reversed(range(len(self.layers))):
+            options = {"num_threads": num_threads} if self._passes_threads[i] else {}
+            if self._passes_need_dx[i]:
+                options["need_dx"] = i > 0 or need_dx
+            if consume and _accepts(self.layers[i], "consume", "backward"):
+                options["consume"] = True
+            dy, out = self.layers[i].backward(dy, trace.layers[i], arriving[i], **options)
+            departing.append(out)
+        return dy, tuple(reversed(departing))
+
+    def _fingerprint(self):
+        return None  # each layer checks its own
+
+    def _check_state(self, name, state):
+        if state is None:
+            return (None,) * len(self.layers)
+        if not isinstance(state, (tuple, list)) or len(state) != len(self.layers):
+            got = (
+                f"{len(state)} entries"
+                if isinstance(state, (tuple, list))
+                else type(state).__name__
+            )
+            raise ValueError(
+                f"{name} must be None or a tuple of {len(self.layers)} entries, one per layer, got {got}"
+            )
+        return tuple(state)
+
+    def stepper(self, batch=1, num_threads=None):
+        """Give a stepper of the whole network, with its own state, which starts at zeros."""
+        return NetworkStepper(self, check_size("batch", batch), num_threads)
+
+
+def _accepts(layer, option, method="forward"):
+    return option in inspect.signature(getattr(layer, method)).parameters
+
+
+def _part(views, i):
+    """Give the views of layer i, by the layer's own names, and the stretch of the flat array they span."""
+    prefix = f"{i}."
+    part = Views(
+        {name.removeprefix(prefix): view for name, view in views.items() if name.startswith(prefix)}
+    )
+    address = {name: view.__array_interface__["data"][0] for name, view in part.items()}
+    start = min(address.values())
+    end = max(address[name] + part[name].nbytes for name in part)
+    itemsize, flat = views.flat.itemsize, views.flat
+    step = 64 // itemsize
+    first = (start - flat.__array_interface__["data"][0]) // itemsize
+    last = first + -(-(end - start) // itemsize // step) * step
+    part.flat = flat[first:last]
+    return part
+
+
+class _LayerStepper:
+    """Steps a layer that has no stepper of its own, by sequences of one step."""
+
+    def __init__(self, layer, batch):
+        self._layer, self.state = layer, None
+
+    def __call__(self, x, out=None):
+        y, self.state, _ = self._layer.forward(x[None], self.state, training=False)
+        if out is None:
+            return y[0]
+        out[...] = y[0]
+        return out
+
+    def reset(self, mask=None):
+        """Zero the state."""
+        if mask is not None and self.state is not None:
+            raise ValueError(
+                f"mask must be None: {type(self._layer).__name__} has no stepper that resets single rows"
+            )
+        self.state = None
+
+
+class NetworkStepper:
+    """Steps a Sequential: token or x_t in, y_t out.
+
+    The weights were packed when it was made: ``refresh()`` takes them as they are now. One thread may
+    use a stepper at a time; several steppers may share a model.
+    """
+
+    def __init__(self, net, batch, num_threads):
+        self._steppers = [
+            layer.stepper(batch, num_threads=num_threads)
+            if hasattr(layer, "stepper")
+            else _LayerStepper(layer, batch)
+            for layer in net.layers
+        ]
+
+    def __call__(self, x, out=None):
+        """Read one step and give the output of the last layer, a fresh array or `out`.
+
+        x is what the first layer takes of one step: (B,) token ids or (B, I); with batch=1 also one
+        token or (I,).
+        """
+        for step in self._steppers[:-1]:
+            x = step(x)
+        return self._steppers[-1](x, out)
+
+    @property
+    def state(self):
+        """The state: a tuple with one entry per layer, None where a layer has none. Copies."""
+        return tuple(getattr(step, "state", None) for step in self._steppers)
+
+    @state.setter
+    def state(self, state):
+        if not isinstance(state, (tuple, list)) or len(state) != len(self._steppers):
+            raise ValueError(
+                f"state must be a tuple of {len(self._steppers)} entries, one per layer"
+            )
+        for step, part in zip(self._steppers, state):
+            if hasattr(step, "state"):
+                if part is None:
+                    step.reset()
+                else:
+                    step.state = part
+
+    def reset(self, mask=None):
+        """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
+        for step in self._steppers:
+            if hasattr(step, "reset"):
+                step.reset(mask)
+
+    def refresh(self):
+        """Take the weights as they are now."""
+        for step in self._steppers:
+            if hasattr(step, "refresh"):
+                step.refresh()

@@ -1,0 +1,296 @@
+"""Optimisers and what surrounds them: one call over a network's flat arrays.
+
+Each takes anything with ``params`` and ``grads`` (a Sequential or a single layer). Schedules set an
+optimiser's ``lr``; all of them give and take their state as plain numbers and arrays, for checkpoints.
+"""
+
+import math
+
+import numpy as np
+
+from ._kernels import _core
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ExponentialDecay",
+    "PlateauDecay",
+    "RMSprop",
+    "StepDecay",
+    "clip_grad_norm",
+]
+
+
+def _number(name, value, low=0.0, high=math.inf, open_low=False):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.number))
+        or not (low < value if open_low else low <= value)
+        or not value < high
+    ):
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
+            f" and below {high:g}" if high < math.inf else ""
+        )
+        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r}")
+    return float(value)
+
+
+def clip_grad_norm(net, max_norm, num_threads=None):
+    """Scale all gradients so that their joint norm is at most max_norm (Pascanu et al. 2013).
+
+    Parameters
+    ----------
+    net : Sequential or layer
+    max_norm : float
+        Positive; infinity only measures.
+    num_threads : int, optional
+
+    Returns
+    -------
+    norm : float
+        The norm before. Not finite if a gradient is not: the gradients are then left as they are, and it
+        is for the caller to look (``math.isfinite``) and not to step.
+    """
+    if not isinstance(max_norm, (int, float, np.number)) or not max_norm > 0:
+        raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
+    grads = net.grads
+    norm = math.sqrt(_core.sum_of_squares(grads, num_threads))
+    if math.isfinite(norm) and norm > max_norm:
+        _core.scale(grads, max_norm / norm, num_threads)
+    return norm
+
+
+class Optimiser:
+    """What optimisers share. Use SGD, Adam, AdamW or RMSprop."""
+
+    _arrays: tuple = ()  # names of the state arrays, each as long as params
+
+    def __init__(self, net, lr, weight_decay):
+        self.net = net
+        self.lr = _number("lr", lr)
+        self.weight_decay = _number("weight_decay", weight_decay)
+        self.steps = 0
+        for name in self._arrays:
+            setattr(self, name, np.zeros_like(net.params))
+
+    def step(self, num_threads=None):
+        """Update the parameters from the gradients, in place."""
+        for name in self._arrays:
+            if getattr(self, name).size != self.net.params.size:
+                raise ValueError(
+                    "the network's parameters have moved since this optimiser was made: make a new one"
+                )
+        self.steps += 1
+        self._update(self.net.params, self.net.grads, num_threads)
+
+    def state(self):
+        """Give what a checkpoint needs: (arrays by name, numbers by name)."""
+        return {name: getattr(self, name) for name in self._arrays}, {
+            "lr": self.lr,
+            "steps": self.steps,
+        }
+
+    def load_state(self, arrays, numbers):
+        """Take back what ``state()`` gave."""
+        if set(arrays) != set(self._arrays):
+            raise ValueError(f"arrays must be {sorted(self._arrays)}, got {sorted(arrays)}")
+        for name in self._arrays:
+            checked = _core.checked(
+                name, arrays[name], self.net.params.dtype, self.net.params.shape
+            )
+            getattr(self, name)[...] = checked
+        self.lr, self.steps = float(numbers["lr"]), int(numbers["steps"])
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent, with momentum as in Sutskever et al. 2013 (PyTorch's form).
+
+    Parameters
+    ----------
+    net : Sequential or layer
+    lr : float
+    momentum : float in [0, 1)
+    nesterov : bool
+        Needs momentum.
+    weight_decay : float
+        Added to the gradient, times the parameter.
+    """
+
+    def __init__(self, net, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        self.momentum = _number("momentum", momentum, high=1)
+        if nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0, got 0")
+        self.nesterov = bool(nesterov)
+        self._arrays = ("velocity",) if self.momentum else ()
+        self.velocity = None
+        super().__init__(net, lr, weight_decay)
+
+    def _update(self, params, grads, threads):
+        _core.sgd(
+            params,
+            self.velocity,
+            grads,
+            self.lr,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+            threads,
+        )
+
+
+class Adam(Optimiser):
+    """Adam (Kingma & Ba 2015).
+
+    Parameters
+    ----------
+    net : Sequential or layer
+    lr : float
+    betas : pair of floats in [0, 1)
+        Decay of the averages of the gradient and of its square.
+    eps : float
+        Added to the root in the denominator.
+    weight_decay : float
+        Added to the gradient, times the parameter.
+    """
+
+    _arrays = ("m", "v")
+    _decoupled = False
+
+    def __init__(self, net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        self.betas = tuple(_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas))
+        if len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {len(self.betas)}")
+        self.eps = _number("eps", eps, open_low=True)
+        super().__init__(net, lr, weight_decay)
+
+    def _update(self, params, grads, threads):
+        _core.adam(
+            params,
+            self.m,
+            self.v,
+            grads,
+            self.steps,
+            self.lr,
+            *self.betas,
+            self.eps,
+            self.weight_decay,
+            self._decoupled,
+            threads,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): parameters shrink by lr * weight_decay."""
+
+    _decoupled = True
+
+    def __init__(self, net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        super().__init__(net, lr, betas, eps, weight_decay)
+
+
+class RMSprop(Optimiser):
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5; PyTorch's form).
+
+    Parameters
+    ----------
+    net : Sequential or layer
+    lr : float
+    alpha : float in [0, 1)
+        Decay of the average of the squared gradient.
+    eps : float
+        Added to the root in the denominator.
+    momentum : float in [0, 1)
+    weight_decay : float
+        Added to the gradient, times the parameter.
+    """
+
+    def __init__(self, net, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
+        self.alpha = _number("alpha", alpha, high=1)
+        self.eps = _number("eps", eps, open_low=True)
+        self.momentum = _number("momentum", momentum, high=1)
+        self._arrays = ("square_avg", "velocity") if self.momentum else ("square_avg",)
+        self.velocity = None
+        super().__init__(net, lr, weight_decay)
+
+    def _update(self, params, grads, threads):
+        _core.rmsprop(
+            params,
+            self.square_avg,
+            self.velocity,
+            grads,
+            self.lr,
+            self.alpha,
+            self.eps,
+            self.momentum,
+            self.weight_decay,
+            threads,
+        )
+
+
+class StepDecay:
+    """Multiply an optimiser's lr by `factor` after every `every` epochs, from epoch `start` on.
+
+    Zaremba et al. 2014 train their medium model with lr 1 for 6 epochs and divide by 1.2 after each
+    that follows: ``StepDecay(opt, factor=1 / 1.2, every=1, start=6)``.
+    """
+
+    def __init__(self, optimiser, factor, every=1, start=0):
+        self.optimiser = optimiser
+        self.factor = _number("factor", factor, open_low=True)
+        self.every, self.start = int(_number("every", every, low=1)), int(_number("start", start))
+        self.epochs = 0
+
+    def epoch_ended(self, loss=None):
+        """Count an epoch; `loss` (of validation) is used by schedules that watch it."""
+        self.epochs += 1
+        past = self.epochs - self.start
+        if past >= 0 and past % self.every == 0 and self.epochs > 0:
+            self.optimiser.lr *= self.factor
+
+    def state(self):
+        """Give what a checkpoint needs, numbers by name."""
+        return {"epochs": self.epochs}
+
+    def load_state(self, numbers):
+        """Take back what ``state()`` gave."""
+        self.epochs = int(numbers["epochs"])
+
+
+class ExponentialDecay(StepDecay):
+    """Multiply an optimiser's lr by `factor` after every epoch."""
+
+    def __init__(self, optimiser, factor):
+        super().__init__(optimiser, factor)
+
+
+class PlateauDecay(StepDecay):
+    """Multiply lr by `factor` when the validation loss has not improved for `patience` epochs."""
+
+    def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
+        super().__init__(optimiser, factor)
+        self.patience = int(_number("patience", patience, low=1))
+        self.threshold = _number("threshold", threshold)
+        self.best, self.waited = math.inf, 0
+
+    def epoch_ended(self, loss=None):
+        """Count an epoch that ended with this validation loss."""
+        if loss is None:
+            raise ValueError("loss must be the validation loss: PlateauDecay watches it")
+        self.epochs += 1
+        if loss < self.best - self.threshold:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self.optimiser.lr *= self.factor
+            self.waited = 0
+
+    def state(self):
+        """Give what a checkpoint needs, numbers by name."""
+        return {"epochs": self.epochs, "best": self.best, "waited": self.waited}
+
+    def load_state(self, numbers):
+        """Take back what ``state()`` gave."""
+        super().load_state(numbers)
+        self.best, self.waited = float(numbers["best"]), int(numbers["waited"])

@@ -1,0 +1,268 @@
+"""Breaks the kernels in some thirty ways, one at a time, and asks that a test fails for each.
+
+    python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
+
+A mutant is one line of the C sources changed in a copy of the tree, built for the best instruction
+set of this machine, and put to the quick kernel tests. It prints a line for each; the exit code is
+1 if a mutant survives, or if its line is no longer in the source exactly once. It needs a compiler
+and what the tests need. Deliberately not a test: pytest does not collect it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from queue import Queue
+from threading import Lock, Thread
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = Path("src/lstmc/_kernels")
+TESTS = ["test_recurrent", "test_recurrent_inputs", "test_layers", "test_losses", "test_optim",
+         "test_c_api", "test_network"]  # fmt: skip
+# What is likely to see a change of a file first; the others follow.
+FIRST = {"flat.h": ["test_losses", "test_optim", "test_layers"], "linear.h": ["test_layers"],
+         "vmath.h": ["test_c_api"], "dispatch.c": ["test_c_api"], "_core.pyx": ["test_recurrent_inputs"],
+         "team.c": ["test_recurrent_inputs"]}  # fmt: skip
+
+# name, file, what is there, what takes its place
+MUTANTS = [
+    # The cells
+    ("LSTM: gates i and f swapped", "cell_lstm.h", "*c = f * *c + i * g;", "*c = i * *c + f * g;"),
+    ("LSTM: h without tanh", "cell_lstm.h", "*h = o * v_tanh(*c);", "*h = o * *c;"),
+    ("LSTM: df from c, not c before", "cell_lstm.h", "d_f = d_c * c_before;", "d_f = d_c * c;"),
+    ("LSTM: derivative of g as of a sigmoid", "cell_lstm.h", "d_g * (1 - g * g)",
+     "d_g * (g * (1 - g))"),
+    ("LSTM: dc not carried", "cell_lstm.h", "*dc = d_c * f;", "*dc = d_c - d_c;"),
+    ("LSTM: dc from later steps ignored", "cell_lstm.h", "vec d_c = *dc + (dh", "vec d_c = (dh"),
+    ("RNN: derivative of tanh", "cell_rnn.h", "dgates[0] = dh * (1 - h * h);",
+     "dgates[0] = dh * (1 - h);"),
+    ("RNN: slope of relu at 0", "cell_rnn.h", "(ivec)(h > 0)", "(ivec)(h >= 0)"),
+    ("RNN: relu drops NaN", "cell_rnn.h", "choose((ivec)(gates[0] < 0), (vec){0}, gates[0])",
+     "choose((ivec)(gates[0] > 0), gates[0], (vec){0})"),
+    # The driver, forward
+    ("forward: bias dropped", "sequence.h", "load(sum + g * VL) + load(add + g * VL)",
+     "load(sum + g * VL)"),
+    ("forward: recurrent product overwrites", "sequence.h", "rows, columns, hidden, 1);",
+     "rows, columns, hidden, 0);"),
+    ("forward: a step reads its own h", "sequence.h", ": layer->h0) : h - state;",
+     ": layer->h0) : h;"),
+    ("forward: c0 instead of the carried c", "sequence.h", "t ? c - at->c_step : layer->c0;",
+     "t > 1 ? c - at->c_step : layer->c0;"),
+    ("forward: h0 not saved", "sequence.h",
+     "memcpy((real *)layer->h + offset, (const real *)layer->h0 + offset, size);",
+     "(void)0;"),
+    ("forward: c_n is that of the first step", "sequence.h", "at.c + (steps - 1) * at.c_step;",
+     "at.c;"),
+    ("forward: a chunk reads the wrong end of the last", "sequence.h",
+     "at->h + (plan->chunk - 1) * state",
+     "at->h"),
+    ("forward: gates stored a row off", "sequence.h",
+     "gates + (row * CELL_GATES + g) * hidden + unit",
+     "gates + (row * CELL_GATES + (g ^ 1)) * hidden + unit"),
+    ("packing: bias of the first layer's panels only", "sequence.h",
+     "hidden, CELL_GATES, first, last);\n}",
+     "hidden, CELL_GATES, first, min_of(last, 1));\n}"),
+    # The driver, backward
+    ("backward: off by one in time", "sequence.h", "for (ptrdiff_t t = steps - 1; t >= 0; t--)",
+     "for (ptrdiff_t t = steps - 1; t > 0; t--)"),
+    ("backward: dh_n ignored", "sequence.h", "if (layer->dh_n)", "if (0)"),
+    ("backward: dy only at the last step", "sequence.h", "dh += load_n(dy + t * state + here, n);",
+     "dh += load_n(dy + (plan->call->steps - 1) * state + here, n);"),
+    ("backward: c before is c", "sequence.h", "load_n(c - state + here, n)", "load_n(c + here, n)"),
+    ("backward: dR from h, not h before", "sequence.h", "{layer->dweight_hh, layer->h, hidden}",
+     "{layer->dweight_hh, (const real *)layer->h + batch * hidden, hidden}"),
+    ("backward: no dbias", "sequence.h", "NAME(add_rows)(layer->dbias,",
+     "if (0) NAME(add_rows)(layer->dbias,"),
+    ("backward: a lower layer reads its h before", "sequence.h",
+     "(const real *)below->h + call->batch * below->hidden", "(const real *)below->h"),
+    # The matrix product
+    ("product: last column missing", "gemm.h",
+     "memcpy(c + m * c_row, padded + m * PANEL, columns * sizeof(real));",
+     "memcpy(c + m * c_row, padded + m * PANEL, (columns - 1) * sizeof(real));"),
+    ("product: chain dropped between blocks", "gemm.h",
+     "accumulate || k0 > 0);\n                else",
+     "accumulate);\n                else"),
+    ("product: last term missing", "gemm.h", "for (ptrdiff_t i = 0; i < k; i++) {\n        UNROLL",
+     "for (ptrdiff_t i = 0; i < k - (k > 8); i++) {\n        UNROLL"),
+    ("micro-kernel: five rows read the fourth twice", "gemm.h", "vec left = splat(a[m * a_row]);",
+     "vec left = splat(a[(rows == 5 && m == 4 ? 3 : m) * a_row]);"),
+    ("micro-kernel: several panels read the first", "gemm.h",
+     "left * *(const vec *)(b + AT(b_panel, v))",
+     "left * *(const vec *)(b + AT(v < 8 ? b_panel : 0, v))"),
+    ("packing: the last unit dropped", "gemm.h",
+     "for (ptrdiff_t j = 0; j < n; j++)\n            for (ptrdiff_t i = start",
+     "for (ptrdiff_t j = 0; j < n - (n < VL); j++)\n            for (ptrdiff_t i = start"),
+    ("weight gradient: rows of a block cut short", "gemm.h",
+     "ptrdiff_t n = min_of(MAX_ROWS, to - column);",
+     "ptrdiff_t n = min_of(MAX_ROWS - 1, to - column);"),
+    ("sums of rows start at zero", "gemm.h", "vec sum = load_n(sums + column, n);",
+     "vec sum = {0};"),
+    # Threads
+    ("threads: a share one short", "team.h", "*to = n * (member->rank + 1) / member->size;",
+     "*to = n * (member->rank + 1) / member->size - (member->size > 1 && !member->rank && n > 8);"),
+    ("threads: denormals not flushed", "team.c", "before | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO",
+     "before"),
+    ("threads: control register not restored", "team.c", "    restore(before);\n",
+     "    (void)before;\n"),
+    ("threads: a forked child starts a team", "team.c", "forked_with_threads = had_threads;",
+     "forked_with_threads = 0;"),
+    # Flat arrays
+    ("softmax: without the largest", "flat.h", "v_exp(load_n(logits + i, n) - top)",
+     "v_exp(load_n(logits + i, n))"),
+    ("softmax: the largest misses the rest of a vector", "flat.h",
+     "top = logits[i] > top ? logits[i] : top;",
+     "top = top;"),
+    ("cross entropy: mean over all rows", "flat.h", "counted += targets[row] != ignored;",
+     "counted += 1;"),
+    ("squares: a chain not added", "flat.h", "for (int j = 0; j < CHAINS; j++)",
+     "for (int j = 1; j < CHAINS; j++)"),
+    ("SGD: Nesterov as plain momentum", "flat.h",
+     "d = w->nesterov ? w->momentum * velocity + d : velocity;",
+     "d = velocity;"),
+    ("Adam: no correction of v", "flat.h", "(real)sqrt(1 - pow(beta2, step))", "(real)1"),
+    ("AdamW: decay not decoupled", "flat.h", "(real)(decoupled ? 0 : weight_decay)",
+     "(real)(weight_decay)"),
+    ("embedding: the first column alone", "flat.h",
+     "share_vectors(member, w->columns, &from, &to);",
+     "share_vectors(member, w->columns - (w->columns > 1), &from, &to);"),
+    ("linear: bias of the first panel alone", "linear.h",
+     "for (ptrdiff_t i = column; i < column + columns; i += VL)",
+     "for (ptrdiff_t i = column; i < min_of(column + columns, PANEL); i += VL)"),
+    # What guards against stale weights, and the functions
+    ("fingerprint: ignores the tail", "dispatch.c", "memcpy(word, p, size);", "(void)p;"),
+    ("fingerprint: signs undo each other", "dispatch.c", "return lane ^ lane >> 15;",
+     "return lane;"),
+    ("tanh: not odd", "vmath.h", "| ((ivec)x & sign)", "| ((ivec)(x + (real)1e-30) & sign)"),
+    ("exp: NaN is clamped", "vmath.h", "choose((ivec)(x < EXP_LOWEST), splat(EXP_LOWEST), x)",
+     "choose((ivec)(x >= EXP_LOWEST), x, splat(EXP_LOWEST))"),
+    ("stepper: refresh takes the first weights again", "_core.pyx",
+     "self.weights = weights\n        self.inputs",
+     "self.weights = [[a.copy() for a in w] for w in first].copy\n        self.inputs"),
+]  # fmt: skip
+
+
+def run(command, folder, environment, timeout):
+    """Return the exit status (None after the time limit) and what was printed."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            return None, process.communicate()[0]
+        return process.returncode, output
+
+
+class Copy:
+    """A copy of the tree with a build of its own."""
+
+    def __init__(self, folder, timeout):
+        self.folder, self.timeout = Path(folder), timeout
+        skipped = shutil.ignore_patterns("*.so", "__pycache__", "_core.c")
+        for name in ("src", "tests"):
+            shutil.copytree(ROOT / name, self.folder / name, ignore=skipped)
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            if (ROOT / name).exists():
+                shutil.copy(ROOT / name, self.folder)
+        self.environment = {
+            **os.environ, "PYTHONPATH": f"{self.folder}/src", "LSTMC_CFLAGS": "-O1",
+            "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1",
+        }  # fmt: skip
+
+    def build(self):
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+        return run(command, self.folder, self.environment, 600)
+
+    def test(self, first=()):
+        names = dict.fromkeys([*first, *TESTS])  # each once
+        tests = [f"tests/{name}.py" for name in names]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+        command = [sys.executable, "-m", "pytest", *options, *tests]
+        return run(command, self.folder, self.environment, self.timeout)
+
+    def judge(self, file, old, new):
+        """Return what became of a mutant; the first word says whether it is as it should be."""
+        path = self.folder / KERNELS / file
+        source = path.read_text()
+        if source.count(old) != 1:
+            return f"LOST: its line is {source.count(old)} times in {file}"
+        path.write_text(source.replace(old, new))
+        try:
+            status, output = self.build()
+            if status != 0:
+                return f"NO BUILD: {output.strip().splitlines()[-1]}"
+            status, output = self.test(FIRST.get(file, ()))
+        finally:
+            path.write_text(source)
+        if status is None:
+            return "killed: the tests hang"
+        if status == 0:
+            return "SURVIVES"
+        if status < 0:
+            return f"killed: signal {-status}"
+        failed = [line for line in output.splitlines() if line.startswith("FAILED")]
+        if status != 1 or not failed:
+            return f"NO TEST: {output.strip().splitlines()[-1]}"
+        return "killed: " + failed[0].split("::", 1)[1].split(" ")[0]
+
+
+def work(copy, mutants, results, lock):
+    while not mutants.empty():
+        name, *change = mutants.get()
+        start = time.monotonic()
+        result = copy.judge(*change)
+        with lock:
+            results[name] = result
+            print(f"{name}: {result} ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def prepare(copies):
+    """Build every copy for the best instruction set of this machine; unchanged, all must be well."""
+    ask = "from lstmc._kernels import _core; print(_core.instruction_sets()[0])"
+    first = copies[0]
+    status, output = first.build()  # for all instruction sets
+    if status == 0:
+        status, output = run([sys.executable, "-c", ask], first.folder, first.environment, 60)
+        best = output.strip()
+    for copy in copies:
+        if status == 0:
+            copy.environment["LSTMC_BUILD_ISAS"] = best
+            status, output = copy.build()
+    if status == 0:
+        status, output = first.test()
+    if status != 0:
+        sys.exit(f"{output}\nthe sources fail before any change")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--jobs", type=int, default=2, help="copies that work at once")
+    parser.add_argument("--only", default="", help="mutants whose name holds this")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if arguments.only in mutant[0]]
+    start, results, lock, waiting = time.monotonic(), {}, Lock(), Queue()
+    for mutant in chosen:
+        waiting.put(mutant)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [Copy(f"{folder}/{i}", arguments.timeout) for i in range(arguments.jobs)]
+        prepare(copies)
+        threads = [Thread(target=work, args=(copy, waiting, results, lock)) for copy in copies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    bad = [name for name, result in results.items() if not result.startswith("killed")]
+    seconds = time.monotonic() - start
+    print(f"{len(results) - len(bad)} of {len(chosen)} killed in {seconds:.0f} s")
+    sys.exit(bool(bad) or len(results) < len(chosen))
+
+
+if __name__ == "__main__":
+    main()

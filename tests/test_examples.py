@@ -1,0 +1,45 @@
+"""The programs that a user would copy run, small, and do what they say."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def load(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="example")["main"]
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "language_model",
+        "step",
+        "train_by_hand",
+    }
+
+
+def test_step(capsys):
+    heard = load("step")(steps=300)
+    assert heard.shape == (300, 1)
+    assert np.ptp(heard) > 0
+    assert "the same bits as one call: True" in capsys.readouterr().out
+
+
+def test_train_by_hand():
+    assert load("train_by_hand")(updates=150) < 0.1  # chance is 0.69
+
+
+def test_language_model(tmp_path):
+    model = load("language_model")(tmp_path / "cats.safetensors", epochs=6)
+    assert model.perplexity("the cat sat on the mat.\n") < 2  # of 14 words
+    assert model.vocabulary.level == "word"
+
+
+def test_the_readme_shows_what_its_first_example_prints(capsys):
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    exec(compile(blocks[0], "README.md", "exec"), {})
+    assert capsys.readouterr().out == blocks[1]

@@ -1,0 +1,142 @@
+"""The package as installed: its face, its size in time, its switches from the environment."""
+
+import importlib.resources
+import io
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+
+import lstmc
+from lstmc._kernels import _core
+
+
+def python(code, check=True, **environment):
+    """Run code in a fresh process; give its output, or the last line of its error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+    assert done.returncode != 0
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_the_face_is_whole():
+    assert sorted(lstmc.__all__) == sorted(set(lstmc.__all__))
+    for name in lstmc.__all__:
+        assert getattr(lstmc, name).__doc__, f"{name} has no docstring"
+    for name in (
+        "LSTM",
+        "RNN",
+        "Sequential",
+        "LanguageModel",
+        "Trainer",
+        "Vocabulary",
+        "show_config",
+    ):
+        assert name in lstmc.__all__
+    assert lstmc.__version__ == version("lstmc")
+
+
+def test_public_methods_say_what_they_do():
+    for name in lstmc.__all__:
+        if isinstance(thing := getattr(lstmc, name), type):
+            for method, function in vars(thing).items():
+                if not method.startswith("_") and callable(function):
+                    assert function.__doc__, f"{name}.{method} has no docstring"
+
+
+def test_types_are_shipped():
+    files = importlib.resources.files("lstmc")
+    assert (files / "py.typed").is_file()
+    assert (files / "__init__.pyi").is_file()
+    assert (files / "_kernels" / "_core.pyi").is_file()
+
+
+def test_import_is_quick():
+    """At most 0.05 s over NumPy's. The least of nine: what else the machine does only adds."""
+    code = (
+        "import time, numpy; t = time.perf_counter(); import lstmc; print(time.perf_counter() - t)"
+    )
+    times = [float(python(code)) for _ in range(9)]
+    assert min(times) < 0.05, times
+
+
+def test_import_brings_in_nothing_that_is_not_needed_yet():
+    heavy = ("safetensors", "tqdm", "matplotlib", "argparse", "torch")
+    code = f"import sys, lstmc; print([n for n in {heavy} if n in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_show_config():
+    out = io.StringIO()
+    lstmc.show_config(out)
+    shown = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.getvalue().splitlines())
+    assert shown["lstmc"] == lstmc.__version__
+    assert shown["numpy"] == np.__version__
+    assert shown["instruction set"].startswith(_core.instruction_set())
+    for isa in _core.instruction_sets():
+        assert isa in shown["instruction set"]
+    assert shown["threads"].split()[0] == str(lstmc.get_num_threads())
+    assert "float32" in shown["type"]
+    assert "float64" in shown["type"]
+    assert re.match(r"yes|no", shown["OpenMP"])
+    assert shown["python"] == sys.version.split()[0]
+
+
+RUN = """
+import lstmc, numpy as np
+y, _ = lstmc.LSTM(3, 5, rng=0)(np.ones((4, 2, 3), np.float32))
+print(lstmc._kernels._core.instruction_set(), lstmc.get_num_threads(), round(float(y.sum()), 4))
+"""
+
+
+@pytest.mark.parametrize("isa", _core.instruction_sets())
+def test_the_instruction_set_can_be_chosen(isa):
+    name, _, total = python(RUN, LSTMC_ISA=isa).split()
+    assert name == isa
+    assert total == python(RUN, LSTMC_ISA="").split()[2]
+
+
+def test_a_wrong_instruction_set_is_refused_with_those_there_are():
+    message = python("import lstmc", check=False, LSTMC_ISA="z80")
+    assert (
+        message
+        == f"ValueError: LSTMC_ISA must be one of {', '.join(_core.instruction_sets())}, got 'z80'"
+    )
+
+
+def test_threads_come_from_the_environment():
+    assert python(RUN, LSTMC_NUM_THREADS="3").split()[1] == "3"
+    cores = "import lstmc; print(lstmc.get_num_threads() == lstmc._kernels._core.usable_cores())"
+    assert python(cores, LSTMC_NUM_THREADS="") == "True"
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "2.5"])
+def test_a_wrong_number_of_threads_is_refused(wrong):
+    message = python("import lstmc", check=False, LSTMC_NUM_THREADS=wrong)
+    assert (
+        message == f"ValueError: LSTMC_NUM_THREADS must be an integer from 1 to 4096, got {wrong!r}"
+    )
+
+
+def test_the_threads_of_a_call_come_before_those_that_were_set():
+    before = lstmc.get_num_threads()
+    try:
+        lstmc.set_num_threads(2)
+        assert lstmc.get_num_threads() == 2
+        with pytest.raises(ValueError, match="n must be an integer"):
+            lstmc.set_num_threads(0)
+        lstmc.set_num_threads(None)
+        assert lstmc.get_num_threads() == before
+    finally:
+        lstmc.set_num_threads(None)

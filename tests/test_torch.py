@@ -1,0 +1,164 @@
+"""Live comparison with PyTorch over many random shapes; runs wherever torch imports.
+
+The golden files hold a few such cases for machines without it. What is asked of any two right
+systems: 1e-10 of the largest element in float64, and 1e-5 in float32.
+"""
+
+import numpy as np
+import pytest
+from stacks import as_type, make_layer, random_problem, seed_of, solution, states_of
+from support import assert_close
+
+import lstmc
+
+torch = pytest.importorskip("torch")
+
+TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tensor(array):
+    return torch.from_numpy(array.copy()).requires_grad_()
+
+
+def torch_solution(problem):
+    """Run PyTorch's module on a problem; return what comes out by golden key.
+
+    Its second bias gets a part of ours, so that it takes part.
+    """
+    cell, layers = problem["cell"], problem["num_layers"]
+    options = {"num_layers": layers, "dtype": getattr(torch, problem["x"].dtype.name)}
+    sizes = problem["x"].shape[-1], problem["h0"].shape[-1]
+    if cell == "lstm":
+        module = torch.nn.LSTM(*sizes, **options)
+    else:
+        module = torch.nn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
+    with torch.no_grad():
+        for k in range(layers):
+            for kind in ("weight_ih", "weight_hh"):
+                getattr(module, f"{kind}_l{k}").copy_(tensor(problem[f"{kind}_l{k}"]))
+            bias = tensor(problem[f"bias_l{k}"])
+            getattr(module, f"bias_ih_l{k}").copy_(bias * 0.25)
+            getattr(module, f"bias_hh_l{k}").copy_(bias * 0.75)
+    x, names = tensor(problem["x"]), states_of(cell)
+    first = [tensor(problem[f"{name}0"]) for name in names]
+    y, last = module(x, tuple(first) if cell == "lstm" else first[0])
+    last = last if cell == "lstm" else (last,)
+    arriving = [problem["dy"], *(problem[f"d{name}_n"] for name in names)]
+    torch.autograd.backward([y, *last], [torch.from_numpy(a.copy()) for a in arriving])
+    result = {"y": y, "dx": x.grad}
+    for name, initial, final in zip(names, first, last, strict=True):
+        result |= {f"{name}_n": final, f"d{name}0": initial.grad}
+    for k in range(layers):
+        result |= {
+            f"d_{w}_l{k}": getattr(module, f"{w}_l{k}").grad for w in ("weight_ih", "weight_hh")
+        }
+        result[f"d_bias_l{k}"] = getattr(module, f"bias_ih_l{k}").grad
+    return {key: value.detach().numpy() for key, value in result.items()}
+
+
+def random_sizes(number):
+    """Return T, B, I, H and L."""
+    generator = np.random.default_rng(seed_of("sizes", number))
+    sizes = [int(generator.integers(1, end)) for end in (13, 20, 80, 80)]
+    return *sizes, int(generator.integers(1, 4))
+
+
+@pytest.mark.parametrize("number", range(40))
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu"])
+def test_recurrent_layers(dtype, cell, number):
+    sizes = random_sizes(number)
+    print(f"T, B, I, H, L = {sizes}")
+    problem = as_type(random_problem(cell, *sizes), dtype)
+    actual, expected = solution(problem), torch_solution(problem)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        assert_close(actual[name], value, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_a_large_layer(isa, dtype, cell, threads):
+    problem = as_type(random_problem(cell, 20, 20, 200, 200, 2), dtype)
+    actual = solution(problem, make_layer(problem), num_threads=threads)
+    for name, value in torch_solution(problem).items():
+        assert_close(actual[name], value, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 33, 1000])
+def test_cross_entropy(isa, dtype, classes):
+    generator = np.random.default_rng(seed_of("cross entropy", classes))
+    logits = (3 * generator.standard_normal((6, 4, classes))).astype(dtype)
+    targets = generator.integers(classes, size=(6, 4))
+    targets[1, 2] = targets[5, 0] = -100
+    given = tensor(logits)
+    loss = torch.nn.functional.cross_entropy(
+        given.reshape(-1, classes), torch.from_numpy(targets).reshape(-1), ignore_index=-100
+    )
+    loss.backward()
+    actual, dlogits = lstmc.softmax_cross_entropy(logits, targets, ignore_index=-100)
+    # Relative to 1 where a single class makes all of it zero.
+    assert abs(actual - loss.item()) <= TOLERANCE[dtype] * max(1.0, loss.item())
+    assert np.abs(dlogits - given.grad.numpy()).max() <= TOLERANCE[dtype] / 22  # a row's share
+
+
+def test_squared_error(isa, dtype):
+    generator = np.random.default_rng(seed_of("squared error"))
+    y, target = (generator.standard_normal((5, 3, 7)).astype(dtype) for _ in range(2))
+    given = tensor(y)
+    loss = torch.nn.functional.mse_loss(given, torch.from_numpy(target))
+    loss.backward()
+    actual, dy = lstmc.squared_error(y, target)
+    assert_close(actual, loss.item(), TOLERANCE[dtype])
+    assert_close(dy, given.grad.numpy(), TOLERANCE[dtype])
+
+
+OPTIMISERS = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("Adam", {"lr": 0.01}),
+    ("Adam", {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
+    ("AdamW", {"lr": 0.01}),
+    ("AdamW", {"lr": 0.01, "weight_decay": 0.2}),
+    ("RMSprop", {"lr": 0.01}),
+    ("RMSprop", {"lr": 0.01, "alpha": 0.9, "eps": 1e-4, "momentum": 0.5, "weight_decay": 0.1}),
+]
+
+
+class Flat:
+    """A network as optimisers see one."""
+
+    def __init__(self, params):
+        self.params, self.grads = params, np.zeros_like(params)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMISERS, ids=str)
+def test_optimisers(isa, dtype, name, options):
+    """With the same defaults, the rate changed on the way, and gradients clipped."""
+    generator = np.random.default_rng(seed_of("optimisers", name))
+    net = Flat(generator.standard_normal(33).astype(dtype))
+    theirs = tensor(net.params)
+    optimiser = getattr(lstmc, name)(net, **options)
+    twin = getattr(torch.optim, name)([theirs], **options)
+    for step in range(10):
+        net.grads[...] = generator.standard_normal(33) * 3.0**-step
+        theirs.grad = torch.from_numpy(net.grads.copy())
+        norm = torch.nn.utils.clip_grad_norm_([theirs], 2.0)
+        assert_close(lstmc.clip_grad_norm(net, 2.0), norm.item(), 1e-6)  # theirs is of the type
+        # It adds 1e-6 to the norm it divides by.
+        assert_close(net.grads, theirs.grad.numpy(), 1e-6)
+        theirs.grad.copy_(torch.from_numpy(net.grads))
+        if step == 5:
+            optimiser.lr /= 2
+            twin.param_groups[0]["lr"] /= 2
+        optimiser.step()
+        twin.step()
+    assert_close(net.params, theirs.detach().numpy(), TOLERANCE[dtype])
