@@ -34,8 +34,8 @@ def in_float64(*arrays):
         *[((2, 3), WIDTHS[(i + 4) % 11], width) for i, width in enumerate(WIDTHS)],
         *[((rows,), 9, 130) for rows in (1, 2, 3, 4, 5, 7, 13)],
         ((), 5, 9),
-        ((1300,), 3, 9),  # several blocks of rows, and of terms in the gradient
-        ((7,), 1300, 17),  # several blocks of terms
+        ((2100,), 3, 9),  # several blocks of rows, and of terms in the gradient
+        ((7,), 2100, 17),  # several blocks of terms
     ],
     ids=str,
 )

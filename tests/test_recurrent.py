@@ -89,7 +89,7 @@ def test_batches_of_a_single_gate(isa, dtype, batch, hidden):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(60, 25, 33, 65), (3, 7, 1030, 290), (1, 2, 3, 5)], ids=["long", "wide", "one step"]
+    "sizes", [(90, 25, 17, 35), (3, 7, 2100, 190), (1, 2, 3, 5)], ids=["long", "wide", "one step"]
 )
 def test_blocks(isa, dtype, cell, sizes):
     """Sizes that are cut in several blocks: of time, of rows, of the sums' terms."""

@@ -115,10 +115,10 @@ cdef extern from "lstmc.h" nogil:
                      int, Py_ssize_t, int) noexcept nogil
         void (*rmsprop)(void *, void *, void *, const void *, double, double, double, double, double,
                         Py_ssize_t, int) noexcept nogil
+        uint64_t (*fingerprint)(const void *, size_t) noexcept nogil
 
     const lstmc_kernels *lstmc_table(int real_size, const char *isa)
     void lstmc_instruction_sets(char *names)
-    uint64_t lstmc_fingerprint(const void *data, size_t size)
 
 cdef extern from "team.h" nogil:
     int lstmc_openmp_version()
@@ -359,7 +359,7 @@ def fingerprint(list arrays):
     """Give a 64-bit number that changes when any element of any of the arrays does."""
     cdef uint64_t all = 0
     for a in arrays:
-        all = all * 31 + lstmc_fingerprint(PyArray_DATA(<cnp.ndarray>a), a.nbytes)
+        all = all * 31 + float32_table.fingerprint(PyArray_DATA(<cnp.ndarray>a), a.nbytes)
     return all
 
 

@@ -72,35 +72,3 @@ void lstmc_instruction_sets(char *names)
             strcat(names, choices[i].tables[0]->isa);
         }
 }
-
-/* Bijective in the lane and in the word: a change in one word changes the lane for certain. The shift brings
- * high bits down again; without it, two changes of sign would undo each other. */
-static uint32_t mixed(uint32_t lane, uint32_t word)
-{
-    lane = (lane ^ word) * 0x9e3779b1u;
-    return lane ^ lane >> 15;
-}
-
-/* Sixteen lanes run side by side. */
-uint64_t lstmc_fingerprint(const void *bytes, size_t size)
-{
-    enum { LANES = 16 };
-    uint32_t lane[LANES], word[LANES];
-    const unsigned char *p = bytes;
-    for (int i = 0; i < LANES; i++)
-        lane[i] = 0x9e3779b9u * (uint32_t)(i + 1);
-    for (; size >= sizeof(word); p += sizeof(word), size -= sizeof(word)) {
-        memcpy(word, p, sizeof(word));
-        for (int i = 0; i < LANES; i++)
-            lane[i] = mixed(lane[i], word[i]);
-    }
-    memset(word, 0, sizeof(word));
-    memcpy(word, p, size);
-    uint64_t all = size;
-    for (int i = 0; i < LANES; i++) {
-        lane[i] = mixed(lane[i], word[i]);
-        all = (all ^ lane[i]) * 0x9e3779b97f4a7c15u;
-        all ^= all >> 29;
-    }
-    return all;
-}

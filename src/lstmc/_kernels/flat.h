@@ -206,6 +206,46 @@ static double NAME(sum_of_squares)(double *sums, const lstmc_real *a, ptrdiff_t 
     return NAME(add_squares)(&work, threads);
 }
 
+/* ---- fingerprint --------------------------------------------------------------------------------- */
+
+typedef uint32_t words __attribute__((vector_size(VECTOR_BYTES)));
+
+/* Bijective in the lane and in the word: a change in one word changes the lane for certain. The shift brings
+ * high bits down again; without it, two changes of sign would undo each other. */
+INLINE words mixed(words lane, words word)
+{
+    lane = (lane ^ word) * 0x9e3779b1u;
+    return lane ^ lane >> 15;
+}
+
+/* 64 lanes run side by side, so that a multiplication need not wait for the one before. */
+static uint64_t NAME(fingerprint)(const void *bytes, size_t size)
+{
+    enum { LANES = 64, VECTORS = LANES * 4 / VECTOR_BYTES };
+    words lane[VECTORS], word[VECTORS];
+    uint32_t lanes[LANES];
+    const unsigned char *p = bytes;
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = 0x9e3779b9u * (uint32_t)(i + 1);
+    memcpy(lane, lanes, sizeof(lane));
+    for (; size >= sizeof(word); p += sizeof(word), size -= sizeof(word))
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            memcpy(&word[v], p + v * VECTOR_BYTES, VECTOR_BYTES);
+            lane[v] = mixed(lane[v], word[v]);
+        }
+    memset(word, 0, sizeof(word));
+    memcpy(word, p, size);
+    for (int v = 0; v < VECTORS; v++)
+        lane[v] = mixed(lane[v], word[v]);
+    memcpy(lanes, lane, sizeof(lanes));
+    uint64_t all = size;
+    for (int i = 0; i < LANES; i++) {
+        all = (all ^ lanes[i]) * 0x9e3779b97f4a7c15u;
+        all ^= all >> 29;
+    }
+    return all;
+}
+
 /* ---- optimisers ---------------------------------------------------------------------------------- */
 
 typedef struct {

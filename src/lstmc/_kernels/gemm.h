@@ -18,46 +18,46 @@ enum {
     PANEL_VECTORS = 4,
     PANEL = PANEL_VECTORS * VL,
     MAX_ROWS = MAX_ACCUMULATORS / PANEL_VECTORS,
-    /* Rows of a panel that are reused from cache by all rows of the left-hand matrix. */
-    K_BLOCK = 64 * 1024 / (PANEL * (int)sizeof(real)),
+    STRIP = 2 * MAX_ACCUMULATORS, /* columns packed side by side to be the rows of a left-hand matrix */
+    /* Blocks that stay in the second-level cache: of a panel, while all rows use it, ... */
+    K_BLOCK = 128 * 1024 / (PANEL * (int)sizeof(real)),
+    /* ... and of the left-hand matrix, while all panels do. */
+    ROW_BLOCK = 384 * 1024 / (K_BLOCK * (int)sizeof(real)) / STRIP * STRIP,
 };
 
 INLINE ptrdiff_t panels_of(ptrdiff_t columns) { return ceil_div(columns, PANEL); }
 
+/* n cut into equal parts of `most` or less: their length. */
+INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most) { return n > most ? ceil_div(n, ceil_div(n, most)) : n; }
+
 /* ---- packing ------------------------------------------------------------------------------------- */
 
-/* Panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. */
+/* Panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the last
+ * panel that hold no column are left as they are: no product reads them. */
 static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t columns,
                             ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t p = from; p < to; p++) {
-        ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
+        const ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
         real *row = panels + p * k * PANEL;
         const real *source = matrix + p * PANEL;
-        for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride) {
-            if (width == PANEL) {
-                for (int v = 0; v < PANEL_VECTORS; v++)
-                    store(row + v * VL, load(source + v * VL));
-            } else {
-                memcpy(row, source, width * sizeof(real));
-                memset(row + width, 0, (PANEL - width) * sizeof(real));
-            }
-        }
+        for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride)
+            for (ptrdiff_t j = 0; j < width; j += VL)
+                store(row + j, load_n(source + j, min_of(VL, width - j)));
     }
 }
 
 /* One vector's worth of columns of a panel: lanes j < n from rows j of `matrix`, k numbers each. */
 INLINE void pack_lanes(real *panel, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t n)
 {
-    enum { AT_ONCE = 16 }; /* rows of the panel written before moving on: they stay in the nearest cache */
-    for (ptrdiff_t start = 0; start < k; start += AT_ONCE) {
-        ptrdiff_t end = min_of(start + AT_ONCE, k);
-        for (ptrdiff_t j = 0; j < n; j++)
-            for (ptrdiff_t i = start; i < end; i++)
-                panel[i * PANEL + j] = matrix[j * stride + i];
-        for (ptrdiff_t i = start; i < end; i++)
-            for (ptrdiff_t j = n; j < VL; j++)
-                panel[i * PANEL + j] = 0;
+    vec block[VL];
+    for (ptrdiff_t i = 0; i < k; i += VL) {
+        const ptrdiff_t width = min_of(VL, k - i);
+        UNROLL for (int j = 0; j < VL; j++)
+            block[j] = j < n ? load_n(matrix + j * stride + i, width) : (vec){0};
+        transpose(block);
+        for (int j = 0; j < width; j++)
+            store(panel + (i + j) * PANEL, block[j]);
     }
 }
 
@@ -66,51 +66,64 @@ INLINE void pack_lanes(real *panel, const real *matrix, ptrdiff_t stride, ptrdif
 static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k, ptrdiff_t units, int gates,
                                   ptrdiff_t from, ptrdiff_t to)
 {
+    enum { AT_ONCE = 256 }; /* rows of a panel that all its vectors are written to before moving on */
     const ptrdiff_t groups = PANEL_VECTORS / gates;
     for (ptrdiff_t p = from; p < to; p++)
-        for (int v = 0; v < PANEL_VECTORS; v++) {
-            ptrdiff_t unit = (p * groups + v / gates) * VL;
-            ptrdiff_t n = max_of(0, min_of(VL, units - unit));
-            const real *rows = weight + (v % gates * units + (n ? unit : 0)) * k;
-            pack_lanes(panels + p * k * PANEL + v * VL, rows, k, k, n);
-        }
+        for (ptrdiff_t i = 0; i < k; i += AT_ONCE)
+            for (int v = 0; v < PANEL_VECTORS; v++) {
+                ptrdiff_t unit = (p * groups + v / gates) * VL;
+                ptrdiff_t n = max_of(0, min_of(VL, units - unit));
+                const real *rows = weight + (v % gates * units + (n ? unit : 0)) * k;
+                pack_lanes(panels + (p * k + i) * PANEL + v * VL, rows + i, k, min_of(AT_ONCE, k - i), n);
+            }
 }
 
-/* Columns [from, to) of a row-major (k, .) matrix as blocks of MAX_ROWS columns, k-major: the left-hand
- * side of a product with the transpose. */
-static void NAME(pack_columns)(real *blocks, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from,
+/* Columns [from, to) of a row-major (k, .) matrix as strips, k rows of STRIP columns each: the left-hand
+ * side of a product with the transpose. Writes up to a vector beyond the last strip. */
+static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from,
                                ptrdiff_t to)
 {
-    for (ptrdiff_t column = from; column < to; column += MAX_ROWS) {
-        ptrdiff_t n = min_of(MAX_ROWS, to - column);
+    for (ptrdiff_t column = from; column < to; column += STRIP) {
+        const ptrdiff_t width = min_of(STRIP, to - column);
         const real *source = matrix + column;
-        for (ptrdiff_t i = 0; i < k; i++, blocks += MAX_ROWS, source += stride)
-            for (ptrdiff_t m = 0; m < n; m++)
-                blocks[m] = source[m];
+        for (ptrdiff_t i = 0; i < k; i++, strips += STRIP, source += stride)
+            for (ptrdiff_t j = 0; j < width; j += VL)
+                store(strips + j, load_n(source + j, min_of(VL, width - j)));
     }
 }
 
 /* ---- the micro-kernel ---------------------------------------------------------------------------- */
 
-/* The left-hand matrix: element (m, k) of the block that starts at row r is
- * start[r * block + m * row + k * column]. Row-major: block = row, column = 1. */
+/* The left-hand matrix: element (m, k) is start[m / STRIP * strip + m % STRIP * row + k * column]. */
 typedef struct {
     const real *start;
-    ptrdiff_t block, row, column;
+    ptrdiff_t strip, row, column;
 } NAME(left);
+
+INLINE NAME(left) row_major(const real *start, ptrdiff_t stride)
+{
+    return (NAME(left)){start, STRIP * stride, stride, 1};
+}
+INLINE NAME(left) in_strips(const real *strips, ptrdiff_t k) { return (NAME(left)){strips, STRIP * k, 1, STRIP}; }
+INLINE const real *left_at(const NAME(left) *a, ptrdiff_t m, ptrdiff_t k)
+{
+    return a->start + m / STRIP * a->strip + m % STRIP * a->row + k * a->column;
+}
 
 /* c[m][v] (+)= sum over k of a[m][k] b[k][v] for `rows` rows and `vectors` vectors of columns, both
  * compile-time constants: up to PANEL_VECTORS of one panel, or all of several. This is where the time goes:
  * the sums stay in registers. */
 INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c_row, ptrdiff_t c_panel,
                          const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
-                         ptrdiff_t k, int accumulate)
+                         ptrdiff_t k, int accumulate, ptrdiff_t lanes)
 {
 #define AT(panel_stride, v) ((v) / PANEL_VECTORS * (panel_stride) + (v) % PANEL_VECTORS * VL)
     vec sum[MAX_ROWS * PANEL_VECTORS];
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int v = 0; v < vectors; v++)
-            sum[m * vectors + v] = accumulate ? load(c + m * c_row + AT(c_panel, v)) : (vec){0};
+            sum[m * vectors + v] = !accumulate        ? (vec){0}
+                                   : v < vectors - 1 ? load(c + m * c_row + AT(c_panel, v))
+                                                     : load_n(c + m * c_row + AT(c_panel, v), lanes);
     for (ptrdiff_t i = 0; i < k; i++) {
         UNROLL for (int m = 0; m < rows; m++) {
             vec left = splat(a[m * a_row]);
@@ -122,7 +135,7 @@ INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c
     }
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int v = 0; v < vectors; v++)
-            store(c + m * c_row + AT(c_panel, v), sum[m * vectors + v]);
+            store_n(c + m * c_row + AT(c_panel, v), sum[m * vectors + v], v < vectors - 1 ? VL : lanes);
 #undef AT
 }
 
@@ -130,34 +143,21 @@ INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c
  * a few rows take several panels at once. */
 static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_row, ptrdiff_t c_panel,
                        const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
-                       ptrdiff_t k, int accumulate)
+                       ptrdiff_t k, int accumulate, ptrdiff_t lanes)
 {
 #define VARIANT(r, v)                                                                                          \
     case (r) * 32 + (v):                                                                                       \
         if ((r) * (v) <= MAX_ACCUMULATORS)                                                                     \
-            micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate);              \
+            micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate, lanes);       \
         break;
 #define ONE_PANEL(r) VARIANT(r, 1) VARIANT(r, 2) VARIANT(r, 3) VARIANT(r, 4)
     switch (rows * 32 + vectors) {
         ONE_PANEL(1) ONE_PANEL(2) ONE_PANEL(3) ONE_PANEL(4) ONE_PANEL(5) ONE_PANEL(6)
+        VARIANT(7, 1) VARIANT(8, 1) VARIANT(9, 1) VARIANT(10, 1) VARIANT(11, 1) VARIANT(12, 1)
         VARIANT(1, 8) VARIANT(1, 12) VARIANT(1, 16) VARIANT(2, 8) VARIANT(2, 12) VARIANT(3, 8)
     }
 #undef ONE_PANEL
 #undef VARIANT
-}
-
-/* The last columns of a result that is not padded: through a padded copy. */
-static void NAME(narrow_tile)(ptrdiff_t rows, ptrdiff_t columns, real *c, ptrdiff_t c_row, const real *a,
-                              ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t k, int accumulate)
-{
-    real padded[MAX_ROWS * PANEL] __attribute__((aligned(64)));
-    for (ptrdiff_t m = 0; accumulate && m < rows; m++) {
-        memcpy(padded + m * PANEL, c + m * c_row, columns * sizeof(real));
-        memset(padded + m * PANEL + columns, 0, (PANEL - columns) * sizeof(real));
-    }
-    NAME(tile)(rows, ceil_div(columns, VL), padded, PANEL, 0, a, a_row, a_column, b, 0, k, accumulate);
-    for (ptrdiff_t m = 0; m < rows; m++)
-        memcpy(c + m * c_row, padded + m * PANEL, columns * sizeof(real));
 }
 
 /* ---- products ------------------------------------------------------------------------------------ */
@@ -169,39 +169,32 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
                           ptrdiff_t columns, ptrdiff_t k, int accumulate)
 {
     const ptrdiff_t b_panel = k * PANEL, whole = columns / PANEL, rest = columns % PANEL;
-    const int padded = c_row == PANEL || rest % VL == 0;
-    const int packed_left = a.block != a.row; /* its blocks are MAX_ROWS high; others are cut evenly */
-    const ptrdiff_t k_block = rows > MAX_ROWS ? K_BLOCK : max_of(k, 1);
+    const ptrdiff_t last_lanes = c_row == PANEL || rest % VL == 0 ? VL : rest % VL;
+    const ptrdiff_t k_block = rows > MAX_ROWS ? even_part(k, K_BLOCK) : max_of(k, 1);
     if (rows <= 0 || columns <= 0)
         return;
-    for (ptrdiff_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
-        const ptrdiff_t depth = min_of(k_block, k - k0);
-        for (ptrdiff_t p = 0, at_once; p < whole + (rest > 0); p += at_once) {
-            const real *panel = b + p * b_panel + k0 * PANEL;
-            at_once = 1;
-            if (rows <= 3 && p < whole) {
-                ptrdiff_t most = min_of(MAX_ROWS / rows, rows == 1 ? 4 : rows == 2 ? 3 : 2);
-                at_once = ceil_div(whole - p, ceil_div(whole - p, most));
-            }
-            const ptrdiff_t vectors = p < whole ? at_once * PANEL_VECTORS : ceil_div(rest, VL);
-            for (ptrdiff_t r = 0, height; r < rows; r += height) {
-                height = packed_left ? min_of(MAX_ROWS, rows - r) : ceil_div(rows - r, ceil_div(rows - r, MAX_ROWS));
-                real *out = c + r * c_row + p * c_panel;
-                const real *left = a.start + r * a.block + k0 * a.column;
-                if (p < whole || padded)
-                    NAME(tile)(height, vectors, out, c_row, c_panel, left, a.row, a.column, panel, b_panel, depth,
-                               accumulate || k0 > 0);
-                else
-                    NAME(narrow_tile)(height, rest, out, c_row, left, a.row, a.column, panel, depth,
-                                      accumulate || k0 > 0);
+    for (ptrdiff_t top = 0; top < rows; top += ROW_BLOCK)
+        for (ptrdiff_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
+            const ptrdiff_t depth = min_of(k_block, k - k0), end = min_of(rows, top + ROW_BLOCK);
+            const int more = accumulate || k0 > 0;
+            for (ptrdiff_t p = 0, at_once; p < whole + (rest > 0); p += at_once) {
+                const real *panel = b + p * b_panel + k0 * PANEL;
+                at_once = 1;
+                if (rows <= 3 && p < whole) {
+                    ptrdiff_t most = min_of(MAX_ROWS / rows, rows == 1 ? 4 : rows == 2 ? 3 : 2);
+                    at_once = even_part(whole - p, most);
+                }
+                const ptrdiff_t vectors = p < whole ? at_once * PANEL_VECTORS : ceil_div(rest, VL);
+                const ptrdiff_t tallest = vectors == 1 ? 2 * MAX_ROWS : MAX_ROWS;
+                for (ptrdiff_t r = top, height; r < end; r += height) {
+                    /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
+                    height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
+                    real *out = c + r * c_row + p * c_panel;
+                    NAME(tile)(height, vectors, out, c_row, c_panel, left_at(&a, r, k0), a.row, a.column, panel,
+                               b_panel, depth, more, p < whole ? VL : last_lanes);
+                }
             }
         }
-    }
-}
-
-INLINE NAME(left) row_major(const real *start, ptrdiff_t stride)
-{
-    return (NAME(left)){start, stride, stride, 1};
 }
 
 /* sums (columns,) += the rows of a row-major (k, columns) matrix, for columns [from, to). */
@@ -225,11 +218,12 @@ typedef struct {
     ptrdiff_t columns;
 } NAME(weight_gradient);
 
-static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t rows, const NAME(weight_gradient) *w, int count)
+static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) *w, int count)
 {
-    ptrdiff_t size = threads * aligned(K_BLOCK * (ceil_div(rows, threads) + MAX_ROWS));
+    const ptrdiff_t k_block = even_part(k, K_BLOCK);
+    ptrdiff_t size = threads * (ROW_BLOCK * k_block + VL);
     for (int i = 0; i < count; i++)
-        size += K_BLOCK * panels_of(w[i].columns) * PANEL;
+        size += k_block * panels_of(w[i].columns) * PANEL;
     return size * sizeof(real);
 }
 
@@ -238,25 +232,29 @@ static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t rows, const 
 static void NAME(add_weight_gradients)(const NAME(weight_gradient) *w, int count, const real *dout, ptrdiff_t k,
                                        ptrdiff_t rows, real *scratch, const team *member)
 {
+    const ptrdiff_t k_block = even_part(k, K_BLOCK);
     ptrdiff_t from, to, first, last;
     team_share(member, rows, &from, &to);
-    real *blocks = scratch + member->rank * aligned(K_BLOCK * (ceil_div(rows, member->size) + MAX_ROWS));
-    real *all_panels = scratch + member->size * aligned(K_BLOCK * (ceil_div(rows, member->size) + MAX_ROWS));
-    for (ptrdiff_t k0 = 0; k0 < k; k0 += K_BLOCK) {
-        const ptrdiff_t depth = min_of(K_BLOCK, k - k0);
+    real *strips = scratch + member->rank * (ROW_BLOCK * k_block + VL);
+    real *all_panels = scratch + member->size * (ROW_BLOCK * k_block + VL);
+    for (ptrdiff_t k0 = 0; k0 < k; k0 += k_block) {
+        const ptrdiff_t depth = min_of(k_block, k - k0);
         real *panels = all_panels;
         for (int i = 0; i < count; i++) {
             team_share(member, panels_of(w[i].columns), &first, &last);
             NAME(pack_rows)(panels, w[i].in + k0 * w[i].columns, w[i].columns, depth, w[i].columns, first, last);
             panels += panels_of(w[i].columns) * depth * PANEL;
         }
-        NAME(pack_columns)(blocks, dout + k0 * rows, rows, depth, from, to);
         team_barrier(member);
-        panels = all_panels;
-        for (int i = 0; i < count; i++) {
-            NAME(product)(w[i].dweight + from * w[i].columns, w[i].columns, PANEL,
-                          (NAME(left)){blocks, depth, 1, MAX_ROWS}, panels, to - from, w[i].columns, depth, 1);
-            panels += panels_of(w[i].columns) * depth * PANEL;
+        for (ptrdiff_t top = from; top < to; top += ROW_BLOCK) {
+            const ptrdiff_t height = min_of(ROW_BLOCK, to - top);
+            NAME(pack_columns)(strips, dout + k0 * rows, rows, depth, top, top + height);
+            panels = all_panels;
+            for (int i = 0; i < count; i++) {
+                NAME(product)(w[i].dweight + top * w[i].columns, w[i].columns, PANEL, in_strips(strips, depth), panels,
+                              height, w[i].columns, depth, 1);
+                panels += panels_of(w[i].columns) * depth * PANEL;
+            }
         }
         team_barrier(member);
     }

@@ -112,4 +112,5 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .adam = NAME(adam),
     .rmsprop = NAME(rmsprop),
     .map = NAME(map),
+    .fingerprint = NAME(fingerprint),
 };

@@ -95,7 +95,7 @@ static size_t NAME(linear_backward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, pt
 {
     const NAME(weight_gradient) gradient = {.columns = inputs};
     return panels_of(inputs) * outputs * PANEL * sizeof(real) +
-           NAME(weight_gradients_scratch)(linear_threads(threads, rows, inputs, outputs), outputs, &gradient, 1);
+           NAME(weight_gradients_scratch)(linear_threads(threads, rows, inputs, outputs), rows, &gradient, 1);
 }
 
 static void NAME(linear_backward)(lstmc_real *dx, lstmc_real *dweight, lstmc_real *dbias, const lstmc_real *dy,

@@ -161,6 +161,9 @@ typedef struct lstmc_kernels {
 
     /* out = function(a), as the cells compute it: for tests of its accuracy. */
     void (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
+    /* A number of `size` bytes: changing any of them changes it, but for one case in 2^32. The same in all
+     * tables. */
+    uint64_t (*fingerprint)(const void *bytes, size_t size);
 } lstmc_kernels;
 
 /* The table for real_size 4 or 8 and an instruction set by name; NULL where this machine or this build does
@@ -169,8 +172,6 @@ const lstmc_kernels *lstmc_table(int real_size, const char *isa);
 /* Writes the names of the instruction sets lstmc_table() would give, best first, separated by spaces.
  * names: ROOM for 64 characters. */
 void lstmc_instruction_sets(char *names);
-/* A 64-bit fingerprint of `size` bytes: changing any of them changes it, but for one case in 2^32. */
-uint64_t lstmc_fingerprint(const void *bytes, size_t size);
 /* cffi end */
 
 #endif

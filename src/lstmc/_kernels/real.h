@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -63,33 +63,84 @@ INLINE vec load(const real *p) { return *(const uvec *)p; }
 INLINE void store(real *p, vec v) { *(uvec *)p = v; }
 INLINE vec splat(real a) { return a - (vec){0}; } /* 0 - would lose the sign of a zero; a - 0 does not */
 
-/* The first n of VL lanes, 0 < n <= VL: the others read as zero and are not written. */
+/* The first n of VL lanes, 0 < n <= VL: the others read as zero and are not written. A whole vector goes the
+ * common way: what a masked store wrote can not be forwarded to a load that follows. */
 #if defined(__AVX512F__) && LSTMC_REAL == 32
-INLINE vec load_n(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
-INLINE void store_n(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v); }
+INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v); }
 #elif defined(__AVX512F__)
-INLINE vec load_n(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
-INLINE void store_n(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), v); }
-#else
-INLINE vec load_n(const real *p, ptrdiff_t n)
+INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), v); }
+#elif defined(__AVX2__) && LSTMC_REAL == 32
+INLINE __m256i lanes_below(ptrdiff_t n)
 {
-    if (n == VL)
-        return load(p);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_ps(p, lanes_below(n), v); }
+#elif defined(__AVX2__)
+INLINE __m256i lanes_below(ptrdiff_t n)
+{
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm256_maskload_pd(p, lanes_below(n)); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_pd(p, lanes_below(n), v); }
+#else
+INLINE vec load_some(const real *p, ptrdiff_t n)
+{
     vec v = {0};
     for (ptrdiff_t i = 0; i < n; i++)
         v[i] = p[i];
     return v;
 }
-INLINE void store_n(real *p, vec v, ptrdiff_t n)
+INLINE void store_some(real *p, vec v, ptrdiff_t n)
 {
-    if (n == VL) {
-        store(p, v);
-        return;
-    }
     for (ptrdiff_t i = 0; i < n; i++)
         p[i] = v[i];
 }
 #endif
+INLINE vec load_n(const real *p, ptrdiff_t n) { return n == VL ? load(p) : load_some(p, n); }
+INLINE void store_n(real *p, vec v, ptrdiff_t n)
+{
+    if (n == VL)
+        store(p, v);
+    else
+        store_some(p, v, n);
+}
+
+/* rows[i][j] and rows[j][i] change places: after one exchange of halves, of quarters, ... of single lanes. */
+#if VECTOR_BYTES * 8 / LSTMC_REAL == 16
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), \
+                    f(s, 8), f(s, 9), f(s, 10), f(s, 11), f(s, 12), f(s, 13), f(s, 14), f(s, 15)
+#elif VECTOR_BYTES * 8 / LSTMC_REAL == 8
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7)
+#elif VECTOR_BYTES * 8 / LSTMC_REAL == 4
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3)
+#else
+#define LANES(f, s) f(s, 0), f(s, 1)
+#endif
+#define UPPER(s, j) ((j) & (s) ? VL + (j) - (s) : (j))
+#define LOWER(s, j) ((j) & (s) ? VL + (j) : ((j) + (s)) % VL)
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+INLINE void transpose(vec rows[VL])
+{
+#define EXCHANGE(s)                                                                                            \
+    UNROLL for (int i = 0; (s) < VL && i < VL; i++)                                                            \
+        if (!(i & (s))) {                                                                                      \
+            vec upper = rows[i], lower = rows[(i + (s)) % VL];                                                 \
+            rows[i] = SHUFFLE(upper, lower, LANES(UPPER, s));                                                  \
+            rows[(i + (s)) % VL] = SHUFFLE(upper, lower, LANES(LOWER, s));                                     \
+        }
+    EXCHANGE(1)
+    EXCHANGE(2)
+    EXCHANGE(4)
+    EXCHANGE(8)
+#undef EXCHANGE
+}
 
 /* mask lanes are all ones or all zeros, as vector comparisons give them. */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }

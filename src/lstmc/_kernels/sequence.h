@@ -275,7 +275,7 @@ static OF_CELL(backward_plan) OF_CELL(plan_backward)(const lstmc_backward *call)
     }
     plan.split = choose_split(&plan.threads, call->steps, call->batch, inputs, widest, CELL_GATES);
     NAME(weight_gradient) widest_weights[] = {{.columns = inputs}, {.columns = widest}};
-    for_weights = NAME(weight_gradients_scratch)(plan.threads, CELL_GATES * widest, widest_weights, 2);
+    for_weights = NAME(weight_gradients_scratch)(plan.threads, sequence, widest_weights, 2);
 
     real *cursor = call->scratch;
     const ptrdiff_t state = panels_of(widest) * call->batch * PANEL;
