@@ -200,12 +200,23 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
 /* sums (columns,) += the rows of a row-major (k, columns) matrix, for columns [from, to). */
 static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t column = from; column < to; column += VL) {
-        ptrdiff_t n = min_of(VL, to - column);
-        vec sum = load_n(sums + column, n);
+    enum { AT_ONCE = 8 * VL }; /* columns: as many chains */
+    for (; to - from >= AT_ONCE; from += AT_ONCE) {
+        vec sum[AT_ONCE / VL];
+        UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+            sum[v] = load(sums + from + v * VL);
         for (ptrdiff_t i = 0; i < k; i++)
-            sum += load_n(matrix + i * stride + column, n);
-        store_n(sums + column, sum, n);
+            UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+                sum[v] += load(matrix + i * stride + from + v * VL);
+        UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+            store(sums + from + v * VL, sum[v]);
+    }
+    for (; from < to; from += VL) {
+        const ptrdiff_t n = min_of(VL, to - from);
+        vec sum = load_n(sums + from, n);
+        for (ptrdiff_t i = 0; i < k; i++)
+            sum += load_n(matrix + i * stride + from, n);
+        store_n(sums + from, sum, n);
     }
 }
 

@@ -49,7 +49,8 @@ typedef struct {
 
 static OF_CELL(forward_plan) OF_CELL(plan_forward)(const lstmc_forward *call)
 {
-    enum { SUMS_BYTES = 256 * 1024 }; /* of a chunk: they stay in the second-level cache */
+    /* The sums of a chunk stay in the second-level cache; but so many rows share each reading of the weights. */
+    enum { SUMS_BYTES = 256 * 1024, LEAST_ROWS = 256 };
     ptrdiff_t widest = 0, inputs = 0;
     for (int l = 0; l < call->num_layers; l++) {
         widest = max_of(widest, call->layers[l].hidden);
@@ -57,7 +58,8 @@ static OF_CELL(forward_plan) OF_CELL(plan_forward)(const lstmc_forward *call)
     }
     ptrdiff_t row = max_of(1, call->batch) * CELL_PANELS(widest) * PANEL * sizeof(real);
     OF_CELL(forward_plan) plan = {.call = call, .threads = call->threads};
-    plan.chunk = max_of(1, min_of(call->steps, SUMS_BYTES / row));
+    plan.chunk = max_of(SUMS_BYTES / row, ceil_div(LEAST_ROWS, max_of(1, call->batch)));
+    plan.chunk = max_of(1, min_of(call->steps, plan.chunk));
     plan.split = choose_split(&plan.threads, call->steps, call->batch, inputs, widest, CELL_GATES);
     return plan;
 }
@@ -251,9 +253,10 @@ typedef struct {
     const lstmc_backward *call;
     split_kind split;
     int threads;
+    ptrdiff_t chunk; /* steps whose dgates are made, then used while they are still in cache */
     /* scratch, each as large as the largest layer needs */
     real *w, *r;         /* panels of the weights as stored: K = G*H is already the leading axis */
-    real *dgates;        /* (T, B, G*H) */
+    real *dgates;        /* (chunk, B, G*H) */
     real *dh, *dc;       /* the gradients arriving from the step after: units in panels of B rows */
     real *between;       /* (T, B, .) from a layer to the one below */
     real *for_weights;
@@ -263,7 +266,7 @@ typedef struct {
 static OF_CELL(backward_plan) OF_CELL(plan_backward)(const lstmc_backward *call)
 {
     OF_CELL(backward_plan) plan = {.call = call, .threads = call->threads};
-    const ptrdiff_t sequence = call->steps * call->batch;
+    plan.chunk = max_of(1, even_part(call->steps, max_of(1, K_BLOCK / max_of(1, call->batch))));
     ptrdiff_t widest = 0, inputs = 0, between = 0, dgates = 0;
     size_t for_weights = 0;
     for (int l = 0; l < call->num_layers; l++) {
@@ -275,7 +278,7 @@ static OF_CELL(backward_plan) OF_CELL(plan_backward)(const lstmc_backward *call)
     }
     plan.split = choose_split(&plan.threads, call->steps, call->batch, inputs, widest, CELL_GATES);
     NAME(weight_gradient) widest_weights[] = {{.columns = inputs}, {.columns = widest}};
-    for_weights = NAME(weight_gradients_scratch)(plan.threads, sequence, widest_weights, 2);
+    for_weights = NAME(weight_gradients_scratch)(plan.threads, plan.chunk * call->batch, widest_weights, 2);
 
     real *cursor = call->scratch;
     const ptrdiff_t state = panels_of(widest) * call->batch * PANEL;
@@ -284,8 +287,8 @@ static OF_CELL(backward_plan) OF_CELL(plan_backward)(const lstmc_backward *call)
     plan.dh = plan.r + panels_of(widest) * CELL_GATES * widest * PANEL;
     plan.dc = plan.dh + state;
     plan.dgates = plan.dc + state;
-    plan.between = plan.dgates + aligned(sequence * dgates);
-    plan.for_weights = plan.between + aligned(sequence * between);
+    plan.between = plan.dgates + aligned(plan.chunk * call->batch * dgates);
+    plan.for_weights = plan.between + aligned(call->steps * call->batch * between);
     plan.scratch_size = (size_t)(plan.for_weights - cursor) * sizeof(real) + for_weights;
     return plan;
 }
@@ -372,13 +375,32 @@ static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lst
         }
 }
 
+/* Steps [t0, t1), backwards: their dgates, and dh, dc of the step before them. */
+static void OF_CELL(backward_steps)(const OF_CELL(backward_plan) *plan, const lstmc_backward_layer *layer,
+                                    real *dgates, const real *dy, ptrdiff_t t0, ptrdiff_t t1, OF_CELL(part) mine,
+                                    const team *member)
+{
+    const ptrdiff_t batch = plan->call->batch, hidden = layer->hidden, sums = CELL_GATES * hidden;
+    const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
+    for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
+        real *dgates_t = dgates + (t - t0) * batch * sums;
+        OF_CELL(differentiate)(plan, layer, dgates_t, dy, t, mine);
+        if (plan->split == BY_UNITS)
+            team_barrier(member);
+        /* sums = W x + R h_before: dh_before = dgates R */
+        NAME(product)(plan->dh + (mine.first * batch + mine.from) * PANEL, PANEL, batch * PANEL,
+                      row_major(dgates_t + mine.from * sums, sums), plan->r + mine.first * sums * PANEL,
+                      mine.to - mine.from, columns, sums, 0);
+    }
+    team_barrier(member);
+}
+
 static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const lstmc_backward_layer *layer,
                                     const real *dy, const real *x, real *dx, const team *member)
 {
-    const ptrdiff_t steps = plan->call->steps, batch = plan->call->batch;
-    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = CELL_GATES * hidden;
-    real *dgates = layer->dgates ? layer->dgates : plan->dgates;
-    ptrdiff_t first, last;
+    const ptrdiff_t batch = plan->call->batch, hidden = layer->hidden, inputs = layer->inputs;
+    const ptrdiff_t sums = CELL_GATES * hidden;
+    ptrdiff_t first, last, from, to;
 
     team_share(member, panels_of(hidden), &first, &last);
     NAME(pack_rows)(plan->r, layer->weight_hh, hidden, sums, hidden, first, last);
@@ -394,29 +416,24 @@ static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const ls
     OF_CELL(start_backward)(plan, layer, mine);
     team_barrier(member);
 
-    for (ptrdiff_t t = steps - 1; t >= 0; t--) {
-        real *dgates_t = dgates + t * batch * sums;
-        OF_CELL(differentiate)(plan, layer, dgates_t, dy, t, mine);
-        if (plan->split == BY_UNITS)
-            team_barrier(member);
-        /* sums = W x + R h_before: dh_before = dgates R */
-        NAME(product)(plan->dh + (mine.first * batch + mine.from) * PANEL, PANEL, batch * PANEL,
-                      row_major(dgates_t + mine.from * sums, sums), plan->r + mine.first * sums * PANEL,
-                      mine.to - mine.from, min_of(mine.last * PANEL, hidden) - mine.first * PANEL, sums, 0);
+    for (ptrdiff_t t1 = plan->call->steps, t0; t1 > 0; t1 = t0) {
+        t0 = max_of(0, t1 - plan->chunk);
+        const ptrdiff_t rows = (t1 - t0) * batch, before = t0 * batch;
+        real *dgates = layer->dgates ? (real *)layer->dgates + before * sums : plan->dgates;
+        OF_CELL(backward_steps)(plan, layer, dgates, dy, t0, t1, mine, member);
+
+        /* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1 */
+        team_share(member, rows, &from, &to);
+        if (dx)
+            NAME(product)(dx + (before + from) * inputs, inputs, PANEL, row_major(dgates + from * sums, sums),
+                          plan->w, to - from, inputs, sums, 0);
+        team_share(member, sums, &from, &to);
+        NAME(add_rows)(layer->dbias, dgates, sums, rows, from, to);
+        const NAME(weight_gradient) weights[] = {{layer->dweight_ih, x + before * inputs, inputs},
+                                                 {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden}};
+        NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, plan->for_weights, member);
     }
     OF_CELL(finish_backward)(plan, layer, mine);
-    team_barrier(member);
-
-    /* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1 */
-    ptrdiff_t from, to;
-    team_share(member, steps * batch, &from, &to);
-    if (dx)
-        NAME(product)(dx + from * inputs, inputs, PANEL, row_major(dgates + from * sums, sums), plan->w, to - from,
-                      inputs, sums, 0);
-    team_share(member, sums, &from, &to);
-    NAME(add_rows)(layer->dbias, dgates, sums, steps * batch, from, to);
-    const NAME(weight_gradient) weights[] = {{layer->dweight_ih, x, inputs}, {layer->dweight_hh, layer->h, hidden}};
-    NAME(add_weight_gradients)(weights, 2, dgates, steps * batch, sums, plan->for_weights, member);
     team_barrier(member);
 }
 
