@@ -1,7 +1,8 @@
-"""The command line: train, next, sample, eval, config.
+"""The command line: train, next, sample, eval, bench, config.
 
 Here are the options of all commands, the small commands, errors and exit codes: 0 for success, 1 for
-an error, 2 for wrong usage, 130 after Ctrl-C. What ``train`` does is in cli_train.py.
+an error, 2 for wrong usage, 130 after Ctrl-C. What ``train`` does is in cli_train.py,
+what ``bench`` does in cli_bench.py.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 
 from . import __version__
 from ._kernels._core import set_num_threads
+from .cli_bench import bench
 from .cli_train import DEFAULTS, OPTIMIZERS, UNITS, UsageError, train
 from .config import show_config
 from .language_model import LanguageModel
@@ -81,6 +83,8 @@ def make_parser():
     new.add_argument("model", metavar="MODEL", help="a file that lstmc train wrote")
     new.add_argument("file", metavar="FILE", help="a text in UTF-8; - reads standard input")
     add_threads(new)
+    add_bench_options(command("bench", bench, "time lstmc on this machine, in seconds",
+                              "  lstmc bench --threads 1 --peer torch"))  # fmt: skip
     command("config", config, "show versions, instruction set and threads", "  lstmc config")
     return parser
 
@@ -108,6 +112,16 @@ def add_sample_options(parser):
         help="draw from the N likeliest only (default: from all)",
     )
     add("--seed", type=natural, metavar="N", help="for the same text every time (default: random)")
+    add_threads(parser)
+
+
+def add_bench_options(parser):
+    """Add what `bench` takes."""
+    add = parser.add_argument
+    add("--hidden", type=count, metavar="N", help="this many units (default: some from 64 to 512)")
+    add("--seconds", type=positive, default=0.5, metavar="X",
+        help="how long to time each line (default: 0.5)")  # fmt: skip
+    add("--peer", choices=("torch",), help="time this beside it, if it is installed")
     add_threads(parser)
 
 

@@ -3,7 +3,8 @@
  * kernels.c is compiled once per element type (-DLSTMC_REAL=32 or 64) and instruction set
  * (-DLSTMC_ISA_NAME=v3 with the matching -march). This header turns those two facts into `real`, `vec`
  * and NAME(). It is not a portability layer: GCC's and Clang's vector extension is the language here,
- * and an intrinsic appears only where the extension has no words for it (masked loads and stores).
+ * and an intrinsic appears only where the extension has no words for it (masked loads and stores, the
+ * larger of two).
  */
 #ifndef LSTMC_REAL_H
 #define LSTMC_REAL_H
@@ -11,32 +12,37 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MAX_ACCUMULATORS 24 /* of 32 registers: the rest hold a panel row and a broadcast */
+#define X86_WIDTH _mm512
 #elif defined(__AVX2__)
 #define VECTOR_BYTES 32
 #define MAX_ACCUMULATORS 12 /* of 16 */
+#define X86_WIDTH _mm256
 #elif defined(__aarch64__)
 #define VECTOR_BYTES 16
 #define MAX_ACCUMULATORS 24 /* of 32 */
 #else
 #define VECTOR_BYTES 16
 #define MAX_ACCUMULATORS 12 /* of 16 */
+#define X86_WIDTH _mm
 #endif
 
 #if LSTMC_REAL == 32
 typedef float real;
 typedef int32_t bits;
 #define TYPE_NAME f32
+#define X86_TYPE ps
 #elif LSTMC_REAL == 64
 typedef double real;
 typedef int64_t bits;
 #define TYPE_NAME f64
+#define X86_TYPE pd
 #else
 #error "compile with -DLSTMC_REAL=32 or -DLSTMC_REAL=64"
 #endif
@@ -44,6 +50,7 @@ typedef int64_t bits;
 #define JOIN_(a, b, c) a##_##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define NAME(stem) JOIN(stem, TYPE_NAME, LSTMC_ISA_NAME)
+#define X86(operation) JOIN(X86_WIDTH, operation, X86_TYPE) /* the intrinsic of this type and width */
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef bits ivec __attribute__((vector_size(VECTOR_BYTES)));
@@ -63,28 +70,27 @@ INLINE vec load(const real *p) { return *(const uvec *)p; }
 INLINE void store(real *p, vec v) { *(uvec *)p = v; }
 INLINE vec splat(real a) { return a - (vec){0}; } /* 0 - would lose the sign of a zero; a - 0 does not */
 
-/* The first n of VL lanes, 0 < n <= VL: the others read as zero and are not written. A whole vector goes the
- * common way: what a masked store wrote can not be forwarded to a load that follows. */
-#if defined(__AVX512F__) && LSTMC_REAL == 32
-INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v); }
-#elif defined(__AVX512F__)
-INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), v); }
-#elif defined(__AVX2__) && LSTMC_REAL == 32
-INLINE __m256i lanes_below(ptrdiff_t n)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm256_maskload_ps(p, lanes_below(n)); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_ps(p, lanes_below(n), v); }
+/* f(s, lane) for every lane. */
+#if VECTOR_BYTES * 8 / LSTMC_REAL == 16
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), \
+                    f(s, 8), f(s, 9), f(s, 10), f(s, 11), f(s, 12), f(s, 13), f(s, 14), f(s, 15)
+#elif VECTOR_BYTES * 8 / LSTMC_REAL == 8
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7)
+#elif VECTOR_BYTES * 8 / LSTMC_REAL == 4
+#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3)
+#else
+#define LANES(f, s) f(s, 0), f(s, 1)
+#endif
+
+/* The first n of VL lanes, 0 < n <= VL: the others read as zero and are not written. */
+#if defined(__AVX512F__)
+INLINE vec load_some(const real *p, ptrdiff_t n) { return X86(maskz_loadu)((1u << n) - 1, p); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { X86(mask_storeu)(p, (1u << n) - 1, v); }
 #elif defined(__AVX2__)
-INLINE __m256i lanes_below(ptrdiff_t n)
-{
-    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
-}
-INLINE vec load_some(const real *p, ptrdiff_t n) { return _mm256_maskload_pd(p, lanes_below(n)); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_pd(p, lanes_below(n), v); }
+#define LANE(s, lane) lane
+INLINE __m256i below(ptrdiff_t n) { return (__m256i)((ivec){LANES(LANE, 0)} < (bits)n); }
+INLINE vec load_some(const real *p, ptrdiff_t n) { return X86(maskload)(p, below(n)); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) { X86(maskstore)(p, below(n), v); }
 #else
 INLINE vec load_some(const real *p, ptrdiff_t n)
 {
@@ -99,6 +105,7 @@ INLINE void store_some(real *p, vec v, ptrdiff_t n)
         p[i] = v[i];
 }
 #endif
+/* A whole vector goes the common way: what a masked store wrote is not forwarded to a load that follows. */
 INLINE vec load_n(const real *p, ptrdiff_t n) { return n == VL ? load(p) : load_some(p, n); }
 INLINE void store_n(real *p, vec v, ptrdiff_t n)
 {
@@ -109,16 +116,6 @@ INLINE void store_n(real *p, vec v, ptrdiff_t n)
 }
 
 /* rows[i][j] and rows[j][i] change places: after one exchange of halves, of quarters, ... of single lanes. */
-#if VECTOR_BYTES * 8 / LSTMC_REAL == 16
-#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), \
-                    f(s, 8), f(s, 9), f(s, 10), f(s, 11), f(s, 12), f(s, 13), f(s, 14), f(s, 15)
-#elif VECTOR_BYTES * 8 / LSTMC_REAL == 8
-#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7)
-#elif VECTOR_BYTES * 8 / LSTMC_REAL == 4
-#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3)
-#else
-#define LANES(f, s) f(s, 0), f(s, 1)
-#endif
 #define UPPER(s, j) ((j) & (s) ? VL + (j) - (s) : (j))
 #define LOWER(s, j) ((j) & (s) ? VL + (j) : ((j) + (s)) % VL)
 #if defined(__clang__)
@@ -144,6 +141,15 @@ INLINE void transpose(vec rows[VL])
 
 /* mask lanes are all ones or all zeros, as vector comparisons give them. */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* The larger and the smaller of x and a limit; NaN where x is NaN, as x86 has it if x comes second. */
+#if defined(__x86_64__)
+INLINE vec at_least(vec x, real limit) { return X86(max)(splat(limit), x); }
+INLINE vec at_most(vec x, real limit) { return X86(min)(splat(limit), x); }
+#else
+INLINE vec at_least(vec x, real limit) { return choose((ivec)(x < limit), splat(limit), x); }
+INLINE vec at_most(vec x, real limit) { return choose((ivec)(x > limit), splat(limit), x); }
+#endif
 
 INLINE ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 INLINE ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }

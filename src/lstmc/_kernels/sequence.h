@@ -67,8 +67,8 @@ static OF_CELL(forward_plan) OF_CELL(plan_forward)(const lstmc_forward *call)
 /* Where one layer's weights and states are. The states after step t are at h + (t - h_first) * B * H. */
 typedef struct {
     OF_CELL(weights) weights;
-    real *h, *c;
-    ptrdiff_t h_first, h_last_of_chunk, c_step;
+    real *h, *c, *y; /* y: where h is written a second time, or NULL */
+    ptrdiff_t h_first, c_step;
 } OF_CELL(place);
 
 /* *cursor walks through the scratch in the same way each time. */
@@ -83,8 +83,9 @@ static OF_CELL(place) OF_CELL(layer_place)(const OF_CELL(forward_plan) *plan, in
         at.weights = OF_CELL(weights_in)(*cursor, layer);
         *cursor += OF_CELL(packed_size)(layer) / sizeof(real);
     }
-    if (layer->h) {
+    if (layer->h) { /* what is saved is not the caller's to write to; y is */
         at.h = (real *)layer->h + state;
+        at.y = l == plan->call->num_layers - 1 ? plan->call->y : NULL;
     } else if (l == plan->call->num_layers - 1) {
         at.h = plan->call->y;
     } else { /* nothing is kept: one chunk of states, used again and again */
@@ -112,7 +113,7 @@ static size_t OF_CELL(forward_scratch)(const lstmc_forward *call)
 }
 
 /* From the sums of one step to its states. sums, in panels, are those of rows [from, to). */
-static void OF_CELL(activate)(const lstmc_forward_layer *layer, const real *bias, real *h, real *c,
+static void OF_CELL(activate)(const lstmc_forward_layer *layer, const real *bias, real *h, real *y, real *c,
                               const real *c_before, real *gates, const real *sums, ptrdiff_t sums_panel,
                               ptrdiff_t from, ptrdiff_t to, ptrdiff_t first, ptrdiff_t last, int activation)
 {
@@ -132,6 +133,8 @@ static void OF_CELL(activate)(const lstmc_forward_layer *layer, const real *bias
                     c_now = load_n(c_before + row * hidden + unit, n);
                 OF_CELL(forward_units)(gate, &h_now, &c_now, activation);
                 store_n(h + row * hidden + unit, h_now, n);
+                if (y)
+                    store_n(y + row * hidden + unit, h_now, n);
                 if (CELL_HAS_C)
                     store_n(c + row * hidden + unit, c_now, n);
                 if (CELL_SAVES_GATES && gates)
@@ -170,7 +173,7 @@ static void OF_CELL(forward_chunk)(const OF_CELL(forward_plan) *plan, const lstm
         const real *c_before = t ? c - at->c_step : layer->c0;
         NAME(product)(sums + first * sums_panel, PANEL, sums_panel, row_major(h_before + from * hidden, hidden),
                       at->weights.r + first * hidden * PANEL, rows, columns, hidden, 1);
-        OF_CELL(activate)(layer, at->weights.b, h, c, c_before,
+        OF_CELL(activate)(layer, at->weights.b, h, at->y ? at->y + t * state : NULL, c, c_before,
                           layer->gates ? (real *)layer->gates + t * CELL_GATES * state : NULL, sums, sums_panel, from,
                           to, first, last, plan->call->activation);
         if (plan->split == BY_UNITS)
@@ -227,12 +230,6 @@ static void OF_CELL(forward_member)(void *work, const team *member)
     }
     team_barrier(member);
     OF_CELL(final_states)(plan, member);
-    const lstmc_forward_layer *top = &call->layers[layers - 1];
-    if (top->h) { /* y is the caller's own to write to, the saved states are not */
-        ptrdiff_t from, to, state = call->batch * top->hidden;
-        team_share(member, call->steps * state, &from, &to);
-        memcpy((real *)call->y + from, (const real *)top->h + state + from, (to - from) * sizeof(real));
-    }
 }
 
 static void OF_CELL(forward)(const lstmc_forward *call)

@@ -24,8 +24,7 @@
 #define EXPONENT_BIAS 127
 #define MANTISSA_BITS 23
 #define EXP_LOWEST -88.0f  /* its n is -127, whose scale has all bits zero: 0 */
-#define EXP_LARGEST 88.376f /* its n is 127; just above, n is 128 */
-#define EXP_INFINITE 88.8f  /* n is 128, whose scale has the bits of infinity; exp(r) - 1 is above 0 */
+#define EXP_HIGHEST 88.8f  /* from 88.376 on n is 128, whose scale has the bits of infinity */
 #define TANH_HIGHEST 10.0f /* tanh is 1 from 9.02 on */
 #else
 #define LN2_HIGH 0x1.62e42fefa3p-1
@@ -34,8 +33,7 @@
 #define EXPONENT_BIAS 1023
 #define MANTISSA_BITS 52
 #define EXP_LOWEST -709.0
-#define EXP_LARGEST 709.436
-#define EXP_INFINITE 709.9
+#define EXP_HIGHEST 709.9 /* from 709.436 on n is 1024 */
 #define TANH_HIGHEST 20.0 /* tanh is 1 from 19.1 on */
 #endif
 
@@ -74,11 +72,10 @@ INLINE vec exp_reduced(vec x, vec *scale)
     return (r * r) * exp_tail(r) + r;
 }
 
-/* Comparisons with NaN are false, so that a NaN passes through both limits. */
+/* A NaN passes through both limits: a comparison with it is false. */
 INLINE vec v_exp(vec x)
 {
-    x = choose((ivec)(x < EXP_LOWEST), splat(EXP_LOWEST), x);
-    x = choose((ivec)(x > EXP_LARGEST), splat(EXP_INFINITE), x);
+    x = at_most(at_least(x, EXP_LOWEST), EXP_HIGHEST);
     vec scale, p = exp_reduced(x, &scale);
     return scale * (1 + p); /* scale * p alone may be denormal, and flushed */
 }
@@ -90,7 +87,7 @@ INLINE vec v_tanh(vec x)
 {
     const ivec sign = (ivec)splat((real)-0.0);
     vec a = (vec)((ivec)x & ~sign);
-    a = choose((ivec)(a > TANH_HIGHEST), splat(TANH_HIGHEST), a);
+    a = at_most(a, TANH_HIGHEST);
     vec scale, p = exp_reduced(a + a, &scale);
     vec e = scale * p + (scale - 1);
     return (vec)((ivec)(e / (e + 2)) | ((ivec)x & sign));
