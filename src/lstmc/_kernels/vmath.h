@@ -4,7 +4,7 @@
  * measures and asserts them: of f32 over all floats (1.095, 2.523, 2.481), of f64 over some million numbers
  * (1.044, 2.461, 2.100). Results that would be denormal are flushed to zero.
  *
- *   exp       1.1    arguments up to 88.376 (f32) or 709.436 (f64); above, infinity
+ *   exp       1.1    arguments up to 88.37626 (f32) or 709.43614 (f64); above, infinity
  *   tanh      2.6    odd to the bit, exactly +-1 where it saturates
  *   sigmoid   2.5    exactly 0 and 1 where it saturates
  *
