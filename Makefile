@@ -1,6 +1,7 @@
 # Two commands that need nothing but Python 3.11 or newer and a C compiler:
 #   make demo   trains on the text that comes with Python and shows what was learnt
 #   make test   installs lstmc with what its tests need and runs them
+# And make bench, which installs PyTorch, ONNX Runtime and JAX to time them beside lstmc.
 # Each makes a virtual environment of its own, again when a source has changed.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ MINUTES ?= 1.7
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' | grep -v _core.c$$)
 
-.PHONY: demo test lint clean check-python
+.PHONY: demo test bench lint clean check-python
 
 demo: .venv-demo/stamp
 	rm -rf demo
@@ -22,8 +23,13 @@ demo: .venv-demo/stamp
 test: .venv-test/stamp
 	.venv-test/bin/python -m pytest -m "not slow"
 
+# BENCH="step --hidden 256 --threads 1" times one workload; without, everything.
+bench: .venv-bench/stamp
+	.venv-bench/bin/python -m benchmarks $(BENCH)
+
 .venv-demo/stamp: EXTRAS = plot
 .venv-test/stamp: EXTRAS = test,plot
+.venv-bench/stamp: EXTRAS = bench
 .venv-%/stamp: $(SOURCES) | check-python
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ".[$(EXTRAS)]"
@@ -42,5 +48,5 @@ lint: .venv-lint/stamp
 .venv-lint/stamp: EXTRAS = dev
 
 clean:
-	rm -rf build demo dist .venv-demo .venv-test .venv-lint src/*.egg-info src/lstmc/_kernels/_core.c
+	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info src/lstmc/_kernels/_core.c
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

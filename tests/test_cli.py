@@ -197,7 +197,7 @@ def test_defaults_are_those_that_help_tells(capsys):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "next", "sample", "eval", "config"])
+@pytest.mark.parametrize("command", ["train", "next", "sample", "eval", "bench", "config"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         run(command, "--help")
@@ -211,6 +211,29 @@ def test_version_and_config(capsys):
     assert re.fullmatch(r"lstmc \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert run("config") == 0
     assert "instruction set" in capsys.readouterr().out
+
+
+def test_bench_prints_a_line_for_each_kind_of_work(capsys):
+    assert run("bench", "--hidden", 8, "--seconds", 0.001, "--threads", 1) == 0
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("threads: 1")
+    assert {line.split()[0] for line in lines} == {"step", "forward", "train"}
+    for line in lines:
+        assert re.fullmatch(r"\w+ .*H8 +[\d.]+ [mµ]?s +[\d.]+ +[\d,]+", line), line
+
+
+def test_bench_with_a_peer(capsys):
+    pytest.importorskip("torch")
+    assert run("bench", "--hidden", 8, "--seconds", 0.001, "--threads", 1, "--peer", "torch") == 0
+    _, header, *lines = capsys.readouterr().out.splitlines()
+    assert header.endswith("torch/lstmc")
+    assert all(re.search(r" [\d.]+×$", line) for line in lines)
+
+
+def test_bench_without_the_peer_says_so(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    assert run("bench", "--peer", "torch") == 1
+    assert "--peer torch needs PyTorch" in error_of(capsys)
 
 
 def test_without_a_file_the_help_topics_of_python_are_learnt(capsys):
@@ -356,7 +379,7 @@ def test_a_full_disk_is_told_in_one_line():
      "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
-     "train --resume --overwrite"],
+     "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],
 )  # fmt: skip
 def test_wrong_usage_is_told_with_code_two(arguments, capsys):
     try:

@@ -300,7 +300,7 @@ class Recurrent(Layer):
         return LayerTrace(h, c, gates, self._gates, unbatched)
 
 
-class Stepper:
+class Stepper(_core.RecurrentStepper):
     """Steps a recurrent layer: ``y_t = stepper(x_t)`` or ``stepper(x_t, out=y_t)``.
 
     x_t is (B, I) and y_t (B, H), a fresh array unless `out` is given; with batch=1 also (I,) and (H,).
@@ -308,26 +308,25 @@ class Stepper:
     use a stepper at a time; several steppers may share a model.
     """
 
-    def __init__(self, layer, batch, num_threads):
-        self._layer = layer
-        self._batch = batch
-        self._core = _core.RecurrentStepper(
+    def __new__(cls, layer, batch, num_threads):
+        """Pack the weights of a layer."""
+        return super().__new__(
+            cls,
             _core.CELLS[layer._cell],
             layer._activation,
             lambda: layer._weights(layer._params),
             batch,
             num_threads,
         )
-        self.refresh = self._core.refresh
 
-    def __call__(self, x, out=None):
-        """Read one step of input, give the output."""
-        return self._core(x, out)
+    def __init__(self, layer, batch, num_threads):
+        self._layer = layer
+        self._batch = batch
 
     @property
     def state(self):
         """The state: h (L, B, H), or (h, c). Reading gives copies; assigning copies, None zeros."""
-        parts = [part.copy() for part in self._core.states()]
+        parts = [part.copy() for part in self.states()]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     @state.setter
@@ -335,13 +334,13 @@ class Stepper:
         if state is None:
             return self.reset()
         parts = self._layer._enter_state("state", state, self._batch, False)
-        for mine, given in zip(self._core.states(), parts):
+        for mine, given in zip(self.states(), parts):
             mine[...] = given
 
     def reset(self, mask=None):
         """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
         if mask is None:
-            for part in self._core.states():
+            for part in self.states():
                 part[...] = 0
             return
         if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self._batch,):
@@ -351,7 +350,7 @@ class Stepper:
                 else type(mask).__name__
             )
             raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
-        for part in self._core.states():
+        for part in self.states():
             part[:, mask] = 0
 
 

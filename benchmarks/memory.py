@@ -1,0 +1,79 @@
+"""Peak memory of training and of inference, lstmc and PyTorch, each in a process of its own.
+
+Counted is the growth of the resident set beyond importing, weights, gradients and the inputs, after a
+small layer has been trained so that what a library makes at first use is there.
+"""
+
+import ctypes
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .isolation import isolated
+from .workloads import Workload
+
+PEERS = ("lstmc", "torch")
+SMALL = Workload("train", 8, 8, 4, 2)
+WORKLOADS = (
+    Workload("train", 200, 200, 20, 20, 2),
+    Workload("train", 650, 650, 35, 20, 2),
+    Workload("train", 256, 256, 100, 64),
+    Workload("forward", 256, 256, 100, 32),
+)
+
+
+@dataclass
+class Memory:
+    """Bytes that a workload takes beyond weights, gradients and inputs, and for each step more."""
+
+    workload: Workload
+    peer: str
+    extra: int
+    growth: float
+
+    @property
+    def state_bytes(self):
+        """Bytes of one number for each unit of each layer and row."""
+        w = self.workload
+        return w.batch * w.hidden * w.layers * np.dtype(w.dtype).itemsize
+
+
+def _status(name):
+    return (
+        int(re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])
+        << 10
+    )
+
+
+def _contestant(peer, w):
+    from . import peers
+
+    kind = {"lstmc": "ours", "torch": "torch"}[peer]
+    return peers.make(kind, w, peers.make_problem(w), 1)[peer]
+
+
+def peak(peer, w, units):
+    """Give the bytes that some units of work take at most, in this process."""
+    _contestant(peer, replace(SMALL, kind=w.kind, cell=w.cell, dtype=w.dtype))(2)
+    run = _contestant(peer, w)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what was freed is not a part of it
+    if trim:
+        trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    run(units)
+    grads = 0
+    if w.kind == "train" and peer == "torch":  # lstmc's are there from the beginning
+        from .peers import layer_of
+
+        grads = layer_of(w).grads.nbytes
+    return _status("VmHWM") - before - grads
+
+
+def measure(w, peer, units=3):
+    """Measure one workload: at its length and at twice that."""
+    twice = replace(w, steps=2 * w.steps)
+    extra, more = (isolated(1, peak, peer, v, units) for v in (w, twice))
+    return Memory(w, peer, extra, (more - extra) / w.steps)

@@ -1,0 +1,252 @@
+"""What was measured, as tables (Markdown that also reads well in a terminal) and as a picture.
+
+Nothing is measured here, and nothing is known of any machine but what the report holds.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lstmc.cli_bench import time_text
+
+from . import workloads
+from .machine import Machine
+from .memory import Memory
+from .timing import OURS, Result
+
+TITLES = {
+    "step": "One step, the state carried on",
+    "forward": "Forward over a sequence, inference",
+    "train": "Forward and backward, every gradient including dx",
+    "model": "A training step of a language model: embedding, layers, softmax, clipping, SGD",
+}
+LEGEND = """\
+Times are medians over rounds in which all take their turn, answers compared before; `(2.00×)` is the
+median of the ratios within a round: it took twice as long as lstmc. "of limit" is the least time this
+machine needs, as measured here, over lstmc's: for each product the longer of its operations at the rate
+of the micro-kernel alone and of reading its weights from the level that holds them. "activations" and
+"packing" are what these two, which the limit leaves out, would take of lstmc's time by themselves.
+"onnxruntime" steps on bound buffers, "onnxruntime run" is fed arrays by `run()`."""
+NEUTRAL = "#808080"  # text that is read on white as on black
+COLOURS = ("#ee4c2c", "#f2a487", "#3b82c4", "#8fbde0", "#2fa37c", "#b58900")
+
+
+@dataclass
+class Report:
+    """Everything that one run measured."""
+
+    description: dict[str, str]
+    machines: list[Machine] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    quick: bool = False
+
+    def machine(self, threads):
+        return next(m for m in self.machines if m.threads == threads)
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+def table(header, rows):
+    """Write a Markdown table with its columns aligned; the first to the left, the others right."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+
+    def line(cells):
+        first, *others = (f"{c:<{n}}" if i == 0 else f"{c:>{n}}"
+                          for i, (c, n) in enumerate(zip(cells, widths)))  # fmt: skip
+        return "| " + " | ".join([first, *others]) + " |"
+
+    rule = (
+        "|"
+        + "|".join([f":{'-' * (widths[0] + 1)}", *(f"{'-' * (n + 1)}:" for n in widths[1:])])
+        + "|"
+    )
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def threads_text(n):
+    return f"{n} thread" + "s" * (n > 1)
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def peers_of(results):
+    """List the peers that took part, in the order they came, without lstmc and its twins."""
+    return list(dict.fromkeys(n for r in results for n in r.rounds if not n.startswith(OURS)))
+
+
+def verdicts(result, machine):
+    """Say what was asked of a result, and whether it was met."""
+    w, asked = result.workload, []
+    ratio = result.best(w.against)
+    if w.floor is not None and ratio is not None:
+        others = " or ".join(w.against)
+        asked.append((f"≥ {w.floor:g}× {others}", ratio >= w.floor))
+    if w.of_limit is not None and result.threads == 1:
+        reached = workloads.limit(w, machine) / result.seconds()
+        asked.append((f"≥ {w.of_limit:.0%} of limit", reached >= w.of_limit))
+    for name, wanted, least in (
+        ("lstmc, 1 thread", "1 thread", lambda one: w.speed_up if one > 2e-3 else 1.0),
+        ("lstmc, float32", "float32", lambda _: 1 / 2.16),  # half its rate, within 8 %
+    ):
+        if name in result.rounds:
+            least = least(result.seconds(name))
+            asked.append((f"≥ {least:.2g}× {wanted}", result.ratio(name) >= least))
+    return "; ".join(f"{what}: {'met' if met else 'missed'}" for what, met in asked)
+
+
+def summary(result, machine):
+    """Write a result in one line."""
+    ours = result.seconds()
+    line = f"{result.workload.name}, {threads_text(result.threads)}: {time_text(ours)}, "
+    line += f"{workloads.limit(result.workload, machine) / ours:.0%} of limit"
+    others = [f"{name} {result.ratio(name):.2f}×" for name in result.rounds if name != OURS]
+    return ", ".join([line, *others, *result.notes])
+
+
+def result_table(results, machine):
+    """Write the results of one kind of workload and one number of threads."""
+    names = peers_of(results)
+    twins = list(dict.fromkeys(n for r in results for n in r.rounds if n.startswith(OURS + ",")))
+    rows = []
+    for r in results:
+        w, ours = r.workload, r.seconds()
+        row = {"workload": w.name, OURS: time_text(ours)}
+        row["GFLOP/s"] = f"{workloads.flops(w) / ours / 1e9:.1f}"
+        if w.kind == "model":
+            row["tokens/s"] = f"{w.steps * w.batch / ours:,.0f}"
+        row["of limit"] = f"{workloads.limit(w, machine) / ours:.0%}"
+        activations = workloads.activations(w) * machine.activation / machine.threads
+        row["activations"] = f"{activations / ours:.0%}"
+        if w.kind != "step":
+            row["packing"] = f"{r.packing / ours:.1%}"
+        for name in [*names, *twins]:
+            ran = name in r.rounds
+            row[name] = f"{time_text(r.seconds(name))} ({r.ratio(name):.2f}×)" if ran else ""
+        best = r.best(names)
+        row["best peer"] = "" if best is None else f"{best:.2f}×"
+        row["asked"] = verdicts(r, machine)
+        rows.append(row)
+    return table(list(rows[0]), [row.values() for row in rows])
+
+
+def machine_table(machines):
+    """Write what the machine reaches, by number of threads."""
+    header = ["", *(threads_text(m.threads) for m in machines)]
+    rows = []
+    for title, rates in (("OpenBLAS through NumPy", "blas"), ("micro-kernel alone", "kernel")):
+        for dtype in getattr(machines[0], rates):
+            cells = (f"{getattr(m, rates)[dtype] / 1e9:.0f} GFLOP/s" for m in machines)
+            rows.append([f"{title}, {dtype}", *cells])
+    for k, level in enumerate(machines[0].levels):
+        cells = (f"{m.levels[k].bandwidth / 1e9:.0f} GB/s" for m in machines)
+        rows.append([f"reading from {level.name}", *cells])
+    rows.append(["tanh or sigmoid", *(f"{m.activation * 1e9:.2f} ns" for m in machines)])
+    return table(header, rows)
+
+
+def memory_table(memories):
+    """Write what is beyond the weights; of training, at most half of PyTorch's is asked."""
+    torch = {m.workload: m.extra for m in memories if m.peer == "torch"}
+    rows = []
+    for m in memories:
+        share = ""
+        if m.peer == OURS and m.workload in torch:
+            share = f"{m.extra / torch[m.workload]:.0%}"
+        rows.append([m.workload.name, m.peer, f"{m.extra / 2**20:.2f} MiB", share,
+                     f"{m.growth:,.0f}", f"{m.growth / m.state_bytes:.1f}"])  # fmt: skip
+    header = (
+        "workload",
+        "",
+        "beyond the weights",
+        "of torch's",
+        "bytes a step",
+        "B·H·L numbers a step",
+    )
+    return table(header, rows)
+
+
+def text(report):
+    """Write the whole report in Markdown."""
+    parts = ["# Results", "", "Written by `python -m benchmarks`.", "", LEGEND]
+    if report.quick:
+        parts += ["", "This was a quick run: few rounds, so rough numbers."]
+    parts += ["", "## The machine", ""]
+    parts += [f"- {name}: {value}" for name, value in report.description.items()]
+    parts += [f"- instruction set of lstmc: {report.machines[0].isa}"] if report.machines else []
+    if report.machines:
+        parts += ["", machine_table(report.machines)]
+    for machine in report.machines:
+        for kind, title in TITLES.items():
+            results = [r for r in report.results
+                       if r.threads == machine.threads and r.workload.kind == kind]  # fmt: skip
+            if results:
+                parts += ["", f"## {title}: {threads_text(machine.threads)}", ""]
+                parts.append(result_table(results, machine))
+    if report.memory:
+        parts += [
+            "",
+            "## Peak memory, beyond weights, gradients and inputs",
+            "",
+            memory_table(report.memory),
+        ]
+    notes = dict.fromkeys(note for r in report.results for note in r.notes)
+    if notes:
+        parts += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+    return "\n".join(parts) + "\n"
+
+
+# -- the picture ----------------------------------------------------------------------------------
+
+
+def draw(report, path):
+    """Draw how many times as long as lstmc each peer takes: a group of bars a workload, log axis."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    counts = [m.threads for m in report.machines]
+    names = peers_of(report.results)
+    groups = list(dict.fromkeys(r.workload.name for r in report.results))
+    size = (2 + 4.5 * len(counts), 1.5 + 0.42 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)
+    for axis, threads in zip(axes[0], counts):
+        results = [r for r in report.results if r.threads == threads]
+        for k, name in enumerate(names):
+            bars = [
+                (groups.index(r.workload.name), r.ratio(name)) for r in results if name in r.rounds
+            ]
+            width = 0.8 / len(names)
+            axis.barh([y - 0.4 + (k + 0.5) * width for y, _ in bars], [ratio - 1 for _, ratio in bars],
+                      width, left=1, color=COLOURS[k % len(COLOURS)], label=name)  # fmt: skip
+        axis.axvline(1, color=NEUTRAL, linewidth=1.5)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_title(threads_text(threads), color=NEUTRAL)
+        axis.set_xlabel("times as long as lstmc (= 1)", color=NEUTRAL)
+        axis.grid(axis="x", color=NEUTRAL, alpha=0.3)
+        axis.tick_params(colors=NEUTRAL)
+        axis.patch.set_alpha(0)
+        for spine in axis.spines.values():
+            spine.set_color(NEUTRAL)
+    axes[0, 0].set_yticks(range(len(groups)), groups)
+    axes[0, 0].set_ylim(len(groups) - 0.5, -0.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 * len(counts), frameon=False,
+                  labelcolor=NEUTRAL)  # fmt: skip
+    figure.savefig(path, dpi=110, transparent=True)
+
+
+def write(report, folder):
+    """Write RESULTS.md and, if anybody took part beside lstmc, results.png."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = text(report)
+    if peers_of(report.results):
+        draw(report, folder / "results.png")
+        lines = lines.replace("## The machine", "![ratios](results.png)\n\n## The machine", 1)
+    (folder / "RESULTS.md").write_text(lines)

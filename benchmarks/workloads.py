@@ -1,0 +1,193 @@
+"""What is timed: the table of workloads, their products, and the least time a machine needs for them.
+
+Nothing is run here. A floor is the ratio (peer's time / lstmc's) that is asked for; measurements are
+in RESULTS.md.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+GATES = {"lstm": 4, "rnn": 1}
+SHAPE = (
+    "kind",
+    "inputs",
+    "hidden",
+    "steps",
+    "batch",
+    "layers",
+    "cell",
+    "dtype",
+    "vocabulary",
+    "dropout",
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One unit of work, and what is asked of lstmc for it.
+
+    kind: "step" (one step, the state carried on), "forward" (inference over a sequence), "train"
+    (forward and backward, every gradient including dx) or "model" (a training step of a language
+    model: embedding, layers, softmax, clipping, SGD).
+    """
+
+    kind: str
+    inputs: int
+    hidden: int
+    steps: int = 1
+    batch: int = 1
+    layers: int = 1
+    cell: str = "lstm"
+    dtype: str = "float32"
+    vocabulary: int = 0
+    dropout: float = 0.0
+    floor: float | None = None  # the best of `against` takes at least so many times as long
+    against: tuple[str, ...] = ()
+    of_limit: float | None = None  # at least this fraction of the limit
+    speed_up: float = 1.8  # of two threads over one, where one takes more than 2 ms
+
+    @property
+    def name(self):
+        sizes = [f"B{self.batch}"]
+        if self.kind != "step":
+            sizes.append(f"T{self.steps}")
+        if self.inputs != self.hidden:
+            sizes.append(f"I{self.inputs}")
+        sizes.append(f"H{self.hidden}")
+        if self.layers > 1:
+            sizes.append(f"L{self.layers}")
+        if self.vocabulary:
+            sizes.append(f"V{self.vocabulary}")
+        kind = self.kind if self.cell == "lstm" else f"{self.kind} {self.cell}"
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{kind} {' '.join(sizes)}{dtype}"
+
+    @property
+    def shape(self):
+        """Everything but what is asked."""
+        return tuple(getattr(self, name) for name in SHAPE)
+
+
+TORCH, BETTER = ("torch",), ("torch", "onnxruntime")
+STEP = ("onnxruntime run",)  # fed by run(): what the floors of a step were set against
+
+
+def train(inputs, hidden, steps, batch, layers, floor, **more):
+    return Workload(
+        "train", inputs, hidden, steps, batch, layers, floor=floor, against=TORCH, **more
+    )
+
+
+TABLE = (
+    Workload("step", 1, 16, floor=28, against=STEP),
+    Workload("step", 1, 40),
+    Workload("step", 64, 64, floor=9, against=STEP),
+    Workload("step", 128, 128, floor=3.5, against=STEP),
+    Workload("step", 256, 256, floor=1.6, against=STEP),
+    Workload("step", 512, 512, floor=1.4, against=STEP),
+    Workload("step", 1024, 1024, floor=1, against=STEP, of_limit=1 / 1.15),
+    Workload("step", 64, 64, batch=64, floor=2.5, against=("torch LSTMCell", "onnxruntime")),
+    Workload("forward", 128, 128, 100, floor=1.1, against=BETTER),
+    Workload("forward", 40, 40, 1000, floor=1.6, against=BETTER),
+    Workload("forward", 1, 40, 2048, floor=2, against=BETTER),
+    Workload("forward", 256, 256, 100, 32, floor=1.03, against=BETTER, of_limit=0.92),
+    train(200, 200, 20, 20, 2, 1.3),
+    train(650, 650, 35, 20, 2, 1.12),
+    train(1500, 1500, 35, 20, 2, 1.4, speed_up=1.4),
+    train(128, 128, 50, 50, 2, 1.15),
+    train(256, 256, 100, 64, 1, 1.18),
+    train(512, 512, 50, 32, 1, 1.0, of_limit=0.93),
+    train(1, 40, 2048, 16, 1, 3.5),
+    train(64, 64, 100, 1, 1, 2),
+    train(1024, 1024, 50, 128, 1, 1.08),
+    train(256, 256, 35, 20, 2, 1.2, cell="rnn"),
+    train(40, 40, 1000, 1, 1, 2, cell="rnn"),
+    train(200, 200, 20, 20, 2, 1.2, dtype="float64"),
+    Workload("model", 200, 200, 20, 20, 2, vocabulary=10000, floor=1.4, against=TORCH),
+    Workload(
+        "model", 650, 650, 35, 20, 2, vocabulary=10000, dropout=0.5, floor=1.15, against=TORCH
+    ),
+)
+
+DEFAULTS = {
+    "step": Workload("step", 128, 128),
+    "streams": Workload("step", 64, 64, batch=64),
+    "forward": Workload("forward", 128, 128, 100),
+    "train": Workload("train", 128, 128, 50, 50),
+    "model": Workload("model", 200, 200, 20, 20, 2, vocabulary=10000),
+}
+
+
+def select(kind, sizes):
+    """Give the workloads of a kind: those of the table, or, with sizes, the one that has them."""
+    default = DEFAULTS[kind]
+    if not sizes:
+        streams = kind == "streams"
+        return [w for w in TABLE if w.kind == default.kind and (w.batch > 1) >= streams]
+    if "hidden" in sizes:
+        sizes = {"inputs": sizes["hidden"], **sizes}
+    wanted = replace(default, **sizes)
+    return [next((w for w in TABLE if w.shape == wanted.shape), wanted)]
+
+
+# -- the least time -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Products over one matrix: their operations, and how often its bytes are read."""
+
+    name: str
+    flops: float
+    reads: int
+    nbytes: int
+    held: int  # bytes that a cache must hold for the reads to come from it
+
+
+def phases(w):
+    """List the products of one unit of work: input, recurrent steps, backward steps, weight gradients."""
+    rows, itemsize = w.steps * w.batch, np.dtype(w.dtype).itemsize
+    weights = GATES[w.cell] * w.hidden * itemsize  # bytes for every row of input
+    training = w.kind in ("train", "model")
+    found = []
+    for layer in range(w.layers):
+        inputs = w.hidden if layer else w.inputs
+        # (matrix, its rows of input, how often a pass over time must read it)
+        for what, width, reads in (("input", inputs, 1), ("recurrent", w.hidden, w.steps)):
+            flops, nbytes = 2 * GATES[w.cell] * rows * w.hidden * width, weights * width
+            found.append(Phase(f"{what} product", flops, reads, nbytes, nbytes))
+            if training:
+                found.append(Phase(f"backward {what}", flops, reads, nbytes, nbytes))
+                found.append(Phase(f"weight gradient {what}", flops, 1, nbytes, nbytes))
+    if w.kind == "model":
+        nbytes = w.hidden * w.vocabulary * itemsize
+        for name in ("softmax product", "backward softmax", "weight gradient softmax"):
+            found.append(Phase(name, 2 * rows * w.hidden * w.vocabulary, 1, nbytes, nbytes))
+    if w.steps == 1:  # a loop of steps comes by all weights before it meets one again
+        held = sum(phase.nbytes for phase in found)
+        found = [replace(phase, held=held) for phase in found]
+    return found
+
+
+def flops(w):
+    """Count the operations of the products: 8·T·B·H·(I+H) per LSTM layer forward, thrice that in training."""
+    return sum(phase.flops for phase in phases(w))
+
+
+def limit(w, machine):
+    """Give the least seconds: each phase at the rate of the micro-kernel, or as its weights are read."""
+    rate = machine.kernel[w.dtype]
+    return sum(
+        max(phase.flops / rate, phase.reads * phase.nbytes / machine.bandwidth(phase.held))
+        for phase in phases(w)
+    )
+
+
+def activations(w):
+    """Count the exponentials, sigmoids and hyperbolic tangents, which the limit leaves out."""
+    states = w.steps * w.batch * w.hidden * w.layers
+    count = states * (5 if w.cell == "lstm" else 1)
+    if w.kind in ("train", "model") and w.cell == "lstm":
+        count += states  # tanh(c), again
+    return count + w.steps * w.batch * w.vocabulary

@@ -1,0 +1,334 @@
+"""The benchmarks: their arithmetic, their options, what they write, and that everybody's answers agree.
+
+How fast anything is, is never a matter of a test.
+"""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cffi")
+if not os.path.exists("/sys/devices/system/cpu/cpu0/cache/index0"):
+    pytest.skip(
+        "the benchmarks need to know the caches, as Linux tells them", allow_module_level=True
+    )
+benchmarks = pytest.importorskip("benchmarks", reason="no source tree")
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import isolation, machine, memory, peers, report, suite, timing, workloads  # noqa: E402
+from benchmarks.workloads import Workload  # noqa: E402
+
+BRIEF = timing.Effort(seconds=0.001, turn=0.0001, least=2, most=2)
+MACHINE = machine.Machine(
+    threads=1,
+    blas={"float32": 2e11, "float64": 1e11},
+    kernel={"float32": 1e11, "float64": 5e10},
+    levels=(
+        machine.Level("L1", 1000, 1e12),
+        machine.Level("L2", 100_000, 1e11),
+        machine.Level("memory", None, 1e10),
+    ),
+    activation=1e-9,
+    isa="v3",
+)
+SMALL = [
+    Workload("step", 5, 7, batch=3),
+    Workload("step", 5, 7, layers=2),
+    Workload("forward", 5, 7, 6, 3, 2),
+    Workload("train", 5, 7, 6, 3, 2),
+    Workload("train", 5, 7, 6, 3, 2, cell="rnn"),
+    Workload("train", 5, 7, 6, 3, 2, dtype="float64"),
+    Workload("model", 5, 7, 6, 3, 2, vocabulary=11),
+    Workload("model", 5, 7, 6, 3, 2, vocabulary=11, dropout=0.5),
+]
+small = pytest.mark.parametrize("w", SMALL, ids=lambda w: f"{w.name} {w.dropout or ''}")
+
+
+# -- operations and limits ------------------------------------------------------------------------
+
+
+def test_operations():
+    t, b, i, h = 5, 3, 11, 7
+    assert workloads.flops(Workload("forward", i, h, t, b)) == 8 * t * b * h * (i + h)
+    assert workloads.flops(Workload("train", i, h, t, b)) == 3 * 8 * t * b * h * (i + h)
+    assert workloads.flops(Workload("forward", i, h, t, b, cell="rnn")) == 2 * t * b * h * (i + h)
+    two = 8 * t * b * h * (i + h) + 8 * t * b * h * 2 * h
+    assert workloads.flops(Workload("forward", i, h, t, b, layers=2)) == two
+    model = 3 * (8 * t * b * h * (i + h) + 2 * t * b * h * 13)
+    assert workloads.flops(Workload("model", i, h, t, b, vocabulary=13)) == model
+
+
+def test_many_rows_are_bound_by_operations():
+    w = Workload("train", 16, 16, 10, 100)
+    assert workloads.limit(w, MACHINE) == pytest.approx(workloads.flops(w) / 1e11)
+    double = Workload("train", 16, 16, 10, 100, dtype="float64")
+    assert workloads.limit(double, MACHINE) == pytest.approx(workloads.flops(double) / 5e10)
+
+
+def test_a_step_is_bound_by_reading_its_weights():
+    """All of them, from the level that holds all of them."""
+    nbytes = 16 * 64 * (64 + 64)  # in memory
+    assert workloads.limit(Workload("step", 64, 64), MACHINE) == pytest.approx(nbytes / 1e10)
+    nbytes = 16 * 50 * 100 + 16 * 50  # in L2
+    assert workloads.limit(Workload("step", 1, 50), MACHINE) == pytest.approx(
+        (16 * 50 * 50 + 16 * 50) / 1e11
+    )
+
+
+def test_a_sequence_reads_its_recurrent_weights_at_every_step():
+    t, i, h = 100, 64, 64  # each matrix in L2
+    matrix = 16 * h * i
+    products = 8 * t * h * i / 1e11
+    expected = max(products, matrix / 1e11) + max(products, t * matrix / 1e11)
+    assert workloads.limit(Workload("forward", i, h, t), MACHINE) == pytest.approx(expected)
+    training = expected * 2 + 2 * max(products, matrix / 1e11)
+    assert workloads.limit(Workload("train", i, h, t), MACHINE) == pytest.approx(training)
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def planned(line):
+    return list(command.plan(command.make_parser().parse_args(line.split())))
+
+
+def test_everything_is_the_table():
+    assert planned("") == list(workloads.TABLE)
+    assert len({w.name for w in workloads.TABLE}) == len(workloads.TABLE)
+    for kind in ("machine", "memory"):
+        assert planned(kind) == []
+    parts = [w for kind in ("step", "streams", "forward", "train", "model") for w in planned(kind)]
+    assert set(parts) == set(workloads.TABLE)
+
+
+def test_sizes_make_one_workload():
+    (w,) = planned("step --hidden 256 --threads 1")
+    assert w in workloads.TABLE  # with what is asked of it
+    assert (w.inputs, w.hidden, w.batch) == (256, 256, 1)
+    (w,) = planned(
+        "train --inputs 3 --hidden 4 --steps 5 --batch 6 --layers 2 --cell rnn --dtype float64"
+    )
+    assert w == Workload("train", 3, 4, 5, 6, 2, "rnn", "float64")
+    (w,) = planned("streams --hidden 32")
+    assert (w.kind, w.inputs, w.hidden, w.batch) == ("step", 32, 32, 64)
+
+
+@pytest.mark.parametrize(
+    "line", ["fly", "step --hidden 0", "--threads 100000", "--peers cobol", "--hidden 3"]
+)
+def test_wrong_options_are_refused(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(line.split())
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+# -- timing ---------------------------------------------------------------------------------------
+
+
+def test_all_take_their_turns():
+    calls = []
+
+    def contestant(name):
+        def run(n):
+            calls.append(name)
+
+        return run
+
+    effort = timing.Effort(seconds=0, turn=0, least=3, most=9)
+    rounds = timing.race({name: contestant(name) for name in "ab"}, effort)
+    assert {name: len(times) for name, times in rounds.items()} == {"a": 3, "b": 3}
+    assert calls == [
+        "a",
+        "b",
+        "a",
+        "b",
+        "b",
+        "a",
+        "a",
+        "b",
+    ]  # the first two to know how long they take
+
+
+def test_ratios_are_taken_within_a_round():
+    rounds = {"lstmc": [1.0, 10.0, 1.0], "a": [3.0, 20.0, 2.0], "b": [4.0, 40.0, 4.0]}
+    result = timing.Result(SMALL[0], 1, rounds)
+    assert (result.seconds(), result.ratio("a"), result.ratio("b")) == (1.0, 2.0, 4.0)
+    assert result.best(("a", "b", "c")) == 2.0
+    assert result.best(("c",)) is None
+
+
+def test_a_wrong_answer_is_seen():
+    right = [np.arange(6.0).reshape(2, 3), np.float32(2)]
+    assert timing.difference(right, right) == 0
+    assert timing.difference([right[0] + 0.5, right[1]], right) == pytest.approx(0.1)
+    for wrong in (right[0].T, right[0] * np.nan):
+        assert timing.difference([wrong, right[1]], right) == np.inf
+
+
+def test_a_peer_with_a_wrong_answer_is_left_out(monkeypatch):
+    make = peers.make
+
+    def other(name, w, problem, threads):
+        return (
+            {"wrong": lambda n: [np.ones((3, 7))]}
+            if name == "other"
+            else make(name, w, problem, threads)
+        )
+
+    monkeypatch.setattr(peers, "make", other)
+    found, (note,) = timing.agreeing(SMALL[0], 1, ("other",))
+    assert found == {}
+    assert "wrong left out: its answer is off by" in note
+
+
+@small
+def test_every_kind_of_workload_runs(w):
+    result = timing.measure(w, 1, (), None, BRIEF)
+    twin = {"lstmc, float32"} if w.dtype == "float64" else set()
+    assert set(result.rounds) == {"lstmc"} | twin
+    assert result.seconds() > 0
+    assert (result.packing > 0) == (w.kind != "step")
+
+
+@small
+@pytest.mark.parametrize("peer", peers.PEERS)
+def test_peers_give_the_same_answers(peer, w):
+    if peer == "onnxruntime":
+        pytest.importorskip("onnx")
+    pytest.importorskip(peer)
+    found, notes = timing.agreeing(w, 1, (peer,))
+    assert notes == []
+    trains = w.kind in ("train", "model")
+    if peer == "torch" or not trains or (peer == "jax" and w.kind == "train"):
+        assert found
+
+
+def test_twins():
+    w = SMALL[2]
+    found = peers.twins(w, peers.make_problem(w), 2, "baseline")
+    assert list(found) == ["lstmc, 1 thread", "lstmc, baseline"]
+    expected = peers.make("ours", w, peers.make_problem(w), 1)["lstmc"](1)
+    for run in found.values():
+        assert timing.difference(run(1), expected) < 1e-5
+
+
+# -- the machine, memory, processes ---------------------------------------------------------------
+
+
+def test_the_machine_is_described():
+    assert {"cpu", "cores", "caches", "versions", "date"} <= set(machine.describe())
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
+def test_the_machine_is_measured(monkeypatch):
+    monkeypatch.setattr(machine, "cache_sizes", lambda cores: [("L1", 1 << 14)])
+    monkeypatch.setattr(machine, "MEMORY", 1 << 16)
+    monkeypatch.setattr(machine, "BLAS_SIZES", (64,))
+    found = machine.measure(1, seconds=0.001)
+    assert [level.name for level in found.levels] == ["L1", "memory"]
+    rates = [*found.blas.values(), *found.kernel.values(), found.activation]
+    assert min(rates + [level.bandwidth for level in found.levels]) > 0
+
+
+def test_caches_are_counted_once():
+    cores = isolation.usable_cores()
+    assert dict(machine.cache_sizes(cores)).keys() == dict(machine.cache_sizes(cores[:1])).keys()
+    assert machine.cache_sizes(cores * 2) == machine.cache_sizes(cores)
+
+
+def test_a_whole_part(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "measure", lambda threads, seconds: MACHINE)
+    monkeypatch.setattr(timing, "QUICK", BRIEF)
+    done = suite.run(report.Report({}, quick=True), 1, SMALL[:2], (), None)
+    assert done.machines == [MACHINE]
+    assert [r.workload for r in done.results] == SMALL[:2]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [w.name for w in SMALL[:2]]
+
+
+def test_a_process_of_its_own_is_pinned():
+    before = os.sched_getaffinity(0)
+    assert len(isolation.isolated(1, os.sched_getaffinity, 0)) == 1
+    assert os.sched_getaffinity(0) == before
+    assert isolation.isolated(1, os.getenv, "OMP_NUM_THREADS") == "1"
+
+
+def test_memory_of_training_grows_with_time():
+    w = Workload("train", 64, 64, 64, 64)
+    found = memory.measure(w, "lstmc", units=1)
+    kept = 6 * found.state_bytes  # four gates, h and c of every step
+    assert found.growth > kept
+    assert found.extra > kept * w.steps
+
+
+# -- the report -----------------------------------------------------------------------------------
+
+
+def made_up():
+    done = report.Report({"cpu": "an abacus"}, [MACHINE])
+    step = Workload("step", 64, 64, floor=2, against=("onnxruntime",), of_limit=0.5)
+    times = {"lstmc": [2e-5] * 3, "torch": [1e-4] * 3, "onnxruntime": [3e-5] * 3}
+    done.results.append(timing.Result(step, 1, times))
+    train = Workload("train", 16, 16, 10, 100, floor=1.5, against=("torch",))
+    times = {"lstmc": [2.0] * 3, "torch": [4.0] * 3, "lstmc, v3": [2.2] * 3}
+    done.results.append(timing.Result(train, 1, times, 0.2, ["jax left out: it is not there"]))
+    done.memory.append(memory.Memory(train, "lstmc", 3 << 20, 6 * 16 * 100 * 4))
+    return done
+
+
+def cells(lines, name):
+    """Give the first row of a table that begins with a name, as a dict by the header above it."""
+    row = next(i for i, line in enumerate(lines) if line.startswith(f"| {name} "))
+    header = next(i for i in reversed(range(row)) if lines[i].startswith("|:")) - 1
+    split = [[cell.strip() for cell in lines[i].split("|")[1:-1]] for i in (header, row)]
+    return dict(zip(*split, strict=True))
+
+
+def test_the_tables():
+    lines = report.text(made_up()).splitlines()
+    step = cells(lines, "step B1 H64")
+    assert step["lstmc"] == "20 µs"
+    assert step["torch"] == "100 µs (5.00×)"
+    assert step["best peer"] == "1.50×"
+    assert step["of limit"] == "66%"
+    assert step["asked"] == "≥ 2× onnxruntime: missed; ≥ 50% of limit: met"
+    train = cells(lines, "train B100 T10 H16")
+    assert train["packing"] == "10.0%"
+    assert train["lstmc, v3"] == "2.2 s (1.10×)"
+    assert train["asked"] == "≥ 1.5× torch: met"
+    assert (
+        cells(
+            lines[lines.index("## Peak memory, beyond weights, gradients and inputs") :],
+            "train B100 T10 H16",
+        )["B·H·L numbers a step"]
+        == "6.0"
+    )
+    assert "- cpu: an abacus" in lines
+    assert "- jax left out: it is not there" in lines
+    assert report.summary(made_up().results[0], MACHINE).startswith(
+        "step B1 H64, 1 thread: 20 µs, 66% of"
+    )
+
+
+def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work():
+    machine_of_two = machine.Machine(**{**vars(MACHINE), "threads": 2})
+    for one, two, met in (
+        (1.0, 0.5, True),
+        (1.0, 0.6, False),
+        (1e-4, 9e-5, True),
+        (1e-4, 2e-4, False),
+    ):
+        times = {"lstmc": [two], "lstmc, 1 thread": [one]}
+        verdict = report.verdicts(timing.Result(SMALL[3], 2, times), machine_of_two)
+        assert verdict.endswith("met" if met else "missed")
+        assert ("≥ 1.8×" in verdict) == (one > 2e-3)
+
+
+def test_the_report_is_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    report.write(made_up(), tmp_path / "new")
+    assert "![ratios](results.png)" in (tmp_path / "new" / "RESULTS.md").read_text()
+    assert (tmp_path / "new" / "results.png").read_bytes().startswith(b"\x89PNG")
