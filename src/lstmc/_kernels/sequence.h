@@ -347,6 +347,7 @@ static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lst
         c = (const real *)layer->c + (t + 1) * state;
     if (CELL_SAVES_GATES)
         gates = (const real *)layer->gates + t * CELL_GATES * state;
+    const ptrdiff_t earlier = t ? -state : 0; /* what the next call reads comes from memory meanwhile */
     for (ptrdiff_t row = mine.from; row < mine.to; row++)
         for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, hidden); unit += VL) {
             const ptrdiff_t n = min_of(VL, hidden - unit), here = row * hidden + unit;
@@ -361,8 +362,14 @@ static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lst
                 c_now = load_n(c + here, n);
                 c_before = load_n(c - state + here, n);
             }
-            for (int g = 0; CELL_SAVES_GATES && g < CELL_GATES; g++)
+            for (int g = 0; CELL_SAVES_GATES && g < CELL_GATES; g++) {
                 gate[g] = load_n(gates + gate_row + g * hidden, n);
+                __builtin_prefetch(gates + CELL_GATES * earlier + gate_row + g * hidden);
+            }
+            if (CELL_HAS_C)
+                __builtin_prefetch(c - state + earlier + here);
+            if (dy)
+                __builtin_prefetch(dy + t * state + earlier + here);
             OF_CELL(backward_units)(dgate, &dc, dh, gate, load_n(h + here, n), c_now, c_before,
                                     plan->call->activation);
             if (CELL_HAS_C)
