@@ -22,7 +22,7 @@ enum {
     /* Blocks that stay in the second-level cache: of a panel, while all rows use it, ... */
     K_BLOCK = 128 * 1024 / (PANEL * (int)sizeof(real)),
     /* ... and of the left-hand matrix, while all panels do. */
-    ROW_BLOCK = 384 * 1024 / (K_BLOCK * (int)sizeof(real)) / STRIP * STRIP,
+    ROW_BLOCK = (384 * 1024 / (K_BLOCK * (int)sizeof(real)) + STRIP - 1) / STRIP * STRIP,
 };
 
 INLINE ptrdiff_t panels_of(ptrdiff_t columns) { return ceil_div(columns, PANEL); }
@@ -47,34 +47,51 @@ static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, 
     }
 }
 
-/* One vector's worth of columns of a panel: lanes j < n from rows j of `matrix`, k numbers each. */
-INLINE void pack_lanes(real *panel, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t n)
+/* One vector's worth of columns of a panel: lane j is rows[j], k numbers; NULL: zeros. */
+INLINE void pack_lanes(real *panel, const real *const rows[VL], ptrdiff_t k)
 {
     vec block[VL];
     for (ptrdiff_t i = 0; i < k; i += VL) {
         const ptrdiff_t width = min_of(VL, k - i);
         UNROLL for (int j = 0; j < VL; j++)
-            block[j] = j < n ? load_n(matrix + j * stride + i, width) : (vec){0};
+            block[j] = rows[j] ? load_n(rows[j] + i, width) : (vec){0};
         transpose(block);
         for (int j = 0; j < width; j++)
             store(panel + (i + j) * PANEL, block[j]);
     }
 }
 
-/* Panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate. Vector v of a
- * panel holds gate v % gates of unit group v / gates, so that the gates of a unit sit side by side. */
+/* Weights that make `gates` sums for each of `units` units lie in panels by groups of VL units: the sums of
+ * the first gate for all of the group, then of the second... If half as many are left for the last group,
+ * each gate takes half a vector. */
+INLINE ptrdiff_t group_width(ptrdiff_t units, ptrdiff_t first, int gates)
+{
+    return gates > 1 && units - first <= VL / 2 ? VL / 2 : VL;
+}
+
+/* Columns up to the last that holds a sum. */
+INLINE ptrdiff_t grouped_columns(ptrdiff_t units, int gates)
+{
+    const ptrdiff_t last = (units - 1) / VL * VL;
+    return (last + group_width(units, last, gates)) * gates;
+}
+
+/* Panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such groups. */
 static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k, ptrdiff_t units, int gates,
                                   ptrdiff_t from, ptrdiff_t to)
 {
     enum { AT_ONCE = 256 }; /* rows of a panel that all its vectors are written to before moving on */
-    const ptrdiff_t groups = PANEL_VECTORS / gates;
     for (ptrdiff_t p = from; p < to; p++)
         for (ptrdiff_t i = 0; i < k; i += AT_ONCE)
             for (int v = 0; v < PANEL_VECTORS; v++) {
-                ptrdiff_t unit = (p * groups + v / gates) * VL;
-                ptrdiff_t n = max_of(0, min_of(VL, units - unit));
-                const real *rows = weight + (v % gates * units + (n ? unit : 0)) * k;
-                pack_lanes(panels + (p * k + i) * PANEL + v * VL, rows + i, k, min_of(AT_ONCE, k - i), n);
+                const ptrdiff_t first = (p * PANEL_VECTORS + v) / gates * VL;
+                const ptrdiff_t width = group_width(units, first, gates);
+                const real *rows[VL];
+                for (int j = 0; j < VL; j++) {
+                    const ptrdiff_t column = v % gates * VL + j, gate = column / width, unit = first + column % width;
+                    rows[j] = gate < gates && unit < units ? weight + (gate * units + unit) * k + i : NULL;
+                }
+                pack_lanes(panels + (p * k + i) * PANEL + v * VL, rows, min_of(AT_ONCE, k - i));
             }
 }
 
@@ -151,11 +168,17 @@ static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_r
             micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate, lanes);       \
         break;
 #define ONE_PANEL(r) VARIANT(r, 1) VARIANT(r, 2) VARIANT(r, 3) VARIANT(r, 4)
+#define TWO_PANELS(r) VARIANT(r, 5) VARIANT(r, 6) VARIANT(r, 7) VARIANT(r, 8)
+#define THREE_PANELS(r) VARIANT(r, 9) VARIANT(r, 10) VARIANT(r, 11) VARIANT(r, 12)
+#define FOUR_PANELS(r) VARIANT(r, 13) VARIANT(r, 14) VARIANT(r, 15) VARIANT(r, 16)
     switch (rows * 32 + vectors) {
         ONE_PANEL(1) ONE_PANEL(2) ONE_PANEL(3) ONE_PANEL(4) ONE_PANEL(5) ONE_PANEL(6)
         VARIANT(7, 1) VARIANT(8, 1) VARIANT(9, 1) VARIANT(10, 1) VARIANT(11, 1) VARIANT(12, 1)
-        VARIANT(1, 8) VARIANT(1, 12) VARIANT(1, 16) VARIANT(2, 8) VARIANT(2, 12) VARIANT(3, 8)
+        TWO_PANELS(1) TWO_PANELS(2) TWO_PANELS(3) THREE_PANELS(1) THREE_PANELS(2) FOUR_PANELS(1)
     }
+#undef FOUR_PANELS
+#undef THREE_PANELS
+#undef TWO_PANELS
 #undef ONE_PANEL
 #undef VARIANT
 }
@@ -168,8 +191,8 @@ static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_r
 static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left) a, const real *b, ptrdiff_t rows,
                           ptrdiff_t columns, ptrdiff_t k, int accumulate)
 {
-    const ptrdiff_t b_panel = k * PANEL, whole = columns / PANEL, rest = columns % PANEL;
-    const ptrdiff_t last_lanes = c_row == PANEL || rest % VL == 0 ? VL : rest % VL;
+    const ptrdiff_t b_panel = k * PANEL, panels = panels_of(columns), all_vectors = ceil_div(columns, VL);
+    const ptrdiff_t last_lanes = c_row == PANEL || columns % VL == 0 ? VL : columns % VL;
     const ptrdiff_t k_block = rows > MAX_ROWS ? even_part(k, K_BLOCK) : max_of(k, 1);
     if (rows <= 0 || columns <= 0)
         return;
@@ -177,21 +200,18 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
         for (ptrdiff_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
             const ptrdiff_t depth = min_of(k_block, k - k0), end = min_of(rows, top + ROW_BLOCK);
             const int more = accumulate || k0 > 0;
-            for (ptrdiff_t p = 0, at_once; p < whole + (rest > 0); p += at_once) {
-                const real *panel = b + p * b_panel + k0 * PANEL;
-                at_once = 1;
-                if (rows <= 3 && p < whole) {
-                    ptrdiff_t most = min_of(MAX_ROWS / rows, rows == 1 ? 4 : rows == 2 ? 3 : 2);
-                    at_once = even_part(whole - p, most);
-                }
-                const ptrdiff_t vectors = p < whole ? at_once * PANEL_VECTORS : ceil_div(rest, VL);
+            for (ptrdiff_t p = 0, at_once; p < panels; p += at_once) {
+                at_once = rows <= 3 ? even_part(panels - p, rows == 1 ? 4 : rows == 2 ? 3 : 2) : 1;
+                if (at_once * rows * PANEL_VECTORS > MAX_ACCUMULATORS)
+                    at_once = 1;
+                const ptrdiff_t vectors = min_of((p + at_once) * PANEL_VECTORS, all_vectors) - p * PANEL_VECTORS;
                 const ptrdiff_t tallest = vectors == 1 ? 2 * MAX_ROWS : MAX_ROWS;
                 for (ptrdiff_t r = top, height; r < end; r += height) {
                     /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
                     height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
-                    real *out = c + r * c_row + p * c_panel;
-                    NAME(tile)(height, vectors, out, c_row, c_panel, left_at(&a, r, k0), a.row, a.column, panel,
-                               b_panel, depth, more, p < whole ? VL : last_lanes);
+                    NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel, left_at(&a, r, k0), a.row,
+                               a.column, b + p * b_panel + k0 * PANEL, b_panel, depth, more,
+                               p + at_once < panels ? VL : last_lanes);
                 }
             }
         }

@@ -8,7 +8,6 @@
 #define OF_CELL(stem) OF_CELL2(CELL, stem)
 #define CELL_GROUPS (PANEL_VECTORS / CELL_GATES) /* vectors of units in a panel of forward weights */
 #define CELL_PANELS(hidden) ceil_div(hidden, CELL_GROUPS *VL)
-#define CELL_COLUMNS(hidden) (ceil_div(hidden, VL) * VL * CELL_GATES) /* of its panels that are not padding */
 
 /* ---- packed weights: W, R and b in panels, one after another ------------------------------------- */
 
@@ -112,34 +111,62 @@ static size_t OF_CELL(forward_scratch)(const lstmc_forward *call)
     return (size_t)cursor + plan.chunk * call->batch * CELL_PANELS(widest) * PANEL * sizeof(real);
 }
 
-/* From the sums of one step to its states. sums, in panels, are those of rows [from, to). */
-static void OF_CELL(activate)(const lstmc_forward_layer *layer, const real *bias, real *h, real *y, real *c,
-                              const real *c_before, real *gates, const real *sums, ptrdiff_t sums_panel,
-                              ptrdiff_t from, ptrdiff_t to, ptrdiff_t first, ptrdiff_t last, int activation)
+/* Where the states of one step are: y and gates may be NULL. ahead: from this step's to the next one's, which
+ * is fetched while this one is computed; 0 after the last. */
+typedef struct {
+    real *h, *y, *c, *gates;
+    const real *h_before, *c_before;
+    ptrdiff_t ahead;
+} OF_CELL(step);
+
+static OF_CELL(step) OF_CELL(step_at)(const OF_CELL(forward_plan) *plan, const lstmc_forward_layer *layer,
+                                      const OF_CELL(place) *at, ptrdiff_t t)
 {
-    const ptrdiff_t hidden = layer->hidden;
+    const ptrdiff_t state = plan->call->batch * layer->hidden;
+    OF_CELL(step) step = {.h = at->h + (t - at->h_first) * state, .c = at->c + t * at->c_step};
+    step.y = at->y ? at->y + t * state : NULL;
+    step.gates = layer->gates ? (real *)layer->gates + t * CELL_GATES * state : NULL;
+    step.h_before = t != at->h_first ? step.h - state : t ? at->h + (plan->chunk - 1) * state : layer->h0;
+    step.c_before = t ? step.c - at->c_step : layer->c0;
+    step.ahead = t + 1 < plan->call->steps ? state : 0;
+    return step;
+}
+
+/* From the sums of one step to its states. sums, in panels, are those of rows [from, to). */
+static void OF_CELL(activate)(const OF_CELL(step) *step, const real *bias, const real *sums, ptrdiff_t sums_panel,
+                              ptrdiff_t hidden, ptrdiff_t from, ptrdiff_t to, ptrdiff_t first, ptrdiff_t last,
+                              int activation)
+{
     for (ptrdiff_t p = first; p < last; p++)
         for (int u = 0; u < CELL_GROUPS; u++) {
             const ptrdiff_t unit = (p * CELL_GROUPS + u) * VL, n = min_of(VL, hidden - unit);
+            const ptrdiff_t width = group_width(hidden, unit, CELL_GATES);
             if (n <= 0)
                 break;
             for (ptrdiff_t row = from; row < to; row++) {
                 const real *sum = sums + p * sums_panel + (row - from) * PANEL + u * CELL_GATES * VL;
                 const real *add = bias + p * PANEL + u * CELL_GATES * VL;
+                const ptrdiff_t here = row * hidden + unit;
                 vec gate[CELL_GATES], h_now, c_now = {0};
-                for (int g = 0; g < CELL_GATES; g++)
-                    gate[g] = load(sum + g * VL) + load(add + g * VL);
+                for (int g = 0; g < CELL_GATES; g++) /* lanes from width on are not stored */
+                    gate[g] = load(sum + g * width) + load(add + g * width);
                 if (CELL_HAS_C)
-                    c_now = load_n(c_before + row * hidden + unit, n);
+                    c_now = load_n(step->c_before + here, n);
                 OF_CELL(forward_units)(gate, &h_now, &c_now, activation);
-                store_n(h + row * hidden + unit, h_now, n);
-                if (y)
-                    store_n(y + row * hidden + unit, h_now, n);
+                store_n(step->h + here, h_now, n);
+                if (step->y)
+                    store_n(step->y + here, h_now, n);
                 if (CELL_HAS_C)
-                    store_n(c + row * hidden + unit, c_now, n);
-                if (CELL_SAVES_GATES && gates)
-                    for (int g = 0; g < CELL_GATES; g++)
-                        store_n(gates + (row * CELL_GATES + g) * hidden + unit, gate[g], n);
+                    store_n(step->c + here, c_now, n);
+                if (CELL_SAVES_GATES && step->gates) {
+                    real *gates = step->gates + row * CELL_GATES * hidden + unit;
+                    for (int g = 0; g < CELL_GATES; g++) {
+                        store_n(gates + g * hidden, gate[g], n);
+                        __builtin_prefetch(gates + CELL_GATES * step->ahead + g * hidden, 1);
+                    }
+                    __builtin_prefetch(step->c + step->ahead + here, 1);
+                    __builtin_prefetch(step->h + step->ahead + here, 1);
+                }
             }
         }
 }
@@ -150,14 +177,14 @@ static void OF_CELL(forward_chunk)(const OF_CELL(forward_plan) *plan, const lstm
                                    const team *member)
 {
     const ptrdiff_t batch = plan->call->batch, hidden = layer->hidden, inputs = layer->inputs;
-    const ptrdiff_t panels = CELL_PANELS(hidden), state = batch * hidden;
+    const ptrdiff_t panels = CELL_PANELS(hidden);
     ptrdiff_t from = 0, to = batch, first = 0, last = panels;
     if (plan->split == BY_ROWS)
         team_share(member, batch, &from, &to);
     else
         team_share(member, panels, &first, &last);
     const ptrdiff_t rows = to - from, sums_panel = plan->chunk * rows * PANEL;
-    const ptrdiff_t columns = min_of(last * PANEL, CELL_COLUMNS(hidden)) - first * PANEL;
+    const ptrdiff_t columns = min_of(last * PANEL, grouped_columns(hidden, CELL_GATES)) - first * PANEL;
     sums += panels * plan->chunk * from * PANEL;
 
     /* sums = x W: over time at once where a thread's rows of successive steps follow one another */
@@ -168,14 +195,11 @@ static void OF_CELL(forward_chunk)(const OF_CELL(forward_plan) *plan, const lstm
                       columns, inputs, 0);
 
     for (ptrdiff_t t = t0; t < t1; t++, sums += rows * PANEL) {
-        real *h = at->h + (t - at->h_first) * state, *c = at->c + t * at->c_step;
-        const real *h_before = t == at->h_first ? (t ? at->h + (plan->chunk - 1) * state : layer->h0) : h - state;
-        const real *c_before = t ? c - at->c_step : layer->c0;
-        NAME(product)(sums + first * sums_panel, PANEL, sums_panel, row_major(h_before + from * hidden, hidden),
+        const OF_CELL(step) step = OF_CELL(step_at)(plan, layer, at, t);
+        NAME(product)(sums + first * sums_panel, PANEL, sums_panel, row_major(step.h_before + from * hidden, hidden),
                       at->weights.r + first * hidden * PANEL, rows, columns, hidden, 1);
-        OF_CELL(activate)(layer, at->weights.b, h, at->y ? at->y + t * state : NULL, c, c_before,
-                          layer->gates ? (real *)layer->gates + t * CELL_GATES * state : NULL, sums, sums_panel, from,
-                          to, first, last, plan->call->activation);
+        OF_CELL(activate)(&step, at->weights.b, sums, sums_panel, hidden, from, to, first, last,
+                          plan->call->activation);
         if (plan->split == BY_UNITS)
             team_barrier(member);
     }
@@ -466,7 +490,6 @@ static void OF_CELL(backward)(const lstmc_backward *call)
 #undef OF_CELL
 #undef CELL_GROUPS
 #undef CELL_PANELS
-#undef CELL_COLUMNS
 #undef CELL
 #undef CELL_GATES
 #undef CELL_HAS_C
