@@ -20,8 +20,8 @@
 #if LSTMC_REAL == 32
 #define LN2_HIGH 0x1.62e4p-1f /* 15 bits: n times this is exact */
 #define LN2_LOW 0x1.7f7d1cp-20f
-#define ROUND_MAGIC 0x1.8p23f /* x + this - this rounds x to an integer, left in the low bits */
-#define EXPONENT_BIAS 127
+/* x + this - this rounds x to an integer; x + this has the exponent of 2^x in its low bits, bias and all. */
+#define ROUND_MAGIC (0x1.8p23f + 127)
 #define MANTISSA_BITS 23
 #define EXP_LOWEST -88.0f  /* its n is -127, whose scale has all bits zero: 0 */
 #define EXP_HIGHEST 88.8f  /* from 88.376 on n is 128, whose scale has the bits of infinity */
@@ -29,8 +29,7 @@
 #else
 #define LN2_HIGH 0x1.62e42fefa3p-1
 #define LN2_LOW 0x1.3de6af278ece6p-42
-#define ROUND_MAGIC 0x1.8p52
-#define EXPONENT_BIAS 1023
+#define ROUND_MAGIC (0x1.8p52 + 1023)
 #define MANTISSA_BITS 52
 #define EXP_LOWEST -709.0
 #define EXP_HIGHEST 709.9 /* from 709.436 on n is 1024 */
@@ -68,19 +67,22 @@ INLINE vec exp_reduced(vec x, vec *scale)
     vec n = shifted - ROUND_MAGIC;
     vec r = x - n * LN2_HIGH;
     r = r - n * LN2_LOW;
-    *scale = (vec)(((ivec)shifted + EXPONENT_BIAS) << MANTISSA_BITS);
+    *scale = (vec)((ivec)shifted << MANTISSA_BITS);
     return (r * r) * exp_tail(r) + r;
 }
 
-/* A NaN passes through both limits: a comparison with it is false. */
-INLINE vec v_exp(vec x)
+/* Of x within the limits. */
+INLINE vec exp_within(vec x)
 {
-    x = at_most(at_least(x, EXP_LOWEST), EXP_HIGHEST);
     vec scale, p = exp_reduced(x, &scale);
     return scale * (1 + p); /* scale * p alone may be denormal, and flushed */
 }
 
-INLINE vec v_sigmoid(vec x) { return 1 / (1 + v_exp(-x)); }
+/* A NaN passes through both limits: a comparison with it is false. */
+INLINE vec v_exp(vec x) { return exp_within(at_most(at_least(x, EXP_LOWEST), EXP_HIGHEST)); }
+
+/* The sign is changed after the limits, where it costs nothing: it goes into the first multiply-adds. */
+INLINE vec v_sigmoid(vec x) { return 1 / (1 + exp_within(-at_most(at_least(x, -EXP_HIGHEST), -EXP_LOWEST))); }
 
 /* tanh(a) = e / (e + 2) with e = exp(2a) - 1, which keeps small a exact. */
 INLINE vec v_tanh(vec x)
