@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from .isolation import isolated
-from .workloads import Workload
+from .workloads import TABLE, Workload
 
 PEERS = ("lstmc", "torch")
-SMALL = Workload("train", 8, 8, 4, 2)
+SMALL = {"inputs": 8, "hidden": 8, "steps": 4, "batch": 2, "layers": 1, "vocabulary": 8}
 WORKLOADS = (
     Workload("train", 200, 200, 20, 20, 2),
     Workload("train", 650, 650, 35, 20, 2),
     Workload("train", 256, 256, 100, 64),
+    *(w for w in TABLE if w.kind == "model"),
     Workload("forward", 256, 256, 100, 32),
 )
 
@@ -48,27 +49,26 @@ def _status(name):
 
 
 def _contestant(peer, w):
+    """Give what runs a workload, and the bytes of its weights."""
     from . import peers
 
     kind = {"lstmc": "ours", "torch": "torch"}[peer]
-    return peers.make(kind, w, peers.make_problem(w), 1)[peer]
+    problem = peers.make_problem(w)
+    weights = sum(array.nbytes for array in problem.weights.values())
+    return peers.make(kind, w, problem, 1)[peer], weights
 
 
 def peak(peer, w, units):
     """Give the bytes that some units of work take at most, in this process."""
-    _contestant(peer, replace(SMALL, kind=w.kind, cell=w.cell, dtype=w.dtype))(2)
-    run = _contestant(peer, w)
+    _contestant(peer, replace(w, **SMALL))[0](2)
+    run, weights = _contestant(peer, w)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what was freed is not a part of it
     if trim:
         trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     run(units)
-    grads = 0
-    if w.kind == "train" and peer == "torch":  # lstmc's are there from the beginning
-        from .peers import layer_of
-
-        grads = layer_of(w).grads.nbytes
+    grads = weights if w.kind != "forward" and peer == "torch" else 0  # lstmc's are there before
     return _status("VmHWM") - before - grads
 
 

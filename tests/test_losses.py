@@ -37,6 +37,39 @@ def test_softmax_cross_entropy(isa, dtype, classes):
     assert_same_bits(logits, before)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_softmax_cross_entropy_into_an_array(isa, dtype, in_place):
+    logits, targets = logits_and_targets((5, 3, 17), dtype)
+    targets[2, 1] = -1
+    expected = lstmc.softmax_cross_entropy(logits, targets)
+    out = logits if in_place else np.full_like(logits, np.nan)
+    loss, dlogits = lstmc.softmax_cross_entropy(logits, targets, out=out)
+    assert dlogits is out
+    assert loss == expected[0]
+    assert_same_bits(dlogits, expected[1])
+
+
+MEMORY = np.zeros(40, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ([1.0], "out must be an ndarray, got list"),
+        (np.zeros((2, 4)), r"float32 array \(2, 4\), got float64 \(2, 4\)"),
+        (np.zeros((2, 5), np.float32), r"float32 array \(2, 4\), got float32 \(2, 5\)"),
+        (np.zeros((2, 8), np.float32)[:, ::2], "writable contiguous"),
+        (np.broadcast_to(np.float32(0), (2, 4)), "writable contiguous"),
+        (MEMORY[1:9].reshape(2, 4), "logits itself or share no memory"),
+    ],
+)
+def test_what_softmax_cross_entropy_does_not_write_to(out, message):
+    logits = MEMORY[:8].reshape(2, 4)
+    with pytest.raises((TypeError, ValueError), match=message):
+        lstmc.softmax_cross_entropy(logits, np.array([0, 1]), out=out)
+    assert not MEMORY.any()
+
+
 def test_softmax_cross_entropy_golden(isa, dtype):
     golden = load_golden("softmax_cross_entropy")
     loss, dlogits = lstmc.softmax_cross_entropy(

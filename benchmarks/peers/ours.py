@@ -91,7 +91,9 @@ def model(w, problem, threads):
         for i in range(n):
             x, targets = problem.tokens[i % WINDOWS], problem.targets[i % WINDOWS]
             logits, state, trace = net.forward(x, state, num_threads=threads)
-            loss, dlogits = lstmc.softmax_cross_entropy(logits, targets, num_threads=threads)
+            loss, dlogits = lstmc.softmax_cross_entropy(
+                logits, targets, num_threads=threads, out=logits
+            )
             net.zero_grad()
             net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
             lstmc.clip_grad_norm(net, CLIP, threads)

@@ -174,7 +174,11 @@ class Sequential(Layer):
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
 
 def softmax_cross_entropy(
-    logits: _Array, targets: _Array, ignore_index: int = -1, num_threads: int | None = None
+    logits: _Array,
+    targets: _Array,
+    ignore_index: int = -1,
+    num_threads: int | None = None,
+    out: _Array | None = None,
 ) -> tuple[float, _Array]: ...
 def squared_error(
     y: _Array, target: _Array, num_threads: int | None = None

@@ -175,6 +175,12 @@ class Layer:
     def _fingerprint(self):
         return _core.fingerprint(list(self._params.values()))
 
+    def _empty(self, shape):
+        """Give an array for the caller. A large one is the pool's: its pages need not be made again."""
+        if math.prod(shape) < 2**15:
+            return np.empty(shape, self.dtype)
+        return self._pool.array(shape, self.dtype)
+
     def _check_trace(self, trace, dstate=None):
         """Refuse a trace of another layer, or one whose weights are no longer the layer's."""
         if not isinstance(trace, Trace):
@@ -229,7 +235,7 @@ class Linear(Layer):
     def forward(self, x, state=None, training=True, num_threads=None):
         """Give y (..., out_features) for x (..., in_features), the state as it came, and a trace."""
         rows = leading(x, "x", self.in_features, self.dtype)
-        y = np.empty((*x.shape[:-1], self.out_features), self.dtype)
+        y = self._empty((*x.shape[:-1], self.out_features))
         if rows.size:
             flat = y.reshape(-1, self.out_features)
             _core.linear_forward(
@@ -246,7 +252,7 @@ class Linear(Layer):
         """Add to the gradients; give dx in the shape of x (or None if not needed) and dstate as it came."""
         self._check_trace(trace)
         rows = checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
-        dx = np.empty(trace.shape, self.dtype) if need_dx else None
+        dx = self._empty(trace.shape) if need_dx else None
         if rows.size:
             flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
             _core.linear_backward(
@@ -322,7 +328,7 @@ class Embedding(Layer):
     def forward(self, x, state=None, training=True, num_threads=None):
         """Give y (..., features) for token ids x (...), int64 or int32, each in [0, V)."""
         tokens = checked_tokens("tokens", x, self.num_embeddings)
-        y = np.empty((*x.shape, self.embedding_dim), self.dtype)
+        y = self._empty((*x.shape, self.embedding_dim))
         _core.embedding_forward(y, tokens, self._params["weight"])
         trace = None
         if training:

@@ -21,7 +21,22 @@ def _float_array(name, value):
     return checked(name, value, check_dtype(value.dtype.newbyteorder("=")), value.shape)
 
 
-def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None):
+def _output(name, out, rows):
+    """Check an array that is to be written: of the form of rows, and rows itself or apart from it."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} must be an ndarray, got {type(out).__name__}")
+    contiguous = out.flags.c_contiguous and out.flags.aligned and out.flags.writeable
+    if not contiguous or out.shape != rows.shape or out.dtype != rows.dtype:
+        raise ValueError(
+            f"{name} must be a writable contiguous {rows.dtype.name} array "
+            f"{_core.describe(rows.shape)}, got {out.dtype.name} {_core.describe(out.shape)}"
+        )
+    if out.ctypes.data != rows.ctypes.data and np.may_share_memory(out, rows):
+        raise ValueError(f"{name} must be logits itself or share no memory with it")
+    return out
+
+
+def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, out=None):
     """Cross-entropy of softmax(logits) against target classes, with its gradient.
 
     Parameters
@@ -33,12 +48,15 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None):
     ignore_index : int
         Targets of this value are not counted.
     num_threads : int, optional
+    out : ndarray (..., V), contiguous and of the type of logits, optional
+        Where to write dlogits; it may be logits itself, which spares the memory of a second array.
 
     Returns
     -------
     loss : float
         The mean over the counted targets, in nats; 0.0 if none is counted.
     dlogits : ndarray (..., V)
+        `out` if that was given.
 
     Raises
     ------
@@ -52,7 +70,7 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None):
         )
     classes = rows.shape[-1]
     ids = checked_tokens("targets", targets, classes, rows.shape[:-1], ignored=ignore_index)
-    dlogits = np.empty(rows.shape, rows.dtype)
+    dlogits = np.empty(rows.shape, rows.dtype) if out is None else _output("out", out, rows)
     shape = (math.prod(rows.shape[:-1]), classes)
     loss = _core.softmax_cross_entropy(
         dlogits.reshape(shape), rows.reshape(shape), ids, ignore_index, num_threads

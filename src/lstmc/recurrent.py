@@ -181,7 +181,7 @@ class Recurrent(Layer):
         else:
             initial = self._enter_state("state", state, batch, unbatched)
         final = [np.empty_like(part) for part in initial]
-        y = np.empty((steps, batch, hidden), self.dtype)
+        y = self._empty((steps, batch, hidden))
         traces = [None] * layers
         if training:
             traces = [self._new_layer_trace(steps, batch, unbatched) for _ in range(layers)]
@@ -240,7 +240,10 @@ class Recurrent(Layer):
         departing = [
             np.zeros((self.num_layers, batch, self.hidden_size), self.dtype) for _ in self._states
         ]
-        dx = np.empty(trace.x.shape, self.dtype) if need_dx else None
+        dx = None
+        if need_dx:
+            dx = trace.x.view() if consume else self._empty(trace.x.shape)
+            dx.flags.writeable = True
         if batch:
             calls = []
             for i, grads in enumerate(self._weights(self._grads)):

@@ -404,7 +404,7 @@ class Trainer:
         """Take one step. Unless it succeeds, weights and position are as before."""
         began, net, threads = time.perf_counter(), self.net, self.num_threads
         logits, state, trace = net.forward(x, self._state, num_threads=threads)
-        loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads)
+        loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads, out=logits)
         net.zero_grad()
         net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
         norm = clip_grad_norm(net, self.clip, threads)

@@ -214,6 +214,11 @@ cdef inline const lstmc_kernels *table_of(cnp.ndarray a):
 
 # ---- memory -------------------------------------------------------------------------------------------
 
+def block_size(block):
+    """Give the size of a block of a pool, (address, size)."""
+    return block[1]
+
+
 cdef class Pool:
     """Memory that is used again: fresh pages cost more than the arithmetic of a small layer."""
 
@@ -227,19 +232,29 @@ cdef class Pool:
         self.most = most
 
     def take(self, nbytes):
-        """Give a Buffer of at least so many bytes, not initialised."""
+        """Give a Buffer of at least so many bytes, not initialised.
+
+        The smallest block that fits, if it is at most twice as large. If none is, those that the new one
+        will do for (not less than half as large) are freed first.
+        """
         if nbytes > 2**62:
             raise MemoryError(f"an array of {nbytes} bytes is too large")
         cdef size_t wanted = max(nbytes, 64)
         cdef Buffer buffer = Buffer.__new__(Buffer)
+        outgrown = []
         with self.lock:
-            for i in reversed(range(len(self.blocks))):
-                address, size = self.blocks[i]
-                if wanted <= size <= 2 * wanted + 4096:
-                    del self.blocks[i]
-                    buffer.raw = <void *><uintptr_t>address
-                    buffer.size = size
-                    break
+            fitting = [block for block in self.blocks if wanted <= block[1] <= 2 * wanted + 4096]
+            if fitting:
+                best = min(fitting, key=block_size)
+                self.blocks.remove(best)
+                buffer.raw = <void *><uintptr_t>best[0]
+                buffer.size = best[1]
+            else:
+                outgrown = [block for block in self.blocks if wanted <= 2 * block[1] and block[1] < wanted]
+                for block in outgrown:
+                    self.blocks.remove(block)
+        for address, _ in outgrown:
+            PyMem_RawFree(<void *><uintptr_t>address)
         if buffer.raw == NULL:
             buffer.raw = PyMem_RawMalloc(wanted + 64)
             buffer.size = wanted

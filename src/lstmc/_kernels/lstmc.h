@@ -89,7 +89,7 @@ typedef struct {
 } lstmc_backward_layer;
 
 typedef struct {
-    lstmc_real *dx;               /* written: (T, B, I); or NULL, and it is not computed */
+    lstmc_real *dx;               /* written: (T, B, I); may be x itself; or NULL, and it is not computed */
     const lstmc_real *dy;         /* (T, B, H) the gradient arriving at y, or NULL for zeros */
     const lstmc_real *x;          /* (T, B, I), what forward was given */
     const lstmc_backward_layer *layers;

@@ -44,6 +44,7 @@ typedef struct {
     split_kind split;
     int threads;
     ptrdiff_t chunk; /* steps whose input products are made at once, just before they are used */
+    int group;       /* layers that go through time together: one where all its states are saved, else all */
 } OF_CELL(forward_plan);
 
 static OF_CELL(forward_plan) OF_CELL(plan_forward)(const lstmc_forward *call)
@@ -57,6 +58,7 @@ static OF_CELL(forward_plan) OF_CELL(plan_forward)(const lstmc_forward *call)
     }
     ptrdiff_t row = max_of(1, call->batch) * CELL_PANELS(widest) * PANEL * sizeof(real);
     OF_CELL(forward_plan) plan = {.call = call, .threads = call->threads};
+    plan.group = call->layers[0].h ? 1 : call->num_layers;
     plan.chunk = max_of(SUMS_BYTES / row, ceil_div(LEAST_ROWS, max_of(1, call->batch)));
     plan.chunk = max_of(1, min_of(call->steps, plan.chunk));
     plan.split = choose_split(&plan.threads, call->steps, call->batch, inputs, widest, CELL_GATES);
@@ -70,12 +72,14 @@ typedef struct {
     ptrdiff_t h_first, c_step;
 } OF_CELL(place);
 
-/* *cursor walks through the scratch in the same way each time. */
+/* *cursor walks through the scratch in the same way each time, from its start for each group. */
 static OF_CELL(place) OF_CELL(layer_place)(const OF_CELL(forward_plan) *plan, int l, ptrdiff_t t0, real **cursor)
 {
     const lstmc_forward_layer *layer = &plan->call->layers[l];
     const ptrdiff_t state = plan->call->batch * layer->hidden;
     OF_CELL(place) at = {.c = layer->c_n};
+    if (l % plan->group == 0)
+        *cursor = plan->call->scratch;
     if (layer->packed) {
         at.weights = OF_CELL(weights_in)(layer->packed, layer);
     } else {
@@ -101,14 +105,18 @@ static OF_CELL(place) OF_CELL(layer_place)(const OF_CELL(forward_plan) *plan, in
 
 static size_t OF_CELL(forward_scratch)(const lstmc_forward *call)
 {
-    OF_CELL(forward_plan) plan = OF_CELL(plan_forward)(call);
+    lstmc_forward sized = *call;
+    sized.scratch = NULL;
+    OF_CELL(forward_plan) plan = OF_CELL(plan_forward)(&sized);
     real *cursor = NULL;
     ptrdiff_t widest = 0;
+    size_t most = 0;
     for (int l = 0; l < call->num_layers; l++) {
         OF_CELL(layer_place)(&plan, l, 0, &cursor);
         widest = max_of(widest, call->layers[l].hidden);
+        most = (size_t)cursor > most ? (size_t)cursor : most;
     }
-    return (size_t)cursor + plan.chunk * call->batch * CELL_PANELS(widest) * PANEL * sizeof(real);
+    return most + plan.chunk * call->batch * CELL_PANELS(widest) * PANEL * sizeof(real);
 }
 
 /* Where the states of one step are: y and gates may be NULL. ahead: from this step's to the next one's, which
@@ -210,7 +218,7 @@ static void OF_CELL(final_states)(const OF_CELL(forward_plan) *plan, const team 
 {
     const ptrdiff_t steps = plan->call->steps, batch = plan->call->batch;
     const ptrdiff_t last_chunk = steps ? (steps - 1) / plan->chunk * plan->chunk : 0;
-    real *cursor = plan->call->scratch;
+    real *cursor = NULL;
     ptrdiff_t from, to;
     team_share(member, batch, &from, &to);
     for (int l = 0; l < plan->call->num_layers; l++) {
@@ -229,13 +237,12 @@ static void OF_CELL(final_states)(const OF_CELL(forward_plan) *plan, const team 
     }
 }
 
-static void OF_CELL(forward_member)(void *work, const team *member)
+/* Layers [from, to), together through time. */
+static void OF_CELL(forward_group)(const OF_CELL(forward_plan) *plan, int from, int to, const team *member)
 {
-    const OF_CELL(forward_plan) *plan = work;
     const lstmc_forward *call = plan->call;
-    const int layers = call->num_layers;
-    real *cursor = call->scratch;
-    for (int l = 0; l < layers; l++) {
+    real *cursor = NULL;
+    for (int l = from; l < to; l++) {
         OF_CELL(place) at = OF_CELL(layer_place)(plan, l, 0, &cursor);
         if (!call->layers[l].packed)
             OF_CELL(pack_share)(at.weights.w, &call->layers[l], member);
@@ -244,15 +251,24 @@ static void OF_CELL(forward_member)(void *work, const team *member)
     team_barrier(member);
     for (ptrdiff_t t0 = 0; t0 < call->steps; t0 += plan->chunk) {
         const ptrdiff_t t1 = min_of(call->steps, t0 + plan->chunk);
+        const lstmc_forward_layer *below = &call->layers[from] - 1;
         const real *x = (const real *)call->x + t0 * call->batch * call->layers[0].inputs;
-        cursor = call->scratch;
-        for (int l = 0; l < layers; l++) {
+        if (from)
+            x = (const real *)below->h + (t0 + 1) * call->batch * below->hidden;
+        for (int l = from; l < to; l++) {
             OF_CELL(place) at = OF_CELL(layer_place)(plan, l, t0, &cursor);
             OF_CELL(forward_chunk)(plan, &call->layers[l], &at, x, sums, t0, t1, member);
             x = at.h + (t0 - at.h_first) * call->batch * call->layers[l].hidden;
         }
     }
-    team_barrier(member);
+    team_barrier(member); /* the next group packs its weights over these */
+}
+
+static void OF_CELL(forward_member)(void *work, const team *member)
+{
+    const OF_CELL(forward_plan) *plan = work;
+    for (int l = 0; l < plan->call->num_layers; l += plan->group)
+        OF_CELL(forward_group)(plan, l, l + plan->group, member);
     OF_CELL(final_states)(plan, member);
 }
 
@@ -451,15 +467,16 @@ static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const ls
         OF_CELL(backward_steps)(plan, layer, dgates, dy, t0, t1, mine, member);
 
         /* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1 */
-        team_share(member, rows, &from, &to);
-        if (dx)
-            NAME(product)(dx + (before + from) * inputs, inputs, PANEL, row_major(dgates + from * sums, sums),
-                          plan->w, to - from, inputs, sums, 0);
         team_share(member, sums, &from, &to);
         NAME(add_rows)(layer->dbias, dgates, sums, rows, from, to);
         const NAME(weight_gradient) weights[] = {{layer->dweight_ih, x + before * inputs, inputs},
                                                  {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden}};
         NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, plan->for_weights, member);
+        team_share(member, rows, &from, &to);
+        if (dx) /* which may be x: of these rows it is not read again */
+            NAME(product)(dx + (before + from) * inputs, inputs, PANEL, row_major(dgates + from * sums, sums),
+                          plan->w, to - from, inputs, sums, 0);
+        team_barrier(member); /* the next chunk writes over dgates */
     }
     OF_CELL(finish_backward)(plan, layer, mine);
     team_barrier(member);
