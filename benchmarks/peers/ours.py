@@ -46,6 +46,7 @@ def train(w, problem, threads):
 
     def run(n):
         for _ in range(n):
+            y = dx = trace = None  # the unit before is over
             layer.zero_grad()
             y, _, trace = layer.forward(x, num_threads=threads)
             dx, _ = layer.backward(dy, trace, num_threads=threads, consume=True)
@@ -89,6 +90,7 @@ def model(w, problem, threads):
     def run(n):
         nonlocal state
         for i in range(n):
+            logits = dlogits = trace = None  # the unit before is over
             x, targets = problem.tokens[i % WINDOWS], problem.targets[i % WINDOWS]
             logits, state, trace = net.forward(x, state, num_threads=threads)
             loss, dlogits = lstmc.softmax_cross_entropy(

@@ -86,7 +86,7 @@ def train(w, problem, threads):
     def run(n):
         for _ in range(n):
             layers.zero_grad()
-            x.grad = None
+            x.grad = y = None  # the unit before is over
             y, _ = layers(x)
             y.backward(dy)
         return (y.detach(), x.grad, *(p.grad for p in parameters))
@@ -117,6 +117,7 @@ def model(w, problem, threads):
         nonlocal state
         for i in range(n):
             optimiser.zero_grad()
+            y = logits = None  # the unit before is over
             y, state = layers(drop(embedding(tokens[i % WINDOWS])), state)
             logits = softmax(drop(y)).reshape(-1, w.vocabulary)
             loss = mean_loss(logits, targets[i % WINDOWS].reshape(-1))
