@@ -32,14 +32,14 @@ INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most) { return n > most ? ceil
 
 /* ---- packing ------------------------------------------------------------------------------------- */
 
-/* Panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the last
+/* Writes panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the last
  * panel that hold no column are left as they are: no product reads them. */
 static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t columns,
                             ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t p = from; p < to; p++) {
         const ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
-        real *row = panels + p * k * PANEL;
+        real *row = panels + (p - from) * k * PANEL;
         const real *source = matrix + p * PANEL;
         for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride)
             for (ptrdiff_t j = 0; j < width; j += VL)
@@ -76,7 +76,7 @@ INLINE ptrdiff_t grouped_columns(ptrdiff_t units, int gates)
     return (last + group_width(units, last, gates)) * gates;
 }
 
-/* Panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such groups. */
+/* Writes panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such groups. */
 static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k, ptrdiff_t units, int gates,
                                   ptrdiff_t from, ptrdiff_t to)
 {
@@ -91,7 +91,7 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
                     const ptrdiff_t column = v % gates * VL + j, gate = column / width, unit = first + column % width;
                     rows[j] = gate < gates && unit < units ? weight + (gate * units + unit) * k + i : NULL;
                 }
-                pack_lanes(panels + (p * k + i) * PANEL + v * VL, rows, min_of(AT_ONCE, k - i));
+                pack_lanes(panels + ((p - from) * k + i) * PANEL + v * VL, rows, min_of(AT_ONCE, k - i));
             }
 }
 
@@ -273,7 +273,8 @@ static void NAME(add_weight_gradients)(const NAME(weight_gradient) *w, int count
         real *panels = all_panels;
         for (int i = 0; i < count; i++) {
             team_share(member, panels_of(w[i].columns), &first, &last);
-            NAME(pack_rows)(panels, w[i].in + k0 * w[i].columns, w[i].columns, depth, w[i].columns, first, last);
+            NAME(pack_rows)(panels + first * depth * PANEL, w[i].in + k0 * w[i].columns, w[i].columns, depth,
+                            w[i].columns, first, last);
             panels += panels_of(w[i].columns) * depth * PANEL;
         }
         team_barrier(member);

@@ -32,9 +32,10 @@ static void OF_CELL(pack_share)(void *packed, const lstmc_forward_layer *layer, 
     OF_CELL(weights) to = OF_CELL(weights_in)(packed, layer);
     ptrdiff_t first, last;
     team_share(member, CELL_PANELS(hidden), &first, &last);
-    NAME(pack_transposed)(to.w, layer->weight_ih, layer->inputs, hidden, CELL_GATES, first, last);
-    NAME(pack_transposed)(to.r, layer->weight_hh, hidden, hidden, CELL_GATES, first, last);
-    NAME(pack_transposed)(to.b, layer->bias, 1, hidden, CELL_GATES, first, last);
+    NAME(pack_transposed)(to.w + first * layer->inputs * PANEL, layer->weight_ih, layer->inputs, hidden, CELL_GATES,
+                          first, last);
+    NAME(pack_transposed)(to.r + first * hidden * PANEL, layer->weight_hh, hidden, hidden, CELL_GATES, first, last);
+    NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, CELL_GATES, first, last);
 }
 
 /* ---- forward ------------------------------------------------------------------------------------- */
@@ -447,7 +448,7 @@ static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const ls
     ptrdiff_t first, last, from, to;
 
     team_share(member, panels_of(hidden), &first, &last);
-    NAME(pack_rows)(plan->r, layer->weight_hh, hidden, sums, hidden, first, last);
+    NAME(pack_rows)(plan->r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden, first, last);
     OF_CELL(part) mine = {0, batch, first, last};
     if (plan->split == BY_ROWS) {
         mine = (OF_CELL(part)){0, 0, 0, panels_of(hidden)};
@@ -455,7 +456,7 @@ static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const ls
     }
     if (dx) {
         team_share(member, panels_of(inputs), &first, &last);
-        NAME(pack_rows)(plan->w, layer->weight_ih, inputs, sums, inputs, first, last);
+        NAME(pack_rows)(plan->w + first * sums * PANEL, layer->weight_ih, inputs, sums, inputs, first, last);
     }
     OF_CELL(start_backward)(plan, layer, mine);
     team_barrier(member);
