@@ -1,8 +1,8 @@
 /* The matrix product: panels, the micro-kernel, and products made of it.
  *
- * A panel is PANEL columns of the right-hand matrix, K-major: k rows of PANEL numbers, 64-byte aligned,
- * zeros where the matrix has ended. The micro-kernel multiplies a few rows of the left-hand matrix by
- * one panel (or one row by several) and holds the whole result in registers.
+ * A panel is PANEL columns of the right-hand matrix, K-major: k rows of PANEL numbers, 64-byte aligned. Where
+ * the matrix ends, zeros fill a vector up. The micro-kernel multiplies a few rows of the left-hand matrix by
+ * one panel (up to three rows: by several) and holds the whole result in registers.
  *
  * Every element of a result is one chain of multiply-adds over ascending k that starts from zero or from
  * what the result held; blocks over k put the chain down and take it up again. So the bits depend neither
@@ -96,7 +96,7 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
 }
 
 /* Columns [from, to) of a row-major (k, .) matrix as strips, k rows of STRIP columns each: the left-hand
- * side of a product with the transpose. Writes up to a vector beyond the last strip. */
+ * side of a product with the transpose. */
 static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from,
                                ptrdiff_t to)
 {
@@ -201,9 +201,7 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
             const ptrdiff_t depth = min_of(k_block, k - k0), end = min_of(rows, top + ROW_BLOCK);
             const int more = accumulate || k0 > 0;
             for (ptrdiff_t p = 0, at_once; p < panels; p += at_once) {
-                at_once = rows <= 3 ? even_part(panels - p, rows == 1 ? 4 : rows == 2 ? 3 : 2) : 1;
-                if (at_once * rows * PANEL_VECTORS > MAX_ACCUMULATORS)
-                    at_once = 1;
+                at_once = rows <= 3 ? even_part(panels - p, max_of(1, min_of(MAX_ROWS / rows, 5 - rows))) : 1;
                 const ptrdiff_t vectors = min_of((p + at_once) * PANEL_VECTORS, all_vectors) - p * PANEL_VECTORS;
                 const ptrdiff_t tallest = vectors == 1 ? 2 * MAX_ROWS : MAX_ROWS;
                 for (ptrdiff_t r = top, height; r < end; r += height) {
@@ -252,7 +250,7 @@ typedef struct {
 static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) *w, int count)
 {
     const ptrdiff_t k_block = even_part(k, K_BLOCK);
-    ptrdiff_t size = threads * (ROW_BLOCK * k_block + VL);
+    ptrdiff_t size = threads * ROW_BLOCK * k_block;
     for (int i = 0; i < count; i++)
         size += k_block * panels_of(w[i].columns) * PANEL;
     return size * sizeof(real);
@@ -266,8 +264,8 @@ static void NAME(add_weight_gradients)(const NAME(weight_gradient) *w, int count
     const ptrdiff_t k_block = even_part(k, K_BLOCK);
     ptrdiff_t from, to, first, last;
     team_share(member, rows, &from, &to);
-    real *strips = scratch + member->rank * (ROW_BLOCK * k_block + VL);
-    real *all_panels = scratch + member->size * (ROW_BLOCK * k_block + VL);
+    real *strips = scratch + member->rank * ROW_BLOCK * k_block;
+    real *all_panels = scratch + member->size * ROW_BLOCK * k_block;
     for (ptrdiff_t k0 = 0; k0 < k; k0 += k_block) {
         const ptrdiff_t depth = min_of(k_block, k - k0);
         real *panels = all_panels;
