@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -227,6 +228,25 @@ def test_a_forked_child_works():
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "0", done.stderr
+
+
+def affinities():
+    """Give the cores that each thread of this process may run on."""
+    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="there is no affinity here")
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_may_run_where_they_might_before(threads):
+    """A member that finds its core taken moves, and is then as free as it was; more members than cores."""
+    layer = lstmc.LSTM(60, 128, rng=1)
+    x = np.random.default_rng(2).standard_normal((20, 16, 60), np.float32)
+    expected, _, _ = layer.forward(x, num_threads=1)
+    before = os.sched_getaffinity(0)
+    for _ in range(10):
+        time.sleep(0.005)  # asleep, the others wake where the scheduler puts them
+        assert_same_bits(layer.forward(x, num_threads=threads)[0], expected)
+        assert set(map(frozenset, affinities().values())) == {frozenset(before)}
 
 
 # --------------------------------------------------------------------------------------------------

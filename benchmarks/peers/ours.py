@@ -23,7 +23,7 @@ def step(w, problem, threads):
 
     def run(n):
         for _ in range(n):
-            stepper(x, out=y)
+            stepper(x, y)
         return (y,)
 
     return {"lstmc": run}
