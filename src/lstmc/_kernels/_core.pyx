@@ -6,7 +6,6 @@ passed on to them.
 """
 
 import os
-import threading
 
 import numpy as np
 
@@ -214,76 +213,82 @@ cdef inline const lstmc_kernels *table_of(cnp.ndarray a):
 
 # ---- memory -------------------------------------------------------------------------------------------
 
-def block_size(block):
-    """Give the size of a block of a pool, (address, size)."""
-    return block[1]
-
+cdef enum:
+    MOST_BLOCKS = 16
+    MOST_AXES = 8
 
 cdef class Pool:
-    """Memory that is used again: fresh pages cost more than the arithmetic of a small layer."""
+    """Memory that is used again: fresh pages cost more than the arithmetic of a small layer.
 
-    cdef list blocks  # (address, size), the one given back last at the end
-    cdef object lock
-    cdef int most
+    Whoever holds the GIL has the pool to himself: nothing in between runs Python code.
+    """
 
-    def __cinit__(self, most=16):
-        self.blocks = []
-        self.lock = threading.Lock()
-        self.most = most
+    cdef void *blocks[MOST_BLOCKS]  # the one given back last at the end
+    cdef size_t sizes[MOST_BLOCKS]
+    cdef int count
 
-    def take(self, nbytes):
+    cdef void *remove(self, int which) noexcept:
+        cdef void *block = self.blocks[which]
+        self.count -= 1
+        for i in range(which, self.count):
+            self.blocks[i] = self.blocks[i + 1]
+            self.sizes[i] = self.sizes[i + 1]
+        return block
+
+    cdef Buffer take(self, size_t wanted):
         """Give a Buffer of at least so many bytes, not initialised.
 
         The smallest block that fits, if it is at most twice as large. If none is, those that the new one
         will do for (not less than half as large) are freed first.
         """
-        if nbytes > 2**62:
-            raise MemoryError(f"an array of {nbytes} bytes is too large")
-        cdef size_t wanted = max(nbytes, 64)
         cdef Buffer buffer = Buffer.__new__(Buffer)
-        outgrown = []
-        with self.lock:
-            fitting = [block for block in self.blocks if wanted <= block[1] <= 2 * wanted + 4096]
-            if fitting:
-                best = min(fitting, key=block_size)
-                self.blocks.remove(best)
-                buffer.raw = <void *><uintptr_t>best[0]
-                buffer.size = best[1]
-            else:
-                outgrown = [block for block in self.blocks if wanted <= 2 * block[1] and block[1] < wanted]
-                for block in outgrown:
-                    self.blocks.remove(block)
-        for address, _ in outgrown:
-            PyMem_RawFree(<void *><uintptr_t>address)
-        if buffer.raw == NULL:
-            buffer.raw = PyMem_RawMalloc(wanted + 64)
-            buffer.size = wanted
-            if buffer.raw == NULL:
-                raise MemoryError(f"no memory for an array of {nbytes} bytes")
+        cdef int i, best = -1
         buffer.pool = self
+        wanted = max(wanted, 64)
+        for i in range(self.count):
+            if wanted <= self.sizes[i] <= 2 * wanted + 4096 and (best < 0 or self.sizes[i] < self.sizes[best]):
+                best = i
+        if best >= 0:
+            buffer.size = self.sizes[best]
+            buffer.raw = self.remove(best)
+            return buffer
+        for i in reversed(range(self.count)):
+            if wanted <= 2 * self.sizes[i] and self.sizes[i] < wanted:
+                PyMem_RawFree(self.remove(i))
+        buffer.raw = PyMem_RawMalloc(wanted + 64)
+        buffer.size = wanted
+        if buffer.raw == NULL:
+            raise MemoryError(f"no memory for an array of {wanted} bytes")
         return buffer
 
     def array(self, shape, dtype):
         """Give an array on a 64-byte boundary, not initialised; its memory comes back when the last view goes."""
-        dtype = np.dtype(dtype)
-        count = 1
+        cdef cnp.npy_intp axes[MOST_AXES]
+        cdef int ndim = len(shape), number = np.dtype(dtype).num
+        if ndim > MOST_AXES:
+            raise ValueError(f"shape must have at most {MOST_AXES} axes, got {ndim}")
+        nbytes = np.dtype(dtype).itemsize
         for n in shape:
-            count *= n
-        flat = np.frombuffer(self.take(count * dtype.itemsize), np.uint8)
-        return flat[:count * dtype.itemsize].view(dtype).reshape(shape)
+            nbytes *= n
+        if nbytes > 2**62:
+            raise MemoryError(f"an array of {nbytes} bytes is too large")
+        for i in range(ndim):
+            axes[i] = shape[i]
+        cdef Buffer buffer = self.take(nbytes)
+        cdef cnp.ndarray made = cnp.PyArray_SimpleNewFromData(ndim, axes, number, buffer.data())
+        cnp.set_array_base(made, buffer)
+        return made
 
-    cdef void give_back(self, void *raw, size_t size):
-        evicted = None
-        with self.lock:
-            self.blocks.append((<uintptr_t>raw, size))
-            if len(self.blocks) > self.most:
-                evicted = self.blocks.pop(0)
-        if evicted is not None:
-            PyMem_RawFree(<void *><uintptr_t>evicted[0])
+    cdef void give_back(self, void *raw, size_t size) noexcept:
+        if self.count == MOST_BLOCKS:
+            PyMem_RawFree(self.remove(0))
+        self.blocks[self.count] = raw
+        self.sizes[self.count] = size
+        self.count += 1
 
     def __dealloc__(self):
-        for address, _ in self.blocks:
-            PyMem_RawFree(<void *><uintptr_t>address)
+        for i in range(self.count):
+            PyMem_RawFree(self.blocks[i])
 
 
 cdef class Buffer:
