@@ -54,10 +54,19 @@ class Result:
         return min((self.ratio(n) for n in names if n in self.rounds), default=None)
 
 
-def race(contestants, effort, pause=0.0):
+def wait_for_quiet(longest=0.5):
+    """Sleep until no thread of this process spins; ONNX Runtime's and OpenBLAS's do for a while."""
+    for _ in range(int(longest / 0.01)):
+        before = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - before < 0.001:
+            return
+
+
+def race(contestants, effort, pause=False):
     """Time contestants in turns; give their seconds a unit, a list of rounds for each.
 
-    pause: seconds between turns, for the threads of the one before to fall asleep.
+    pause: between turns, wait for the threads of the one before to fall asleep.
     """
     units = {name: units_of_a_turn(run, effort.turn) for name, run in contestants.items()}
     rounds = {name: [] for name in contestants}
@@ -69,7 +78,8 @@ def race(contestants, effort, pause=0.0):
             if number >= effort.least and time.perf_counter() - began > effort.seconds:
                 break
             for name in order:
-                time.sleep(pause)
+                if pause:
+                    wait_for_quiet()
                 rounds[name].append(turn(contestants[name], units[name]))
             order.append(order.pop(0))  # nobody always follows the same one
     finally:
@@ -147,6 +157,6 @@ def measure(w, threads, wanted, isa=None, effort=None):
         **contestants,
     }
     # What spins for work that will not come would take a core from the next one.
-    rounds = race(contestants, effort or Effort(), pause=0.03 if threads > 1 else 0.0)
+    rounds = race(contestants, effort or Effort(), pause=threads > 1)
     packing = 0.0 if w.kind == "step" else machine.packing_seconds(w)
     return Result(w, threads, rounds, packing, notes)
