@@ -18,6 +18,7 @@ enum {
     PANEL_VECTORS = 4,
     PANEL = PANEL_VECTORS * VL,
     MAX_ROWS = MAX_ACCUMULATORS / PANEL_VECTORS,
+    LINE = 64 / (int)sizeof(real), /* of a cache */
     STRIP = 2 * MAX_ACCUMULATORS, /* columns packed side by side to be the rows of a left-hand matrix */
     /* Blocks that stay in the second-level cache: of a panel, while all rows use it, ... */
     K_BLOCK = 128 * 1024 / (PANEL * (int)sizeof(real)),
@@ -129,10 +130,10 @@ INLINE const real *left_at(const NAME(left) *a, ptrdiff_t m, ptrdiff_t k)
 
 /* c[m][v] (+)= sum over k of a[m][k] b[k][v] for `rows` rows and `vectors` vectors of columns, both
  * compile-time constants: up to PANEL_VECTORS of one panel, or all of several. This is where the time goes:
- * the sums stay in registers. */
+ * the sums stay in registers. Tall tiles, which leave the memory idle, fetch k cache lines from `ahead` on. */
 INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c_row, ptrdiff_t c_panel,
                          const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
-                         ptrdiff_t k, int accumulate, ptrdiff_t lanes)
+                         ptrdiff_t k, int accumulate, ptrdiff_t lanes, const real *ahead)
 {
 #define AT(panel_stride, v) ((v) / PANEL_VECTORS * (panel_stride) + (v) % PANEL_VECTORS * VL)
     vec sum[MAX_ROWS * PANEL_VECTORS];
@@ -147,6 +148,10 @@ INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c
             UNROLL for (int v = 0; v < vectors; v++)
                 sum[m * vectors + v] += left * *(const vec *)(b + AT(b_panel, v));
         }
+        if (vectors <= PANEL_VECTORS && 3 * rows * vectors >= 2 * MAX_ACCUMULATORS) {
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += LINE;
+        }
         a += a_column;
         b += PANEL;
     }
@@ -160,12 +165,13 @@ INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c
  * a few rows take several panels at once. */
 static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_row, ptrdiff_t c_panel,
                        const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
-                       ptrdiff_t k, int accumulate, ptrdiff_t lanes)
+                       ptrdiff_t k, int accumulate, ptrdiff_t lanes, const real *ahead)
 {
 #define VARIANT(r, v)                                                                                          \
     case (r) * 32 + (v):                                                                                       \
         if ((r) * (v) <= MAX_ACCUMULATORS)                                                                     \
-            micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate, lanes);       \
+            micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate, lanes, \
+                         ahead);                                                                               \
         break;
 #define ONE_PANEL(r) VARIANT(r, 1) VARIANT(r, 2) VARIANT(r, 3) VARIANT(r, 4)
 #define TWO_PANELS(r) VARIANT(r, 5) VARIANT(r, 6) VARIANT(r, 7) VARIANT(r, 8)
@@ -204,12 +210,16 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
                 at_once = rows <= 3 ? even_part(panels - p, max_of(1, min_of(MAX_ROWS / rows, 5 - rows))) : 1;
                 const ptrdiff_t vectors = min_of((p + at_once) * PANEL_VECTORS, all_vectors) - p * PANEL_VECTORS;
                 const ptrdiff_t tallest = vectors == 1 ? 2 * MAX_ROWS : MAX_ROWS;
-                for (ptrdiff_t r = top, height; r < end; r += height) {
+                /* What is next is fetched meanwhile, a part by each tile; after the last, the same again */
+                const real *panel = b + p * b_panel + k0 * PANEL;
+                const real *next = p + 1 < panels ? panel + b_panel : k0 + depth < k ? b + (k0 + depth) * PANEL : b;
+                const real *ahead = next;
+                for (ptrdiff_t r = top, height; r < end; r += height, ahead += depth * LINE) {
                     /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
                     height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
                     NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel, left_at(&a, r, k0), a.row,
-                               a.column, b + p * b_panel + k0 * PANEL, b_panel, depth, more,
-                               p + at_once < panels ? VL : last_lanes);
+                               a.column, panel, b_panel, depth, more, p + at_once < panels ? VL : last_lanes,
+                               ahead < next + depth * PANEL ? ahead : panel);
                 }
             }
         }
