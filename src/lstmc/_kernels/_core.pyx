@@ -244,7 +244,8 @@ cdef class Pool:
         cdef Buffer buffer = Buffer.__new__(Buffer)
         cdef int i, best = -1
         buffer.pool = self
-        wanted = max(wanted, 64)
+        if wanted < 64:
+            wanted = 64
         for i in range(self.count):
             if wanted <= self.sizes[i] <= 2 * wanted + 4096 and (best < 0 or self.sizes[i] < self.sizes[best]):
                 best = i
