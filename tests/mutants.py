@@ -1,4 +1,4 @@
-"""Breaks the kernels in some thirty ways, one at a time, and asks that a test fails for each.
+"""Breaks the kernels in some fifty ways, one at a time, and asks that a test fails for each.
 
     python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
 
