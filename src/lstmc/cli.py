@@ -243,6 +243,10 @@ def main(argv=None):
     except MemoryError as error:
         return complain(f"out of memory: {error}", 1)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was the output that failed: Python is not to try once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = f"{error.filename}: " if error.filename is not None else ""
         return complain(f"{where}{error.strerror or error}", 1)
     except (ValueError, TypeError, ArithmeticError) as error:
