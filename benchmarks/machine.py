@@ -34,7 +34,7 @@ PACKAGES = ("lstmc", "numpy", "torch", "onnxruntime", "jax")
 
 @dataclass(frozen=True)
 class Level:
-    """A level of memory: bytes it holds for all threads together (None: no end), bytes a second."""
+    """A level of memory: bytes that all threads together read there (None: no end), bytes a second."""
 
     name: str
     size: int | None
@@ -53,7 +53,7 @@ class Machine:
     isa: str
 
     def bandwidth(self, nbytes):
-        """Give the bandwidth of the level that holds so many bytes."""
+        """Give the bandwidth of the fastest level that holds so many bytes."""
         return next(lv.bandwidth for lv in self.levels if lv.size is None or nbytes <= lv.size)
 
 
@@ -230,7 +230,8 @@ def read_rate(nbytes, threads, seconds):
 def activation_seconds(seconds):
     """Measure tanh and sigmoid, an element of either on the average."""
     ffi, table = _kernels("float32")
-    a, out = np.linspace(-4, 4, 2048, dtype=np.float32), np.empty(2048, np.float32)
+    a = np.linspace(-4, 4, 2**15, dtype=np.float32)  # so many that a call costs nothing beside them
+    out = np.empty_like(a)
     pointers = ffi.from_buffer(out), ffi.from_buffer(a)
 
     def make():
@@ -264,7 +265,11 @@ def measure(threads, seconds=1.0):
     """Measure the machine with so many threads, some seconds for each rate."""
     cores = sorted(os.sched_getaffinity(0))[:threads]
     sizes = cache_sizes(cores)
-    levels = [Level(n, size, read_rate(size // 2, threads, seconds)) for n, size in sizes]
+    levels = [
+        Level(name + part, size // share, read_rate(size // share, threads, seconds))
+        for name, size in sizes
+        for part, share in ((", half of it", 2), (", all of it", 1))  # others use it too
+    ]
     beyond = max(MEMORY, 4 * sizes[-1][1])
     levels.append(Level("memory", None, read_rate(beyond, threads, seconds)))
     types = ("float32", "float64")

@@ -228,7 +228,7 @@ def test_the_machine_is_measured(monkeypatch):
     monkeypatch.setattr(machine, "MEMORY", 1 << 16)
     monkeypatch.setattr(machine, "BLAS_SIZES", (64,))
     found = machine.measure(1, seconds=0.001)
-    assert [level.name for level in found.levels] == ["L1", "memory"]
+    assert [level.name for level in found.levels] == ["L1, half of it", "L1, all of it", "memory"]
     rates = [*found.blas.values(), *found.kernel.values(), found.activation]
     assert min(rates + [level.bandwidth for level in found.levels]) > 0
 

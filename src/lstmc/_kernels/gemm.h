@@ -217,6 +217,10 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
                 for (ptrdiff_t r = top, height; r < end; r += height, ahead += depth * LINE) {
                     /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
                     height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
+                    if (more && c_row != PANEL) /* what the next tile's sums start from */
+                        for (ptrdiff_t m = r + height; m < min_of(end, r + 2 * height); m++)
+                            for (ptrdiff_t column = 0; column < vectors * VL; column += LINE)
+                                __builtin_prefetch(c + m * c_row + p * c_panel + column, 1);
                     NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel, left_at(&a, r, k0), a.row,
                                a.column, panel, b_panel, depth, more, p + at_once < panels ? VL : last_lanes,
                                ahead < next + depth * PANEL ? ahead : panel);

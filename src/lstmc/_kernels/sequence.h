@@ -141,43 +141,54 @@ static OF_CELL(step) OF_CELL(step_at)(const OF_CELL(forward_plan) *plan, const l
     return step;
 }
 
+/* From the sums of one row, a group of units, to their states. */
+INLINE void OF_CELL(activate_units)(const OF_CELL(step) *step, const real *add, const real *sum, ptrdiff_t hidden,
+                                    ptrdiff_t row, ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n, int activation)
+{
+    const ptrdiff_t here = row * hidden + unit;
+    vec gate[CELL_GATES], h_now, c_now = {0};
+    for (int g = 0; g < CELL_GATES; g++) /* lanes from width on are not stored */
+        gate[g] = load(sum + g * width) + load(add + g * width);
+    if (CELL_HAS_C)
+        c_now = load_n(step->c_before + here, n);
+    OF_CELL(forward_units)(gate, &h_now, &c_now, activation);
+    store_n(step->h + here, h_now, n);
+    if (step->y)
+        store_n(step->y + here, h_now, n);
+    if (CELL_HAS_C)
+        store_n(step->c + here, c_now, n);
+    if (CELL_SAVES_GATES && step->gates) {
+        real *gates = step->gates + row * CELL_GATES * hidden + unit;
+        for (int g = 0; g < CELL_GATES; g++) {
+            store_n(gates + g * hidden, gate[g], n);
+            __builtin_prefetch(gates + CELL_GATES * step->ahead + g * hidden, 1);
+        }
+        __builtin_prefetch(step->c + step->ahead + here, 1);
+        __builtin_prefetch(step->h + step->ahead + here, 1);
+    }
+}
+
 /* From the sums of one step to its states. sums, in panels, are those of rows [from, to). */
 static void OF_CELL(activate)(const OF_CELL(step) *step, const real *bias, const real *sums, ptrdiff_t sums_panel,
                               ptrdiff_t hidden, ptrdiff_t from, ptrdiff_t to, ptrdiff_t first, ptrdiff_t last,
                               int activation)
 {
-    for (ptrdiff_t p = first; p < last; p++)
-        for (int u = 0; u < CELL_GROUPS; u++) {
-            const ptrdiff_t unit = (p * CELL_GROUPS + u) * VL, n = min_of(VL, hidden - unit);
-            const ptrdiff_t width = group_width(hidden, unit, CELL_GATES);
-            if (n <= 0)
-                break;
-            for (ptrdiff_t row = from; row < to; row++) {
-                const real *sum = sums + p * sums_panel + (row - from) * PANEL + u * CELL_GATES * VL;
+    /* By units: their bias is at hand. But rows of gates a power of two apart would drive one another out of
+     * the cache, all units of a row do not. */
+    const int collide = CELL_SAVES_GATES && step->gates && CELL_GATES * hidden * sizeof(real) % 2048 == 0;
+    const ptrdiff_t at_once = collide ? 1 : to - from;
+    for (ptrdiff_t top = from; top < to; top += at_once)
+        for (ptrdiff_t p = first; p < last; p++)
+            for (int u = 0; u < CELL_GROUPS; u++) {
+                const ptrdiff_t unit = (p * CELL_GROUPS + u) * VL, n = min_of(VL, hidden - unit);
+                const ptrdiff_t width = group_width(hidden, unit, CELL_GATES);
+                const real *sum = sums + p * sums_panel + (top - from) * PANEL + u * CELL_GATES * VL;
                 const real *add = bias + p * PANEL + u * CELL_GATES * VL;
-                const ptrdiff_t here = row * hidden + unit;
-                vec gate[CELL_GATES], h_now, c_now = {0};
-                for (int g = 0; g < CELL_GATES; g++) /* lanes from width on are not stored */
-                    gate[g] = load(sum + g * width) + load(add + g * width);
-                if (CELL_HAS_C)
-                    c_now = load_n(step->c_before + here, n);
-                OF_CELL(forward_units)(gate, &h_now, &c_now, activation);
-                store_n(step->h + here, h_now, n);
-                if (step->y)
-                    store_n(step->y + here, h_now, n);
-                if (CELL_HAS_C)
-                    store_n(step->c + here, c_now, n);
-                if (CELL_SAVES_GATES && step->gates) {
-                    real *gates = step->gates + row * CELL_GATES * hidden + unit;
-                    for (int g = 0; g < CELL_GATES; g++) {
-                        store_n(gates + g * hidden, gate[g], n);
-                        __builtin_prefetch(gates + CELL_GATES * step->ahead + g * hidden, 1);
-                    }
-                    __builtin_prefetch(step->c + step->ahead + here, 1);
-                    __builtin_prefetch(step->h + step->ahead + here, 1);
-                }
+                if (n <= 0)
+                    break;
+                for (ptrdiff_t row = top; row < top + at_once; row++, sum += PANEL)
+                    OF_CELL(activate_units)(step, add, sum, hidden, row, unit, width, n, activation);
             }
-        }
 }
 
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
