@@ -385,14 +385,20 @@ class Dropout(Layer):
         x = x.astype(x.dtype.newbyteorder("="), copy=False)
         if not training:
             return x.copy(), state, None
-        mask = (self.rng.random(x.shape, np.float32) >= self.p).astype(x.dtype)
-        mask *= x.dtype.type(1 / (1 - self.p))
-        return x * mask, state, Trace(self, self._fingerprint(), mask=mask)
+        mask = self.rng.random(x.shape, np.float32) >= self.p
+        trace = Trace(self, self._fingerprint(), mask=mask, dtype=x.dtype)
+        return self._masked(x, trace), state, trace
+
+    def _masked(self, x, trace):
+        y = self._pool.array(x.shape, trace.dtype)
+        np.multiply(x, trace.mask, out=y)
+        y *= trace.dtype.type(1 / (1 - self.p))
+        return y
 
     def backward(self, dy, trace, dstate=None):
         """Give dx, and dstate as it came."""
         self._check_trace(trace)
-        return checked("dy", dy, trace.mask.dtype, trace.mask.shape) * trace.mask, dstate
+        return self._masked(checked("dy", dy, trace.dtype, trace.mask.shape), trace), dstate
 
     def stepper(self, batch=1, num_threads=None):
         """Give a function of one step: stepping is inference, which drops nothing."""

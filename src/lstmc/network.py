@@ -64,6 +64,8 @@ class Sequential(Layer):
         self.bind(flat_views(self._shapes, self.dtype), flat_views(self._shapes, self.dtype))
         for layer in layers:
             layer._in_sequential = True
+            if isinstance(layer, Layer):
+                layer._pool = self._pool  # what one has done with, the next one takes
 
     def parameters(self):
         """Tell the parameters: a dict of "number.name" to shape."""

@@ -185,6 +185,8 @@ class Recurrent(Layer):
         traces = [None] * layers
         if training:
             traces = [self._new_layer_trace(steps, batch, unbatched) for _ in range(layers)]
+            kept = self._pool.array(x_in.shape, self.dtype)
+            kept[...] = x_in
         if batch:
             calls = []
             for i, weights in enumerate(self._weights(self._params)):
@@ -196,8 +198,6 @@ class Recurrent(Layer):
             )
         trace = None
         if training:
-            kept = self._pool.array(x_in.shape, self.dtype)
-            kept[...] = x_in
             trace = Trace(self, self._fingerprint(), x=kept, layers=traces, unbatched=unbatched)
         return self._leave(y, unbatched), self._leave_state(final, unbatched), trace
 

@@ -214,7 +214,7 @@ cdef inline const lstmc_kernels *table_of(cnp.ndarray a):
 # ---- memory -------------------------------------------------------------------------------------------
 
 cdef enum:
-    MOST_BLOCKS = 16
+    MOST_BLOCKS = 32
     MOST_AXES = 8
 
 cdef class Pool:
@@ -226,6 +226,7 @@ cdef class Pool:
     cdef void *blocks[MOST_BLOCKS]  # the one given back last at the end
     cdef size_t sizes[MOST_BLOCKS]
     cdef int count
+    cdef bint any_size  # give blocks of any size that fits: for what is given back soon
 
     cdef void *remove(self, int which) noexcept:
         cdef void *block = self.blocks[which]
@@ -238,8 +239,8 @@ cdef class Pool:
     cdef Buffer take(self, size_t wanted):
         """Give a Buffer of at least so many bytes, not initialised.
 
-        The smallest block that fits, if it is at most twice as large. If none is, those that the new one
-        will do for (not less than half as large) are freed first.
+        The smallest block that fits, if it is at most twice as large (or of `any_size`). If none is, those
+        that the new one will do for (not less than half as large, or of any size) are freed first.
         """
         cdef Buffer buffer = Buffer.__new__(Buffer)
         cdef int i, best = -1
@@ -247,14 +248,15 @@ cdef class Pool:
         if wanted < 64:
             wanted = 64
         for i in range(self.count):
-            if wanted <= self.sizes[i] <= 2 * wanted + 4096 and (best < 0 or self.sizes[i] < self.sizes[best]):
+            if (wanted <= self.sizes[i] and (self.any_size or self.sizes[i] <= 2 * wanted + 4096)
+                    and (best < 0 or self.sizes[i] < self.sizes[best])):
                 best = i
         if best >= 0:
             buffer.size = self.sizes[best]
             buffer.raw = self.remove(best)
             return buffer
         for i in reversed(range(self.count)):
-            if wanted <= 2 * self.sizes[i] and self.sizes[i] < wanted:
+            if self.sizes[i] < wanted and (self.any_size or wanted <= 2 * self.sizes[i]):
                 PyMem_RawFree(self.remove(i))
         buffer.raw = PyMem_RawMalloc(wanted + 64)
         buffer.size = wanted
@@ -320,7 +322,8 @@ cdef class Buffer:
             self.pool.give_back(self.raw, self.size)
 
 
-cdef Pool scratch_pool = Pool()
+cdef Pool scratch_pool = Pool()  # of what a call needs while it runs
+scratch_pool.any_size = True
 
 
 # ---- checks -------------------------------------------------------------------------------------------
@@ -391,6 +394,24 @@ cdef inline void *data_of(object a):
 
 # ---- recurrent layers ---------------------------------------------------------------------------------
 
+cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *call) except 0:
+    """Tell what a forward call and the backward call after it need: one block that serves both is the least."""
+    cdef lstmc_backward after = lstmc_backward(
+        dx=call.y, dy=NULL, x=NULL, layers=NULL, num_layers=call.num_layers, cell=call.cell,
+        activation=call.activation, steps=call.steps, batch=call.batch, threads=call.threads, scratch=NULL)
+    cdef lstmc_backward_layer *layers = <lstmc_backward_layer *>PyMem_Malloc(
+        call.num_layers * sizeof(lstmc_backward_layer))
+    if layers == NULL:
+        raise MemoryError
+    for i in range(call.num_layers):  # dgates: that they lie in the trace, as in training
+        layers[i].inputs, layers[i].hidden = call.layers[i].inputs, call.layers[i].hidden
+        layers[i].dgates = call.layers[i].gates
+    after.layers = layers
+    cdef size_t wanted = max(table.forward_scratch(call), table.backward_scratch(&after))
+    PyMem_Free(layers)
+    return wanted + 1
+
+
 def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.ndarray y, num_threads=None):
     """Run a stack of layers: lstmc_forward.
 
@@ -413,7 +434,7 @@ def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.
         call = lstmc_forward(y=PyArray_DATA(y), x=PyArray_DATA(x), layers=c_layers, num_layers=n, cell=cell,
                              activation=activation, steps=x.shape[0], batch=x.shape[1],
                              threads=threads_for(num_threads), scratch=NULL)
-        scratch = scratch_pool.take(table.forward_scratch(&call))
+        scratch = scratch_pool.take(training_scratch(table, &call) if c_layers[0].h else table.forward_scratch(&call))
         call.scratch = scratch.data()
         with nogil:
             table.forward(&call)
@@ -485,6 +506,7 @@ cdef class RecurrentStepper:
         self.kept = []
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, activation=activation,
                                   steps=1, batch=batch, threads=threads_for(num_threads), scratch=NULL)
+        cdef Pool pool = Pool()
         cdef Buffer buffer
         operations = 0
         for i, (weight_ih, weight_hh, _) in enumerate(first):
@@ -493,13 +515,13 @@ cdef class RecurrentStepper:
             self.layers[i] = lstmc_forward_layer(
                 h_n=h, c_n=c, h=NULL, c=NULL, gates=NULL, h0=h, c0=c, weight_ih=NULL, weight_hh=NULL, bias=NULL,
                 packed=NULL, inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
-            buffer = scratch_pool.take(self.table.packed_size(&self.layers[i], cell))
+            buffer = pool.take(self.table.packed_size(&self.layers[i], cell))
             self.layers[i].packed = buffer.data()
             self.kept.append(buffer)
             operations += 2 * batch * (weight_ih.size + weight_hh.size)
         self.worth_releasing = operations > 20000  # some 0.5 microseconds; the GIL costs 0.035
         self.refresh()
-        buffer = scratch_pool.take(self.table.forward_scratch(&self.call))
+        buffer = pool.take(self.table.forward_scratch(&self.call))
         self.call.scratch = buffer.data()
         self.kept.append(buffer)
 
@@ -629,7 +651,8 @@ cdef class LinearStepper:
         weight, _ = weights()
         self.table = table_of(weight)
         self.outputs, self.inputs = weight.shape
-        self.packed = scratch_pool.take(self.table.packed_linear_size(self.inputs, self.outputs))
+        cdef Pool pool = Pool()
+        self.packed = pool.take(self.table.packed_linear_size(self.inputs, self.outputs))
         self.refresh()
 
     def refresh(self):
