@@ -287,6 +287,11 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
         if lstm:
             f.gates = b.gates = array(f"gates_{k}", (steps, batch, 4 * hidden))
         b.dgates = array(f"dgates_{k}", (steps, batch, (4 if lstm else 1) * hidden))
+        b.dh = array(f"dh_{k}", (steps, batch, hidden))
+        if lstm:
+            b.dc = array(f"dc_{k}", (steps, batch, hidden))
+        if k:
+            b.dx = array(f"dx_{k}", (steps, batch, hidden))
         f.inputs = b.inputs = hidden if k else inputs
         f.hidden = b.hidden = hidden
 

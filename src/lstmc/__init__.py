@@ -2,6 +2,16 @@
 
 from ._kernels._core import get_num_threads, set_num_threads
 from .config import show_config
+from .gates import gate_statistics, writers
+from .gradient_check import check_gradients
+from .inspection import gradient_flow
+from .jacobians import (
+    input_jacobian,
+    jacobian_spectrum,
+    lyapunov_exponents,
+    state_jacobian,
+    step_factors,
+)
 from .language_model import LanguageModel
 from .layers import Dropout, Embedding, Layer, Linear
 from .losses import softmax_cross_entropy, squared_error
@@ -19,6 +29,7 @@ from .optim import (
 from .recurrent import LSTM, RNN
 from .text import Vocabulary
 from .training import Trainer
+from .watch import Watch, find_nonfinite
 
 __version__ = "0.1.0"
 
@@ -40,10 +51,21 @@ __all__ = [
     "StepDecay",
     "Trainer",
     "Vocabulary",
+    "Watch",
+    "check_gradients",
     "clip_grad_norm",
+    "find_nonfinite",
+    "gate_statistics",
     "get_num_threads",
+    "gradient_flow",
+    "input_jacobian",
+    "jacobian_spectrum",
+    "lyapunov_exponents",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",
     "squared_error",
+    "state_jacobian",
+    "step_factors",
+    "writers",
 ]

@@ -248,8 +248,8 @@ class Linear(Layer):
             trace = Trace(self, self._fingerprint(), x=kept, shape=x.shape)
         return y, state, trace
 
-    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True):
-        """Add to the gradients; give dx in the shape of x (or None if not needed) and dstate as it came."""
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
+        """Add to the gradients, if needed; give dx in the shape of x, or None, and dstate as it came."""
         self._check_trace(trace)
         rows = checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
         dx = self._empty(trace.shape) if need_dx else None
@@ -257,8 +257,8 @@ class Linear(Layer):
             flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
             _core.linear_backward(
                 flat_dx,
-                self._grads["weight"],
-                self._grads.get("bias"),
+                self._grads["weight"] if need_grads else None,
+                self._grads.get("bias") if need_grads else None,
                 rows.reshape(-1, self.out_features),
                 trace.x,
                 self._params["weight"],

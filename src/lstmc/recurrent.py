@@ -45,6 +45,47 @@ class LayerTrace:
             }
 
 
+class StateGradients:
+    """The gradients of a loss at the states of one layer of a stack, at every step: what backward hands out.
+
+    Attributes
+    ----------
+    dh_above, dh_later : ndarray (T, B, H)
+        What arrives at h after each step from the layer above (or the loss) at that step, and from the step
+        after in this layer; at the last step, through the final state.
+    dc_later : ndarray (T, B, H) or None
+        What arrives at c through c of the step after; None for an RNN.
+    dgates : ndarray (T, B, G*H)
+        At the sums before the activations.
+    dx : ndarray (T, B, I)
+        At the layer's input.
+    """
+
+    def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
+        self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
+        self.dgates = dgates
+        self._trace = trace
+
+    @property
+    def dh(self):
+        """The whole gradient at h: dh_above + dh_later."""
+        return self.dh_later if self.dh_above is None else self.dh_above + self.dh_later
+
+    @property
+    def dc_through_h(self):
+        """What arrives at c through h of the same step: dh o (1 - tanh(c)^2). None for an RNN."""
+        if self.dc_later is None:
+            return None
+        hidden = self.dc_later.shape[2]
+        passed = 1 - np.tanh(self._trace._c[1:]) ** 2
+        return self.dh * self._trace._gates[:, :, 3 * hidden :] * passed
+
+    @property
+    def dc(self):
+        """The whole gradient at c: dc_through_h + dc_later. None for an RNN."""
+        return None if self.dc_later is None else self.dc_through_h + self.dc_later
+
+
 class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use RNN or LSTM."""
 
@@ -201,7 +242,8 @@ class Recurrent(Layer):
             trace = Trace(self, self._fingerprint(), x=kept, layers=traces, unbatched=unbatched)
         return self._leave(y, unbatched), self._leave_state(final, unbatched), trace
 
-    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False):
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
+                 need_grads=True, record=None):  # fmt: skip
         """Differentiate a forward call: adds to ``grads``, writes no parameter.
 
         Parameters
@@ -217,6 +259,11 @@ class Recurrent(Layer):
             Whether to compute dx; without, None takes its place.
         consume : bool
             Let backward use the trace's memory for its own: the trace is spent afterwards.
+        need_grads : bool
+            Whether to compute the gradients of the weights; without, ``grads`` stays as it is.
+        record : list, optional
+            Gets a StateGradients for each layer of the stack, the first one first: the gradients at the
+            states of every step. Not with `consume`.
 
         Returns
         -------
@@ -230,6 +277,8 @@ class Recurrent(Layer):
             The trace is another layer's, or spent; the weights have changed; a shape does not fit.
         """
         self._check_trace(trace, dstate)
+        if consume and record is not None:
+            raise ValueError("record reads the trace: it can not go with consume")
         steps, batch, _ = trace.x.shape
         unbatched = trace.unbatched
         if dy is not None:
@@ -244,32 +293,84 @@ class Recurrent(Layer):
         if need_dx:
             dx = trace.x.view() if consume else self._empty(trace.x.shape)
             dx.flags.writeable = True
+        kept = (
+            [self._new_gradients(t, trace.x.shape) for t in trace.layers]
+            if record is not None
+            else None
+        )
         if batch:
             calls = []
             for i, grads in enumerate(self._weights(self._grads)):
                 t = trace.layers[i]
-                if not self.bias:
+                if not need_grads:
+                    grads = (None, None, None)
+                elif not self.bias:
                     grads = (*grads[:2], np.zeros_like(self._zero_bias))
+                handed = (t._gates if consume else None, None, None, None)
+                if kept:
+                    above = kept[i - 1].dh_above if i else None
+                    handed = (kept[i].dgates, kept[i].dh_later, kept[i].dc_later, above)
                 calls.append(
                     (
                         *self._pair(departing, i),
                         *grads,
                         *self._pair(arriving, i),
-                        t._h,
-                        t._c,
-                        t._gates,
-                        t._gates if consume else None,
+                        *(t._h, t._c, t._gates),
+                        *handed,
                         *self._weights(self._params)[i][:2],
                     )
                 )
             _core.recurrent_backward(
-                _core.CELLS[self._cell], self._activation, calls, dx, dy, trace.x, num_threads
-            )
+                _core.CELLS[self._cell], self._activation, calls, dx, dy, trace.x, steps, batch,
+                num_threads,
+            )  # fmt: skip
+        if kept:
+            kept[-1].dh_above = np.zeros_like(kept[-1].dh_later) if dy is None else dy.copy()
+            for i, gradients in enumerate(kept):
+                gradients.dx = kept[i - 1].dh_above if i else dx
+            record.extend(kept)
         if consume:
             trace.x = trace.layers = None
         if dx is not None:
             dx = self._leave(dx, unbatched)
         return dx, self._leave_state(departing, unbatched)
+
+    def _new_gradients(self, kept, shape):
+        """Make room for what backward hands out of one layer; what lies above it is made by the next one."""
+        steps, batch, _ = shape
+        state = (steps, batch, self.hidden_size)
+        sums = (steps, batch, len(self._gates) * self.hidden_size)
+        above, later = (self._pool.array(state, self.dtype) for _ in range(2))
+        through_c = None if kept._c is None else self._pool.array(state, self.dtype)
+        return StateGradients(kept, above, later, through_c, self._pool.array(sums, self.dtype))
+
+    def _carry_back(self, trace, carried, t0, t1, repeat, dx=None, num_threads=None):
+        """Carry gradients of state t1 back to state t0, `repeat` of them for each row of the trace.
+
+        carried (1 or 2, L, B * repeat, H) is one array for h, or h and c, and so is what comes back.
+        dx (t1 - t0, B * repeat, I), optional, is written.
+        """
+        out, calls = np.empty_like(carried), []
+        for i in range(self.num_layers):
+            t = trace.layers[i]
+            states = (
+                (t._h[t0:], None, None) if t._c is None else (t._h[t0:], t._c[t0:], t._gates[t0:])
+            )
+            calls.append(
+                (
+                    *self._pair(out, i),
+                    *(None, None, None),
+                    *self._pair(carried, i),
+                    *states,
+                    *(None, None, None, None),
+                    *self._weights(self._params)[i][:2],
+                )
+            )
+        _core.recurrent_backward(
+            _core.CELLS[self._cell], self._activation, calls, dx, None, None, t1 - t0,
+            carried.shape[2], num_threads, repeat,
+        )  # fmt: skip
+        return out
 
     def stepper(self, batch=1, num_threads=None):
         """Give a Stepper: one step at a call, packed weights, own state, which starts at zeros.

@@ -228,6 +228,8 @@ class Trainer:
     schedule : StepDecay, ExponentialDecay or PlateauDecay, optional
         Of that optimiser.
     num_threads : int, optional
+    watch : Watch, optional
+        Of that network: it sees every window.
 
     Attributes
     ----------
@@ -241,7 +243,10 @@ class Trainer:
         Whatever JSON can hold; it is stored with a checkpoint.
     """
 
-    def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None):
+    def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None,
+                 watch=None):  # fmt: skip
+        if watch is not None and watch.net is not net:
+            raise ValueError("watch must be of this net, got one of another")
         if optimiser.net is not net:
             raise ValueError("optimiser must be of this net, got one of another")
         if schedule is not None and schedule.optimiser is not optimiser:
@@ -251,7 +256,7 @@ class Trainer:
         self.net, self.optimiser, self.schedule = net, optimiser, schedule
         self.batch, self.steps = check_size("batch", batch), check_size("steps", steps)
         self.clip = math.inf if clip is None else clip
-        self.num_threads = num_threads
+        self.num_threads, self.watch = num_threads, watch
         self.checkpoint_seconds = 60.0
         self.note, self.history = {}, []
         self.epoch = self.window = 0
@@ -405,13 +410,16 @@ class Trainer:
         began, net, threads = time.perf_counter(), self.net, self.num_threads
         logits, state, trace = net.forward(x, self._state, num_threads=threads)
         loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads, out=logits)
+        if self.watch is not None:
+            self.watch(loss, dlogits, trace)
         net.zero_grad()
         net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
         norm = clip_grad_norm(net, self.clip, threads)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise FloatingPointError(
                 f"loss {loss} and gradient norm {norm} in epoch {self.epoch + 1}, window "
-                f"{self.window + 1}: no step was taken. A lower lr or clip may help"
+                f"{self.window + 1}{self._where_it_began(x, targets)}: no step was taken. "
+                "A lower lr or clip may help"
             )
         self.optimiser.step(threads)
         self._state = state
@@ -421,6 +429,16 @@ class Trainer:
         sums["loss"] += loss * x.size
         sums["norm"] += norm
         sums["seconds"] += time.perf_counter() - began
+
+    def _where_it_began(self, x, targets):
+        """Name what first was not finite, where it is so without dropout too."""
+        from .watch import find_nonfinite
+
+        try:
+            place = find_nonfinite(self.net, x, targets, self._state)
+        except (TypeError, ValueError):  # a network without recurrent layers
+            place = None
+        return f" ({place})" if place else ""
 
     def _train_loss(self):
         return self._sums["loss"] / self._sums["tokens"]

@@ -56,8 +56,11 @@ def recurrent_backward(
     layers: _Layers,
     dx: _Array | None,
     dy: _Array | None,
-    x: _Array,
+    x: _Array | None,
+    steps: int,
+    batch: int,
     num_threads: int | None = None,
+    repeat: int = 1,
 ) -> None: ...
 
 @disjoint_base
@@ -80,7 +83,7 @@ def linear_forward(
 ) -> None: ...
 def linear_backward(
     dx: _Array | None,
-    dweight: _Array,
+    dweight: _Array | None,
     dbias: _Array | None,
     dy: _Array,
     x: _Array,

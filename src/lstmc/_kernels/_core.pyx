@@ -65,6 +65,9 @@ cdef extern from "lstmc.h" nogil:
         const void *c
         const void *gates
         void *dgates
+        void *dh
+        void *dc
+        void *dx
         const void *weight_ih
         const void *weight_hh
         Py_ssize_t inputs
@@ -80,6 +83,7 @@ cdef extern from "lstmc.h" nogil:
         int activation
         Py_ssize_t steps
         Py_ssize_t batch
+        Py_ssize_t repeat
         int threads
         void *scratch
 
@@ -398,7 +402,7 @@ cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *ca
     """Tell what a forward call and the backward call after it need: one block that serves both is the least."""
     cdef lstmc_backward after = lstmc_backward(
         dx=call.y, dy=NULL, x=NULL, layers=NULL, num_layers=call.num_layers, cell=call.cell,
-        activation=call.activation, steps=call.steps, batch=call.batch, threads=call.threads, scratch=NULL)
+        activation=call.activation, steps=call.steps, batch=call.batch, repeat=1, threads=call.threads, scratch=NULL)
     cdef lstmc_backward_layer *layers = <lstmc_backward_layer *>PyMem_Malloc(
         call.num_layers * sizeof(lstmc_backward_layer))
     if layers == NULL:
@@ -442,12 +446,14 @@ def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.
         PyMem_Free(c_layers)
 
 
-def recurrent_backward(int cell, int activation, list layers, dx, dy, cnp.ndarray x, num_threads=None):
+def recurrent_backward(int cell, int activation, list layers, dx, dy, x, Py_ssize_t steps, Py_ssize_t batch,
+                       num_threads=None, Py_ssize_t repeat=1):
     """Differentiate a stack of layers: lstmc_backward.
 
-    Each layer is (dh0, dc0, dweight_ih, dweight_hh, dbias, dh_n, dc_n, h, c, gates, dgates, weight_ih, weight_hh).
+    Each layer is (dh0, dc0, dweight_ih, dweight_hh, dbias, dh_n, dc_n, h, c, gates, dgates, dh, dc, dx, weight_ih,
+    weight_hh): arrays as lstmc.h says, or None.
     """
-    cdef const lstmc_kernels *table = table_of(x)
+    cdef const lstmc_kernels *table = table_of(layers[0][0])
     cdef lstmc_backward call
     cdef Buffer scratch
     cdef Py_ssize_t n = len(layers)
@@ -456,14 +462,14 @@ def recurrent_backward(int cell, int activation, list layers, dx, dy, cnp.ndarra
         raise MemoryError
     try:
         for i in range(n):
-            dh0, dc0, dw, dr, db, dh_n, dc_n, h, c, gates, dgates, weight_ih, weight_hh = layers[i]
+            dh0, dc0, dw, dr, db, dh_n, dc_n, h, c, gates, dgates, dh, dc, to_below, weight_ih, weight_hh = layers[i]
             c_layers[i] = lstmc_backward_layer(
                 dh0=data_of(dh0), dc0=data_of(dc0), dweight_ih=data_of(dw), dweight_hh=data_of(dr),
                 dbias=data_of(db), dh_n=data_of(dh_n), dc_n=data_of(dc_n), h=data_of(h), c=data_of(c),
-                gates=data_of(gates), dgates=data_of(dgates), weight_ih=data_of(weight_ih),
-                weight_hh=data_of(weight_hh), inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
-        call = lstmc_backward(dx=data_of(dx), dy=data_of(dy), x=PyArray_DATA(x), layers=c_layers, num_layers=n,
-                              cell=cell, activation=activation, steps=x.shape[0], batch=x.shape[1],
+                gates=data_of(gates), dgates=data_of(dgates), dh=data_of(dh), dc=data_of(dc), dx=data_of(to_below),
+                weight_ih=data_of(weight_ih), weight_hh=data_of(weight_hh), inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
+        call = lstmc_backward(dx=data_of(dx), dy=data_of(dy), x=data_of(x), layers=c_layers, num_layers=n,
+                              cell=cell, activation=activation, steps=steps, batch=batch, repeat=repeat,
                               threads=threads_for(num_threads), scratch=NULL)
         scratch = scratch_pool.take(table.backward_scratch(&call))
         call.scratch = scratch.data()
@@ -622,18 +628,19 @@ def linear_forward(cnp.ndarray y, cnp.ndarray x, cnp.ndarray weight, bias, num_t
                              threads, space)
 
 
-def linear_backward(dx, cnp.ndarray dweight, dbias, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight,
+def linear_backward(dx, dweight, dbias, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight,
                     num_threads=None):
-    """Write dx (or None), add to dweight and dbias (or None)."""
+    """Write dx, add to dweight and dbias; None for what is not wanted."""
     cdef const lstmc_kernels *table = table_of(x)
     cdef int threads = threads_for(num_threads)
     cdef Py_ssize_t rows = x.shape[0], inputs = weight.shape[1], outputs = weight.shape[0]
     cdef Buffer scratch = scratch_pool.take(table.linear_backward_scratch(rows, inputs, outputs, threads))
     cdef void *space = scratch.data()
     cdef void *to_x = data_of(dx)
+    cdef void *to_weight = data_of(dweight)
     cdef void *to_bias = data_of(dbias)
     with nogil:
-        table.linear_backward(to_x, PyArray_DATA(dweight), to_bias, PyArray_DATA(dy), PyArray_DATA(x),
+        table.linear_backward(to_x, to_weight, to_bias, PyArray_DATA(dy), PyArray_DATA(x),
                               PyArray_DATA(weight), rows, inputs, outputs, threads, space)
 
 

@@ -99,6 +99,8 @@ static void NAME(linear_backward_member)(void *work, const team *member)
     team_share(member, outputs, &from, &to);
     if (w->dbias)
         NAME(add_rows)(w->dbias, w->dy, outputs, w->rows, from, to);
+    if (!w->dweight)
+        return;
     const NAME(weight_gradient) gradient = {w->dweight, w->x, inputs};
     NAME(add_weight_gradients)(&gradient, 1, w->dy, w->rows, outputs, w->scratch, member);
 }

@@ -68,7 +68,7 @@ typedef struct {
     /* outputs, written */
     lstmc_real *dh0;              /* (B, H); may be dh_n itself */
     lstmc_real *dc0;              /* (B, H), LSTM only; may be dc_n itself */
-    /* outputs, added to */
+    /* outputs, added to: all of them, or all NULL for none */
     lstmc_real *dweight_ih;       /* (G*H, I) */
     lstmc_real *dweight_hh;       /* (G*H, H) */
     lstmc_real *dbias;            /* (G*H,) */
@@ -81,6 +81,11 @@ typedef struct {
     /* saved, written */
     lstmc_real *dgates;           /* (T, B, G*H) the gradient of the sums before the activations: may be gates
                                itself, or NULL for not kept */
+    lstmc_real *dh;               /* (T, B, H) the part of the gradient of h after each step that arrives from the
+                               step after it (of the last: dh_n), or NULL for not kept */
+    lstmc_real *dc;               /* (T, B, H) likewise of c, through c of the step after; LSTM only; or NULL */
+    lstmc_real *dx;               /* (T, B, I) the gradient that goes to y of the layer below, or NULL for not kept;
+                               not for the first layer, whose dx is the call's */
     /* weights, those that forward saw */
     const lstmc_real *weight_ih;
     const lstmc_real *weight_hh;
@@ -91,11 +96,14 @@ typedef struct {
 typedef struct {
     lstmc_real *dx;               /* written: (T, B, I); may be x itself; or NULL, and it is not computed */
     const lstmc_real *dy;         /* (T, B, H) the gradient arriving at y, or NULL for zeros */
-    const lstmc_real *x;          /* (T, B, I), what forward was given */
+    const lstmc_real *x;          /* (T, B, I), what forward was given; not read where no weight's gradient is asked */
     const lstmc_backward_layer *layers;
     int num_layers;
     int cell, activation;
     ptrdiff_t steps, batch;
+    ptrdiff_t repeat;       /* gradients of one forward row: h, c and gates have B / repeat rows, and row b of all
+                               gradients belongs to row b / repeat of those. Above 1 no weight's gradient may be
+                               asked; 0 is 1 */
     int threads;
     void *scratch;          /* backward_scratch() bytes */
 } lstmc_backward;
@@ -122,7 +130,7 @@ typedef struct lstmc_kernels {
     size_t (*linear_forward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads);
     void (*pack_linear)(lstmc_real *packed, const lstmc_real *weight, ptrdiff_t inputs, ptrdiff_t outputs);
     size_t (*packed_linear_size)(ptrdiff_t inputs, ptrdiff_t outputs);
-    /* dx (rows, inputs) written, or NULL; dweight and dbias (or NULL) added to. */
+    /* dx (rows, inputs) written, or NULL; dweight and dbias added to, each of them or NULL. */
     void (*linear_backward)(lstmc_real *dx, lstmc_real *dweight, lstmc_real *dbias, const lstmc_real *dy, const lstmc_real *x, const lstmc_real *weight,
                             ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads, void *scratch);
     size_t (*linear_backward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads);

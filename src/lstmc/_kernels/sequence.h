@@ -393,7 +393,9 @@ static void OF_CELL(finish_backward)(const OF_CELL(backward_plan) *plan, const l
 static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lstmc_backward_layer *layer,
                                    real *dgates, const real *dy, ptrdiff_t t, OF_CELL(part) mine)
 {
-    const ptrdiff_t hidden = layer->hidden, batch = plan->call->batch, state = batch * hidden;
+    const ptrdiff_t hidden = layer->hidden, batch = plan->call->batch;
+    const ptrdiff_t repeat = max_of(1, plan->call->repeat);
+    const ptrdiff_t state = batch / repeat * hidden, arriving = t * batch * hidden;
     const real *h = (const real *)layer->h + (t + 1) * state, *gates = NULL, *c = NULL;
     if (CELL_HAS_C)
         c = (const real *)layer->c + (t + 1) * state;
@@ -404,30 +406,35 @@ static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lst
         for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, hidden); unit += VL) {
             const ptrdiff_t n = min_of(VL, hidden - unit), here = row * hidden + unit;
             const ptrdiff_t carried = (unit / PANEL * batch + row) * PANEL + unit % PANEL;
-            const ptrdiff_t gate_row = row * CELL_GATES * hidden + unit;
+            const ptrdiff_t row_before = repeat == 1 ? row : row / repeat, there = row_before * hidden + unit;
+            const ptrdiff_t gate_row = row_before * CELL_GATES * hidden + unit;
             vec dh = load(plan->dh + carried), dc = {0}, c_now = {0}, c_before = {0};
             vec gate[CELL_GATES] = {{0}}, dgate[CELL_GATES];
+            if (layer->dh)
+                store_n((real *)layer->dh + arriving + here, dh, n);
             if (dy)
-                dh += load_n(dy + t * state + here, n);
+                dh += load_n(dy + arriving + here, n);
             if (CELL_HAS_C) {
                 dc = load(plan->dc + carried);
-                c_now = load_n(c + here, n);
-                c_before = load_n(c - state + here, n);
+                if (layer->dc)
+                    store_n((real *)layer->dc + arriving + here, dc, n);
+                c_now = load_n(c + there, n);
+                c_before = load_n(c - state + there, n);
             }
             for (int g = 0; CELL_SAVES_GATES && g < CELL_GATES; g++) {
                 gate[g] = load_n(gates + gate_row + g * hidden, n);
                 __builtin_prefetch(gates + CELL_GATES * earlier + gate_row + g * hidden);
             }
             if (CELL_HAS_C)
-                __builtin_prefetch(c - state + earlier + here);
+                __builtin_prefetch(c - state + earlier + there);
             if (dy)
-                __builtin_prefetch(dy + t * state + earlier + here);
-            OF_CELL(backward_units)(dgate, &dc, dh, gate, load_n(h + here, n), c_now, c_before,
+                __builtin_prefetch(dy + arriving + (t ? -batch * hidden : 0) + here);
+            OF_CELL(backward_units)(dgate, &dc, dh, gate, load_n(h + there, n), c_now, c_before,
                                     plan->call->activation);
             if (CELL_HAS_C)
                 store(plan->dc + carried, dc);
             for (int g = 0; g < CELL_GATES; g++)
-                store_n(dgates + gate_row + g * hidden, dgate[g], n);
+                store_n(dgates + row * CELL_GATES * hidden + unit + g * hidden, dgate[g], n);
         }
 }
 
@@ -479,11 +486,14 @@ static void OF_CELL(backward_layer)(const OF_CELL(backward_plan) *plan, const ls
         OF_CELL(backward_steps)(plan, layer, dgates, dy, t0, t1, mine, member);
 
         /* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1 */
-        team_share(member, sums, &from, &to);
-        NAME(add_rows)(layer->dbias, dgates, sums, rows, from, to);
-        const NAME(weight_gradient) weights[] = {{layer->dweight_ih, x + before * inputs, inputs},
-                                                 {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden}};
-        NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, plan->for_weights, member);
+        if (layer->dweight_ih) {
+            team_share(member, sums, &from, &to);
+            NAME(add_rows)(layer->dbias, dgates, sums, rows, from, to);
+            const NAME(weight_gradient) weights[] = {
+                {layer->dweight_ih, x + before * inputs, inputs},
+                {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden}};
+            NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, plan->for_weights, member);
+        }
         team_share(member, rows, &from, &to);
         if (dx) /* which may be x: of these rows it is not read again */
             NAME(product)(dx + (before + from) * inputs, inputs, PANEL, row_major(dgates + from * sums, sums),
@@ -502,9 +512,9 @@ static void OF_CELL(backward_member)(void *work, const team *member)
     for (int l = call->num_layers - 1; l >= 0; l--) {
         const lstmc_backward_layer *layer = &call->layers[l], *below = layer - 1;
         const real *x = l ? (const real *)below->h + call->batch * below->hidden : (const real *)call->x;
-        real *dx = l ? plan->between : (real *)call->dx;
+        real *dx = !l ? (real *)call->dx : layer->dx ? (real *)layer->dx : plan->between;
         OF_CELL(backward_layer)(plan, layer, dy, x, dx, member);
-        dy = plan->between;
+        dy = dx;
     }
 }
 

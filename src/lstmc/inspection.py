@@ -1,0 +1,528 @@
+"""Where in time the gradient lives: what arrives at every state, from where, and how far back it reaches.
+
+Nothing is computed here that backward does not compute: it hands out the gradients at the states of every
+step, and these are their norms. The network is left as it was, to the bit: parameters, gradients, states
+and random states. Its neighbours: jacobians.py, gates.py, gradient_check.py and watch.py.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .layers import Dropout, Embedding, Trace
+from .losses import softmax_cross_entropy, squared_error
+from .network import Sequential
+from .recurrent import Recurrent
+
+__all__ = ["GradientFlow", "LayerFlow", "Reach", "gradient_flow"]
+
+VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
+NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
+
+
+# -- networks, whatever their form ------------------------------------------------------------------
+
+
+def network_of(net):
+    """Give the network of a LanguageModel, anything else as it is; refuse one without a recurrent layer."""
+    net = getattr(net, "net", net)
+    if not any(True for _ in recurrent_layers(net)):
+        raise ValueError(
+            f"net must have a recurrent layer (RNN or LSTM), got a {type(net).__name__} without one"
+        )
+    return net
+
+
+def recurrent_layers(net, trace=None, name=""):
+    """Walk through the recurrent layers: name ("" for a bare one, "1." in a Sequential), layer and trace."""
+    if isinstance(net, Recurrent):
+        yield name, net, trace
+    elif isinstance(net, Sequential):
+        for i, layer in enumerate(net.layers):
+            yield from recurrent_layers(layer, trace and trace.layers[i], f"{name}{i}.")
+
+
+def run(net, x, state=None, num_threads=None):
+    """Run a network as inference does, nothing dropped, but keep a trace: y, state, trace."""
+    if isinstance(net, Dropout):
+        return x, state, None
+    if not isinstance(net, Sequential):
+        kept = {"num_threads": num_threads} if accepts(net.forward, "num_threads") else {}
+        return net.forward(x, state, training=True, **kept)
+    after, traces = [], []
+    for layer, before in zip(net.layers, net._check_state("state", state)):
+        x, out, trace = run(layer, x, before, num_threads)
+        after.append(out)
+        traces.append(trace)
+    return x, tuple(after), Trace(net, None, layers=tuple(traces))
+
+
+def run_back(net, dy, trace, num_threads=None):
+    """Differentiate a trace, changing no gradient: the Record of every recurrent layer, in order."""
+    records = []
+    _run_back(net, dy, trace, records, num_threads)
+    return records[::-1]
+
+
+@dataclass
+class Record:
+    """What backward handed out at one recurrent layer: dstate, and StateGradients for each of its stack."""
+
+    dstate: object
+    stack: list
+
+
+def _run_back(net, dy, trace, records, threads):
+    if isinstance(net, Sequential):
+        for layer, kept in zip(reversed(net.layers), reversed(trace.layers)):
+            dy = _run_back(layer, dy, kept, records, threads)
+        return dy
+    if trace is None or isinstance(
+        net, Embedding
+    ):  # dropout that dropped nothing; the end of the way
+        return dy
+    if isinstance(net, Recurrent):
+        stack = []
+        dx, dstate = net.backward(dy, trace, num_threads=threads, need_grads=False, record=stack)
+        records.append(Record(dstate, stack))
+        return dx
+    if accepts(net.backward, "need_grads"):
+        return net.backward(dy, trace, num_threads=threads, need_grads=False)[0]
+    kept = net.grads.copy() if hasattr(net, "grads") else None
+    try:
+        return net.backward(dy, trace)[0]
+    finally:
+        if kept is not None:
+            net.grads[:] = kept
+
+
+def accepts(function, option):
+    """Tell whether a function has a parameter of this name."""
+    return option in inspect.signature(function).parameters
+
+
+def seeded(net, x, targets, state, trace, dy, num_threads):
+    """Give loss, dy and trace from what a caller has: a trace and dy, or x and something to foresee.
+
+    Without targets and dy, dy is drawn at random, from a seed of its own.
+    """
+    if trace is not None:
+        if x is not None or targets is not None or state is not None:
+            raise ValueError("trace holds what forward saw: x, targets and state must not be given")
+        net._check_trace(trace)
+        for _, layer, kept in recurrent_layers(net, trace):
+            layer._check_trace(kept)
+        if dy is None:
+            raise ValueError(
+                "dy must be given with a trace: the gradient of the loss, as for backward"
+            )
+        return None, dy, trace
+    if x is None:
+        raise ValueError("x must be given, or the trace of a forward call")
+    if targets is not None and dy is not None:
+        raise ValueError("targets and dy exclude each other: both say what the loss is")
+    y, _, trace = run(net, x, state, num_threads)
+    if dy is not None:
+        return None, dy, trace
+    if targets is None:
+        return None, np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype), trace
+    if callable(targets):
+        loss, dy = targets(y)
+    elif np.asarray(targets).dtype.kind in "iu":
+        loss, dy = softmax_cross_entropy(y, targets, num_threads=num_threads)
+    else:
+        loss, dy = squared_error(y, targets, num_threads)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss}: there is no gradient to follow. lstmc.find_nonfinite() names "
+            "where it began"
+        )
+    return float(loss), dy, trace
+
+
+# -- the report -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reach:
+    """How far back the gradient of the loss at some steps reaches.
+
+    Attributes
+    ----------
+    norms : ndarray (K+1,)
+        ``norms[k]``: the norm of the gradient with respect to the state (h, and c beside it) k steps before;
+        the root of the mean square over the steps asked for. The last is at the initial state.
+    rate : float
+        Mean change of its logarithm a step, by least squares over k >= 1; NaN with fewer than three points.
+    fit : float
+        R squared of that line: 1 where the gradient changes by one factor a step.
+    """
+
+    norms: np.ndarray
+    rate: float
+    fit: float
+
+    @property
+    def half_life(self):
+        """Steps after which half of the gradient is left; infinite where it does not shrink."""
+        return (
+            -math.log(2) / self.rate if self.rate < 0 else math.inf if self.rate >= 0 else math.nan
+        )
+
+    @property
+    def kept(self):
+        """What is left at the initial state, as a share of what there is one step back."""
+        first, last = self.norms[min(1, len(self.norms) - 1)], self.norms[-1]
+        return float(last / first) if first else math.nan
+
+    @property
+    def verdict(self):
+        """Tell "vanishing", "exploding", "healthy", or "none" where no gradient arrives at all."""
+        if not np.isfinite(self.norms).all() or self.kept > EXPLODED:
+            return "exploding"
+        if not self.norms.any():
+            return "none"
+        return "vanishing" if not self.kept >= VANISHED else "healthy"
+
+    @property
+    def turn(self):
+        """Steps back from where on the gradient stays beyond the limit of its verdict; None if healthy."""
+        first = self.norms[min(1, len(self.norms) - 1)]
+        verdict = self.verdict
+        if verdict == "vanishing":
+            beyond = ~(self.norms >= VANISHED * first)
+        elif verdict == "exploding":
+            beyond = ~(self.norms <= EXPLODED * first)
+        else:
+            return None
+        within = np.flatnonzero(~beyond)
+        return int(within[-1]) + 1 if len(within) else 0
+
+
+@dataclass
+class LayerFlow:
+    """The gradient at one layer of a stack: norms over rows and units, an entry a step.
+
+    Attributes
+    ----------
+    name : str
+        As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential.
+    cell : str
+        "lstm" or "rnn".
+    dh : ndarray (T,)
+        Of the gradient of the loss with respect to h after each step: dh_above + dh_later.
+    dh_above, dh_later : ndarray (T,)
+        What arrives from the layer above (or the loss) at that step, and from the step after in this layer.
+    dc, dc_through_h, dc_later : ndarray (T,) or None
+        Likewise of c: all of it, what comes through h of the same step, and through c of the step after.
+        None for an RNN.
+    dx : ndarray (T,) or None
+        Of the gradient with respect to the layer's input at each step.
+    weights : dict of name to ndarray (T,)
+        What each step adds to the gradient of weight_ih, weight_hh and bias.
+    reach : Reach
+        How far back the loss of the chosen steps alone reaches.
+    gradients : recurrent.StateGradients or None
+        The arrays themselves, where they were asked for.
+    """
+
+    name: str
+    cell: str
+    dh: np.ndarray
+    dh_above: np.ndarray
+    dh_later: np.ndarray
+    dc: np.ndarray | None
+    dc_through_h: np.ndarray | None
+    dc_later: np.ndarray | None
+    dx: np.ndarray
+    weights: dict
+    reach: Reach
+    gradients: object = None
+
+
+@dataclass
+class GradientFlow:
+    """Where in time the gradient lives, by layer. Print it, ``plot`` it, or read its numbers.
+
+    Attributes
+    ----------
+    loss : float or None
+        Of all steps; None where a gradient was given instead.
+    steps, batch : int
+    at : list of int
+        The steps whose loss alone is followed back, for half-lives and the verdict.
+    layers : list of LayerFlow
+        From the input up.
+    """
+
+    loss: float | None
+    steps: int
+    batch: int
+    at: list
+    layers: list
+
+    @property
+    def verdict(self):
+        """Tell the worst of the layers' verdicts: exploding, vanishing, healthy, or none."""
+        found = {layer.reach.verdict for layer in self.layers}
+        return next(v for v in ("exploding", "vanishing", "healthy", "none") if v in found)
+
+    def sentence(self, layer):
+        """Write a layer's verdict in words, with the numbers behind it."""
+        reach = layer.reach
+        back = len(reach.norms) - 1
+        if reach.verdict == "none":
+            return f"{layer.name}: no gradient of {self._asked()} arrives"
+        text = f"{layer.name}: {reach.verdict}, {reach.kept:.2g} of the gradient is left {back} steps back"
+        if reach.turn is not None:
+            limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
+            text += f" ({limit} from {reach.turn} steps back on"
+            text += f", step {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
+        if math.isfinite(reach.rate):
+            change = "halves" if reach.rate < 0 else "doubles"
+            every = math.log(2) / abs(reach.rate) if reach.rate else math.inf
+            text += f"; it {change} every {every:.3g} steps (R2 {reach.fit:.2f})"
+        return text
+
+    def _asked(self):
+        steps = ", ".join(str(s) for s in self.at)
+        return f"the loss at step{'s' * (len(self.at) > 1)} {steps}"
+
+    def __str__(self):
+        loss = "" if self.loss is None else f", loss {self.loss:.4g}"
+        lines = [f"gradient flow over {self.steps} steps, {self.batch} rows{loss}: {self.verdict}"]
+        lines += ["  " + self.sentence(layer) for layer in self.layers]
+        most = max(len(layer.reach.norms) for layer in self.layers)
+        shown = [0] + [2**i for i in range(64) if 2**i < most - 1] + [most - 1]
+        names = [layer.name for layer in self.layers]
+        lines.append(
+            f"  norm of the gradient of {self._asked()}, at the state so many steps before:"
+        )
+        lines.append("    steps  " + "  ".join(f"{name:>9}" for name in names))
+        for k in dict.fromkeys(shown):
+            lines.append(
+                f"    {k:5}  " + "  ".join(f"{layer.reach.norms[k]:>9.2e}" for layer in self.layers)
+            )
+        return "\n".join(lines)
+
+    def to_dict(self):
+        """Give all numbers as plain lists and floats, as JSON can hold them."""
+        layers = []
+        for layer in self.layers:
+            reach = layer.reach
+            numbers = {name: plain(getattr(layer, name)) for name in (*NORMS, "dx")}
+            weights = {name: plain(norms) for name, norms in layer.weights.items()}
+            found = {
+                "norms": plain(reach.norms),
+                "rate": plain(reach.rate),
+                "fit": plain(reach.fit),
+                "half_life": plain(reach.half_life),
+                "kept": plain(reach.kept),
+                "verdict": reach.verdict,
+                "turn": reach.turn,
+            }
+            layers.append(
+                {
+                    "name": layer.name,
+                    "cell": layer.cell,
+                    **numbers,
+                    "weights": weights,
+                    "reach": found,
+                }
+            )
+        return {
+            "loss": self.loss,
+            "steps": self.steps,
+            "batch": self.batch,
+            "at": list(self.at),
+            "verdict": self.verdict,
+            "layers": layers,
+        }
+
+    def plot(self, path):
+        """Draw it into a PNG file: how far back the loss reaches, and the total over time."""
+        from .plots import plot_flow
+
+        plot_flow(path, self)
+
+
+def plain(value):
+    """Give arrays as lists and numbers that are not finite as None, as JSON has them."""
+    if value is None:
+        return None
+    if np.ndim(value):
+        return [plain(v) for v in value]
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+# -- making it --------------------------------------------------------------------------------------
+
+
+def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None, at=None,
+                  weights=True, arrays=False, num_threads=None):  # fmt: skip
+    """Follow the gradient of a loss back through time, by layer.
+
+    Parameters
+    ----------
+    net : LSTM, RNN, Sequential or LanguageModel
+        Run as in inference: nothing is dropped.
+    x : ndarray
+        What the network takes, a sequence (T, B, ...) or, unbatched, (T, ...).
+    targets : ndarray or callable, optional
+        Integers: classes, for the softmax cross-entropy. Floats: for the squared error. A function: from
+        y to (loss, dy). Without, and without `dy`, a random gradient is followed.
+    state : optional
+        The initial state.
+    trace : Trace, instead of x, targets and state
+        Of the network's forward; with it `dy`, the gradient at its output. Nothing is run forward again.
+    dy : ndarray, in the shape of the output
+        The gradient of the loss with respect to the output, instead of `targets`.
+    at : int or list of int, optional
+        Steps s (0 to T-1, negative from the end) whose loss alone is followed back, for how far it
+        reaches; by default the last. The gradient of a loss at every step does not shrink even where the
+        network forgets: that total is shown, not judged.
+    weights : bool
+        Tell too what each step adds to the weights' gradients.
+    arrays : bool
+        Keep the gradients themselves, not only their norms.
+    num_threads : int, optional
+
+    Returns
+    -------
+    GradientFlow
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the trace is another network's; the loss is not finite; the network has no
+        recurrent layer.
+
+    Notes
+    -----
+    The norm of what step t adds to a weight's gradient is found without that matrix: of dW_t = dG' X it is
+    the root of the sum of (dG dG') * (X X') over pairs of rows, in float64. A gradient is vanishing where
+    the farthest state gets less than 1 % of what one step back gets (Hochreiter 1991; Bengio et al. 1994),
+    exploding where it gets more than 100 times as much (Pascanu et al. 2013).
+    """
+    net = network_of(net)
+    loss, dy, trace = seeded(net, x, targets, state, trace, dy, num_threads)
+    found = [(name, layer, kept) for name, layer, kept in recurrent_layers(net, trace)]
+    steps, batch = found[0][2].x.shape[:2]
+    chosen = _chosen_steps(at, steps)
+    total = run_back(net, dy, trace, num_threads)
+    _, last, kept = found[-1]
+    time_axis = 1 if last.batch_first and not kept.unbatched else 0
+    alone = []
+    for s in chosen:
+        only = np.zeros_like(dy)
+        where = (slice(None),) * time_axis + (s,)
+        only[where] = dy[where]
+        alone.append(run_back(net, only, trace, num_threads))
+    layers = []
+    for i, (name, layer, kept) in enumerate(found):
+        for number, gradients in enumerate(total[i].stack):
+            reach = _reach([(s, one[i], number) for s, one in zip(chosen, alone)])
+            layers.append(
+                _layer_flow(
+                    f"{name}l{number}", layer, kept, number, gradients, reach, weights, arrays
+                )
+            )
+    return GradientFlow(loss, steps, batch, chosen, layers)
+
+
+def _chosen_steps(at, steps):
+    if not steps:
+        raise ValueError("x must have at least one step, got none")
+    chosen = [steps - 1] if at is None else list(at) if np.ndim(at) else [at]
+    for s in chosen:
+        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not -steps <= s < steps:
+            raise ValueError(f"at must be steps in [0, {steps}), got {at!r}")
+    return [int(s) % steps for s in chosen] or [steps - 1]
+
+
+def norms_over_time(*arrays):
+    """Give the norm over all but the first axis, of several arrays together, in float64."""
+    squares = sum(
+        np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays if a is not None
+    )
+    return np.sqrt(squares)
+
+
+def _reach(runs):
+    """Gather the norms by distance. runs: (step, Record, number in the stack) of each loss alone."""
+    longest = max(s for s, _, _ in runs) + 2
+    squares, counts = np.zeros(longest), np.zeros(longest)
+    for s, record, number in runs:
+        g = record.stack[number]
+        now = norms_over_time(g.dh[: s + 1], None if g.dc_later is None else g.dc_later[: s + 1])
+        parts = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
+        first = norms_over_time(*(part[number][None] for part in parts))
+        backwards = np.concatenate([now[::-1], first])
+        squares[: s + 2] += backwards**2
+        counts[: s + 2] += 1
+    norms = np.sqrt(squares / counts)
+    return Reach(norms, *_fit(norms))
+
+
+def _fit(norms):
+    """Fit a line to the logarithm over k >= 1: slope and R squared. Zeros, which have none, are left out."""
+    k = np.arange(len(norms))
+    usable = (k >= 1) & np.isfinite(norms) & (norms > 0)
+    if usable.sum() < 3:
+        return math.nan, math.nan
+    k, y = k[usable].astype(float), np.log(norms[usable])
+    k, y = k - k.mean(), y - y.mean()
+    slope = (k @ y) / (k @ k)
+    spread = y @ y
+    left = y - slope * k
+    # A line that is flat but for rounding explains all there is to explain.
+    fit = 1.0 if spread <= 1e-20 * len(y) else 1 - (left @ left) / spread
+    return float(slope), float(fit)
+
+
+def _layer_flow(name, layer, trace, number, g, reach, weights, arrays):
+    through = g.dc_through_h
+    parts = {
+        "dh": g.dh,
+        "dh_above": g.dh_above,
+        "dh_later": g.dh_later,
+        "dc": None if through is None else through + g.dc_later,
+        "dc_through_h": through,
+        "dc_later": g.dc_later,
+        "dx": g.dx,
+    }
+    added = {}
+    if weights:
+        below = trace.layers[number - 1]._h[1:] if number else trace.x
+        added["weight_ih"] = contribution_norms(g.dgates, below)
+        added["weight_hh"] = contribution_norms(g.dgates, trace.layers[number]._h[:-1])
+        if layer.bias:
+            added["bias"] = norms_over_time(g.dgates.sum(1, dtype=np.float64))
+    norms = {part: None if a is None else norms_over_time(a) for part, a in parts.items()}
+    return LayerFlow(
+        name, layer._cell, **norms, weights=added, reach=reach, gradients=g if arrays else None
+    )
+
+
+def contribution_norms(dgates, x):
+    """Give the norm, step by step, of what it adds to a weight's gradient.
+
+    Parameters
+    ----------
+    dgates : ndarray (T, B, G*H)
+    x : ndarray (T, B, I)
+
+    Returns
+    -------
+    ndarray (T,) of float64
+    """
+    out = np.empty(len(x))
+    at_once = max(1, 2**20 // max(1, dgates[0].size + x[0].size + len(x[0]) ** 2)) if len(x) else 1
+    for t in range(0, len(x), at_once):
+        g, v = (a[t : t + at_once].astype(np.float64) for a in (dgates, x))
+        squares = ((g @ g.swapaxes(1, 2)) * (v @ v.swapaxes(1, 2))).sum((1, 2))
+        out[t : t + at_once] = np.sqrt(np.maximum(squares, 0))
+    return out

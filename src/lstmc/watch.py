@@ -1,0 +1,275 @@
+"""Watching a network learn: a few numbers a layer now and then, and where the first NaN came from."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from .files import check_writable_folder
+from .inspection import gradient_flow, network_of, plain, recurrent_layers, run, run_back, seeded
+from .layers import check_size
+
+__all__ = ["NonFinite", "Watch", "find_nonfinite"]
+
+
+@dataclass
+class NonFinite:
+    """Where a number that is not finite appeared first.
+
+    Attributes
+    ----------
+    what : str
+        "a weight", "x", "a state", "the output" or "a gradient".
+    layer : str
+        The recurrent layer, as "1.l0", or the name of the weight.
+    step, row : int or None
+        Where in the sequence and the batch.
+    """
+
+    what: str
+    layer: str = ""
+    step: int | None = None
+    row: int | None = None
+
+    def __str__(self):
+        text = f"{self.what} is not finite"
+        if self.layer:
+            text += f": {self.layer}"
+        return text if self.step is None else f"{text}, at step {self.step}, row {self.row}"
+
+
+def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None):
+    """Find the first number that is not finite: in the weights, the input, a state, or on the way back.
+
+    Parameters
+    ----------
+    net : LSTM, RNN, Sequential or LanguageModel
+    x, targets, state : optional
+        As for ``gradient_flow``.
+    trace, dy : instead of x, targets and state
+        Of the network's forward; without `dy` nothing is looked for on the way back.
+
+    Returns
+    -------
+    NonFinite or None
+        The weights come first; then the input and the states, by step and from the input up; then the output
+        and the gradients at the states, from the last step and the output down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the trace is another network's; the network has no recurrent layer.
+    """
+    net = network_of(net)
+    for name in net.parameters():
+        if not np.isfinite(net[name]).all():
+            return NonFinite("a weight", name)
+    if trace is None:
+        with np.errstate(all="ignore"):
+            y, _, trace = run(net, x, state)
+            found = _in_states(net, trace)
+            if found:
+                return found
+            if not np.isfinite(y).all():
+                return NonFinite("the output")
+            if targets is None and dy is None:
+                return None
+            dy = _gradient_at(y, targets) if dy is None else dy
+    else:
+        seeded(net, None, None, None, trace, dy if dy is not None else 0, None)  # checks it
+        found = _in_states(net, trace)
+        if found or dy is None:
+            return found
+    if not np.isfinite(dy).all():
+        return NonFinite("the gradient of the loss at the output")
+    return _in_gradients(net, trace, dy)
+
+
+def _gradient_at(y, targets):
+    """Give dy of a loss that may not be finite itself."""
+    from .losses import softmax_cross_entropy, squared_error
+
+    if callable(targets):
+        return targets(y)[1]
+    integers = np.asarray(targets).dtype.kind in "iu"
+    return (softmax_cross_entropy if integers else squared_error)(y, targets)[1]
+
+
+def _first(array, backwards=False):
+    """Give (step, row) of the first element (T, B, .) that is not finite, or None."""
+    bad = ~np.isfinite(array).all(2)
+    steps = np.flatnonzero(bad.any(1))
+    if not len(steps):
+        return None
+    step = steps[-1 if backwards else 0]
+    return int(step), int(np.flatnonzero(bad[step])[0])
+
+
+def _in_states(net, trace):
+    found = []
+    for i, (name, _, kept) in enumerate(recurrent_layers(net, trace)):
+        places = [("x", f"of layer {name.rstrip('.')}" if name else "", kept.x)]
+        for number, one in enumerate(kept.layers):
+            places += [
+                ("a state", f"{name}l{number}", a[1:]) for a in (one._h, one._c) if a is not None
+            ]
+        for order, (what, where, array) in enumerate(places):
+            at = _first(array)
+            if at:
+                found.append((at[0], i, order, NonFinite(what, where, *at)))
+    return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+def _in_gradients(net, trace, dy):
+    found = []
+    names = [name for name, _, _ in recurrent_layers(net, trace)]
+    for i, (name, record) in enumerate(zip(names, run_back(net, dy, trace))):
+        for number, gradients in enumerate(record.stack):
+            for array in (gradients.dgates, gradients.dh):
+                at = _first(array, backwards=True)
+                if at:
+                    where = NonFinite("a gradient", f"{name}l{number}", *at)
+                    found.append((-at[0], -i, -number, where))
+    return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+class Watch:
+    """Looks at a network while it learns: a handful of numbers a layer, every so many windows.
+
+    Give it to a Trainer, or call it in a loop of your own: after the loss, before backward.
+
+    Parameters
+    ----------
+    net : LSTM, RNN, Sequential or LanguageModel
+    every : int
+        Look at every so many windows; the first one is looked at.
+    path : path, optional
+        A JSONL file to append to, a line per look.
+    tensorboard : path, optional
+        A folder for TensorBoard, whose package must be installed.
+    nonfinite : "stop" or "warn"
+        What to do when the loss is not finite: raise FloatingPointError, or warn. Both name the first layer,
+        step and row where it began.
+
+    Attributes
+    ----------
+    records : list of dict
+        What was seen: "window", "loss" and, for each layer by name: "gradient" (the norm of the loss's
+        gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None where it does
+        not shrink), "kept" (the share of it that reaches the initial state), "saturated" (the share of
+        gates below 0.1 or above 0.9; of g and an RNN's h, beyond 0.9 on either side), "forget" (the mean
+        forget gate) and "weights" (the norm of the recurrent weights).
+
+    Raises
+    ------
+    ImportError
+        `tensorboard` is given, and the package is not installed.
+    OSError
+        A file can not be written.
+    TypeError, ValueError
+        A parameter is not what is said here; the network has no recurrent layer.
+    """
+
+    def __init__(self, net, every=50, path=None, tensorboard=None, nonfinite="stop"):
+        self.net, self.every = network_of(net), check_size("every", every)
+        if nonfinite not in ("stop", "warn"):
+            raise ValueError(f'nonfinite must be "stop" or "warn", got {nonfinite!r}')
+        self.path, self.nonfinite = path, nonfinite
+        if path is not None:
+            check_writable_folder(path)
+        self._board = None if tensorboard is None else _open_board(tensorboard)
+        self.window, self.records = 0, []
+
+    def __call__(self, loss, dy, trace):
+        """Look at one window, if it is its turn.
+
+        Parameters
+        ----------
+        loss : float
+        dy : ndarray
+            The gradient of the loss with respect to the network's output.
+        trace : Trace
+            Of the network's forward; it must not be consumed yet.
+
+        Returns
+        -------
+        dict or None
+            What was added to ``records``.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite, and `nonfinite` is "stop".
+        """
+        self.window += 1
+        if not math.isfinite(loss):
+            self._report(loss, trace, dy)
+            return None
+        if (self.window - 1) % self.every:
+            return None
+        record = {"window": self.window, "loss": float(loss), **self._look(dy, trace)}
+        self.records.append(record)
+        self._write(record)
+        return record
+
+    def _report(self, loss, trace, dy):
+        place = find_nonfinite(self.net, trace=trace, dy=dy)
+        text = f"the loss of window {self.window} is {loss}"
+        text += f": {place}" if place else ", but states and gradients are finite"
+        if self.nonfinite == "stop":
+            raise FloatingPointError(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _look(self, dy, trace):
+        flow = gradient_flow(self.net, trace=trace, dy=dy, weights=False)
+        layers = iter(flow.layers)
+        found = {}
+        for _, layer, kept in recurrent_layers(self.net, trace):
+            for number, one in enumerate(kept.layers):
+                seen = next(layers)
+                gates = one._h[1:] if one._gates is None else one._gates
+                hidden = layer.hidden_size
+                forget = (
+                    None if one._gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
+                )
+                found[seen.name] = {
+                    "gradient": float(np.sqrt(np.square(seen.dh).sum())),
+                    "half_life": plain(seen.reach.half_life),
+                    "kept": plain(seen.reach.kept),
+                    "saturated": _saturated(gates, hidden),
+                    "forget": forget,
+                    "weights": float(np.linalg.norm(layer[f"weight_hh_l{number}"])),
+                }
+        return found
+
+    def _write(self, record):
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            self._board.add_scalar("loss", record["loss"], record["window"])
+            for name, numbers in record.items():
+                for what, value in numbers.items() if isinstance(numbers, dict) else ():
+                    if value is not None:
+                        self._board.add_scalar(f"{name}/{what}", value, record["window"])
+            self._board.flush()
+
+
+def _saturated(gates, hidden):
+    """Give the share of saturated values: the gates of an LSTM side by side, or h of an RNN."""
+    count = 0
+    for k in range(gates.shape[2] // hidden):
+        part = gates[:, :, k * hidden : (k + 1) * hidden]
+        low = -0.9 if k == 2 or gates.shape[2] == hidden else 0.1
+        count += np.count_nonzero(part < low) + np.count_nonzero(part > 0.9)
+    return float(count / max(1, gates.size))
+
+
+def _open_board(folder):
+    try:
+        from tensorboard.summary import Writer
+    except ImportError:
+        raise ImportError("tensorboard is not installed: pip install tensorboard") from None
+    return Writer(str(folder))
