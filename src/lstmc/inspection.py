@@ -275,11 +275,15 @@ class GradientFlow:
         back = len(reach.norms) - 1
         if reach.verdict == "none":
             return f"{layer.name}: no gradient of {self._asked()} arrives"
-        text = f"{layer.name}: {reach.verdict}, {reach.kept:.2g} of the gradient is left {back} steps back"
+        grown = f"the gradient is {reach.kept:.2g} times as large"
+        left = f"{reach.kept:.2g} of the gradient is left"
+        text = (
+            f"{layer.name}: {reach.verdict}, {grown if reach.kept > 1 else left} {back} steps back"
+        )
         if reach.turn is not None:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
-            text += f", step {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
+            text += f", state {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
         if math.isfinite(reach.rate):
             change = "halves" if reach.rate < 0 else "doubles"
             every = math.log(2) / abs(reach.rate) if reach.rate else math.inf
