@@ -2,10 +2,11 @@
 
 from ._kernels._core import get_num_threads, set_num_threads
 from .config import show_config
-from .gates import gate_statistics, writers
-from .gradient_check import check_gradients
-from .inspection import gradient_flow
+from .gates import GateReport, LayerGates, Write, gate_statistics, writers
+from .gradient_check import GradientReport, TensorCheck, check_gradients
+from .inspection import GradientFlow, LayerFlow, Reach, gradient_flow
 from .jacobians import (
+    JacobianSpectrum,
     input_jacobian,
     jacobian_spectrum,
     lyapunov_exponents,
@@ -29,7 +30,7 @@ from .optim import (
 from .recurrent import LSTM, RNN
 from .text import Vocabulary
 from .training import Trainer
-from .watch import Watch, find_nonfinite
+from .watch import NonFinite, Watch, find_nonfinite
 
 __version__ = "0.1.0"
 
@@ -42,16 +43,26 @@ __all__ = [
     "Dropout",
     "Embedding",
     "ExponentialDecay",
+    "GateReport",
+    "GradientFlow",
+    "GradientReport",
+    "JacobianSpectrum",
     "LanguageModel",
     "Layer",
+    "LayerFlow",
+    "LayerGates",
     "Linear",
+    "NonFinite",
     "PlateauDecay",
     "RMSprop",
+    "Reach",
     "Sequential",
     "StepDecay",
+    "TensorCheck",
     "Trainer",
     "Vocabulary",
     "Watch",
+    "Write",
     "check_gradients",
     "clip_grad_norm",
     "find_nonfinite",

@@ -1,6 +1,7 @@
 """The public face, for type checkers: what __init__.py exports, with types."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, TextIO
 
@@ -60,6 +61,7 @@ class Linear(Layer):
         dstate: _State = None,
         num_threads: int | None = None,
         need_dx: bool = True,
+        need_grads: bool = True,
     ) -> tuple[_Array | None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
@@ -123,6 +125,8 @@ class _Recurrent(Layer):
         num_threads: int | None = None,
         need_dx: bool = True,
         consume: bool = False,
+        need_grads: bool = True,
+        record: list[Any] | None = None,
     ) -> tuple[_Array | None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
 
@@ -284,6 +288,7 @@ class Trainer:
     net: Sequential
     optimiser: _Optimiser
     schedule: StepDecay | None
+    watch: Watch | None
     epoch: int
     window: int
     history: list[dict[str, Any]]
@@ -298,6 +303,7 @@ class Trainer:
         clip: float | None = 5.0,
         schedule: StepDecay | None = None,
         num_threads: int | None = None,
+        watch: Watch | None = None,
     ) -> None: ...
     def fit(
         self,
@@ -345,3 +351,226 @@ class LanguageModel:
     def save(self, path: _Path) -> None: ...
     @classmethod
     def load(cls, path: _Path) -> LanguageModel: ...
+
+_Net = Layer | LanguageModel
+_Targets = _Array | Callable[[_Array], tuple[float, _Array]]
+
+@dataclass
+class Reach:
+    norms: _Array
+    rate: float
+    fit: float
+    @property
+    def half_life(self) -> float: ...
+    @property
+    def kept(self) -> float: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def turn(self) -> int | None: ...
+
+@dataclass
+class LayerFlow:
+    name: str
+    cell: str
+    dh: _Array
+    dh_above: _Array
+    dh_later: _Array
+    dc: _Array | None
+    dc_through_h: _Array | None
+    dc_later: _Array | None
+    dx: _Array
+    weights: dict[str, _Array]
+    reach: Reach
+    gradients: Any = None
+
+@dataclass
+class GradientFlow:
+    loss: float | None
+    steps: int
+    batch: int
+    at: list[int]
+    layers: list[LayerFlow]
+    @property
+    def verdict(self) -> str: ...
+    def sentence(self, layer: LayerFlow) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+
+def gradient_flow(
+    net: _Net,
+    x: _Array | None = None,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    dy: _Array | None = None,
+    at: int | Sequence[int] | None = None,
+    weights: bool = True,
+    arrays: bool = False,
+    num_threads: int | None = None,
+) -> GradientFlow: ...
+
+@dataclass
+class JacobianSpectrum:
+    t1: int
+    distances: list[int]
+    singular_values: _Array
+    factors: list[dict[str, Any]]
+    @property
+    def largest(self) -> _Array: ...
+    @property
+    def rate(self) -> float: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+
+def state_jacobian(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t0: int = 0,
+    t1: int | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def input_jacobian(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t: int | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def jacobian_spectrum(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t1: int | None = None,
+    distances: Iterable[int] | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> JacobianSpectrum: ...
+def lyapunov_exponents(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    state: _State = None,
+    *,
+    count: int | None = None,
+    every: int = 10,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def step_factors(layer: _Recurrent, trace: Any) -> list[dict[str, Any]]: ...
+
+@dataclass
+class LayerGates:
+    name: str
+    cell: str
+    means: dict[str, _Array]
+    histograms: dict[str, _Array]
+    low: dict[str, float]
+    high: dict[str, float]
+    memory: _Array | None
+    dead: list[int]
+    shut: list[int]
+    pegged: list[int]
+
+@dataclass
+class GateReport:
+    steps: int
+    batch: int
+    layers: list[LayerGates]
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+    def plot_histograms(self, path: _Path) -> None: ...
+
+@dataclass
+class Write:
+    position: int
+    token: str
+    written: float
+    kept: float
+    contribution: float
+
+def gate_statistics(
+    net: _Net,
+    x: _Array | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> GateReport: ...
+def writers(
+    model: LanguageModel, text: str | _Array, unit: int, layer: int | None = None, k: int = 5
+) -> list[Write]: ...
+
+@dataclass
+class TensorCheck:
+    name: str
+    size: int
+    checked: int
+    error: float
+    worst: tuple[int, ...]
+    backward: float
+    differences: float
+    direction_error: float
+
+@dataclass
+class GradientReport:
+    loss: float
+    tolerance: float
+    tensors: list[TensorCheck]
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def failed(self) -> list[str]: ...
+    def __bool__(self) -> bool: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+def check_gradients(
+    net: _Net,
+    x: _Array,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    samples: int | None = 100,
+    directions: int = 3,
+    tolerance: float = 1e-6,
+    step: float = 1e-5,
+    rng: _Rng = 0,
+) -> GradientReport: ...
+
+@dataclass
+class NonFinite:
+    what: str
+    layer: str = ""
+    step: int | None = None
+    row: int | None = None
+
+def find_nonfinite(
+    net: _Net,
+    x: _Array | None = None,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    dy: _Array | None = None,
+) -> NonFinite | None: ...
+
+class Watch:
+    net: Layer
+    every: int
+    window: int
+    records: list[dict[str, Any]]
+    def __init__(
+        self,
+        net: _Net,
+        every: int = 50,
+        path: _Path | None = None,
+        tensorboard: _Path | None = None,
+        nonfinite: Literal["stop", "warn"] = "stop",
+    ) -> None: ...
+    def __call__(self, loss: float, dy: _Array, trace: Any) -> dict[str, Any] | None: ...

@@ -1,8 +1,8 @@
-"""The command line: train, next, sample, eval, bench, config.
+"""The command line: train, next, sample, eval, inspect, bench, config.
 
 Here are the options of all commands, the small commands, errors and exit codes: 0 for success, 1 for
-an error, 2 for wrong usage, 130 after Ctrl-C. What ``train`` does is in cli_train.py,
-what ``bench`` does in cli_bench.py.
+an error, 2 for wrong usage, 130 after Ctrl-C. What ``train``, ``inspect`` and ``bench`` do is in
+cli_train.py, cli_inspect.py and cli_bench.py.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 from . import __version__
 from ._kernels._core import set_num_threads
 from .cli_bench import bench
+from .cli_inspect import inspect
 from .cli_train import DEFAULTS, OPTIMIZERS, UNITS, UsageError, train
 from .config import show_config
 from .language_model import LanguageModel
@@ -83,6 +84,10 @@ def make_parser():
     new.add_argument("model", metavar="MODEL", help="a file that lstmc train wrote")
     new.add_argument("file", metavar="FILE", help="a text in UTF-8; - reads standard input")
     add_threads(new)
+    add_inspect_options(command(
+        "inspect", inspect, "show where in time the gradients live, and what the gates do",
+        '  lstmc inspect run/model.safetensors --text "The value of the expression is" --out seen\n'
+        "  lstmc inspect --demo --out demo     why an LSTM learns what an RNN can not"))  # fmt: skip
     add_bench_options(command("bench", bench, "time lstmc on this machine, in seconds",
                               "  lstmc bench --threads 1 --peer torch"))  # fmt: skip
     command("config", config, "show versions, instruction set and threads", "  lstmc config")
@@ -112,6 +117,24 @@ def add_sample_options(parser):
         help="draw from the N likeliest only (default: from all)",
     )
     add("--seed", type=natural, metavar="N", help="for the same text every time (default: random)")
+    add_threads(parser)
+
+
+def add_inspect_options(parser):
+    """Add what `inspect` takes."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", nargs="?", help="a file that lstmc train wrote")
+    add("--text", help="what the model reads")
+    add("--file", metavar="FILE", help="or a text in UTF-8; - reads standard input")
+    add("--out", default="inspect", metavar="DIR", help="where the pictures go (default: inspect)")
+    add("--unit", type=natural, metavar="N",
+        help="tell which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
+    add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
+    add("--demo", action="store_true",
+        help="let an LSTM and an RNN learn what needs a long memory, and show why one can not")  # fmt: skip
+    add("--steps", type=count, default=100, metavar="N",
+        help="how long a memory the demo asks for (default: 100)")  # fmt: skip
+    add("--seed", type=natural, default=0, metavar="N", help="of the demo (default: 0)")
     add_threads(parser)
 
 

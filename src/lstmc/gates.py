@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .inspection import network_of, plain, recurrent_layers, run
+from ._kernels._core import checked_tokens
+from .inspection import count_of, network_of, plain, recurrent_layers, run
 from .layers import check_size
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
@@ -60,7 +61,7 @@ class GateReport:
     layers: list
 
     def __str__(self):
-        lines = [f"gates over {self.steps} steps, {self.batch} rows"]
+        lines = [f"gates over {self.steps} steps, {count_of(self.batch, 'row')}"]
         for layer in self.layers:
             count = len(next(iter(layer.means.values()))[0])
             lines.append(f"  {layer.name}: {count} units")
@@ -80,7 +81,7 @@ class GateReport:
                 units = getattr(layer, what)
                 if units:
                     shown = ", ".join(map(str, units[:10])) + (", ..." if len(units) > 10 else "")
-                    lines.append(f"    {what}: {len(units)} units ({shown})")
+                    lines.append(f"    {what}: {count_of(len(units), 'unit')} ({shown})")
         return "\n".join(lines)
 
     def to_dict(self):
@@ -229,7 +230,7 @@ def writers(model, text, unit, layer=None, k=5):
     ----------
     model : LanguageModel
         Of LSTM cells. It reads the text from a state of zeros; its own state is left alone.
-    text : str
+    text : str, or ndarray (n,) of token ids
     unit : int
         0 to H-1.
     layer : int, optional
@@ -246,7 +247,13 @@ def writers(model, text, unit, layer=None, k=5):
     TypeError, ValueError
         An argument does not fit; the cells are not LSTMs.
     """
-    ids, k = model._encode("text", text, least=1), check_size("k", k)
+    if isinstance(text, np.ndarray):
+        ids = checked_tokens(
+            "text", text, len(model.vocabulary), (len(text),) if text.ndim else (1,)
+        )
+    else:
+        ids = model._encode("text", text, least=1)
+    k = check_size("k", k)
     trace = run(model.net, ids[:, None])[2]
     stack = [
         (recurrent, one)

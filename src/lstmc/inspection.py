@@ -19,6 +19,7 @@ from .recurrent import Recurrent
 __all__ = ["GradientFlow", "LayerFlow", "Reach", "gradient_flow"]
 
 VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
+STEADY = 0.5  # R squared from which on a rate is one
 NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
 
 
@@ -284,7 +285,9 @@ class GradientFlow:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
             text += f", state {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
-        if math.isfinite(reach.rate):
+        if reach.fit < STEADY:
+            text += f"; no steady rate (R2 {reach.fit:.2f})"
+        elif math.isfinite(reach.rate):
             change = "halves" if reach.rate < 0 else "doubles"
             every = math.log(2) / abs(reach.rate) if reach.rate else math.inf
             text += f"; it {change} every {every:.3g} steps (R2 {reach.fit:.2f})"
@@ -296,7 +299,8 @@ class GradientFlow:
 
     def __str__(self):
         loss = "" if self.loss is None else f", loss {self.loss:.4g}"
-        lines = [f"gradient flow over {self.steps} steps, {self.batch} rows{loss}: {self.verdict}"]
+        rows = count_of(self.batch, "row")
+        lines = [f"gradient flow over {self.steps} steps, {rows}{loss}: {self.verdict}"]
         lines += ["  " + self.sentence(layer) for layer in self.layers]
         most = max(len(layer.reach.norms) for layer in self.layers)
         shown = [0] + [2**i for i in range(64) if 2**i < most - 1] + [most - 1]
@@ -350,6 +354,11 @@ class GradientFlow:
         from .plots import plot_flow
 
         plot_flow(path, self)
+
+
+def count_of(n, what):
+    """Write a number of things: 1 row, 2 rows."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def plain(value):

@@ -1,8 +1,49 @@
-"""Pictures: the only file that imports matplotlib."""
+"""Pictures: the only file of the library that imports matplotlib.
+
+Each function draws what a report holds into a PNG file. Colours are those of Okabe and Ito (2008), which
+colour-blind eyes tell apart, with a line style each; heat maps are viridis, or blue to red around zero.
+"""
 
 import numpy as np
 
-__all__ = ["plot_losses"]
+from .inspection import STEADY
+
+__all__ = [
+    "plot_flow",
+    "plot_gates",
+    "plot_histograms",
+    "plot_jacobian",
+    "plot_losses",
+    "plot_spectrum",
+]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+WIDTH = 6.0  # inches: 900 pixels, and readable at 600
+DPI = 150
+
+
+def _figure(height, width=WIDTH):
+    try:
+        from matplotlib.figure import Figure  # no pyplot: nothing global, no window system
+    except ImportError:
+        raise ImportError("matplotlib is not installed: pip install lstmc[plot]") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _line(i):
+    """Give the look of the i-th line."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": STYLES[i % len(STYLES)],
+        "linewidth": 1.6,
+    }
+
+
+def _positive(values):
+    """Give values for a logarithmic axis, on which what is not above zero has no place."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def plot_losses(path, epochs, train, valid):
@@ -16,16 +57,200 @@ def plot_losses(path, epochs, train, valid):
     train, valid : list of float or None
         Mean loss of an epoch's training, and of validation, in nats per token; None where unknown.
     """
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no window system
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = _figure(4)
     axes = figure.add_subplot()
-    for name, losses in (("training", train), ("validation", valid)):
+    for i, (name, losses) in enumerate((("training", train), ("validation", valid))):
         values = np.array(losses, float)
         if np.isfinite(values).any():
-            axes.plot(epochs, values, marker="o", markersize=3, label=name)
+            axes.plot(epochs, values, marker="o", markersize=3, label=name, **_line(i))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_flow(path, flow):
+    """Draw a GradientFlow: how far back the loss of the chosen steps reaches, and the total over time.
+
+    Parameters
+    ----------
+    path : str or path
+    flow : GradientFlow
+    """
+    figure = _figure(6.4)
+    reach, total = figure.subplots(2, 1)
+    asked = (
+        "the last step" if flow.at == [flow.steps - 1] else f"step {', '.join(map(str, flow.at))}"
+    )
+    for i, layer in enumerate(flow.layers):
+        norms = _positive(layer.reach.norms)
+        half, steady = layer.reach.half_life, layer.reach.fit >= STEADY
+        label = (
+            f"{layer.name}, half-life {half:.3g} steps"
+            if steady and np.isfinite(half)
+            else layer.name
+        )
+        reach.plot(np.arange(len(norms)), norms, label=label, **_line(i))
+        total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **_line(i))
+    reach.set_title(f"{flow.verdict.capitalize()}: the loss of {asked}, followed back", fontsize=11)
+    reach.set_xlabel("steps back")
+    reach.set_ylabel("norm of the gradient\nat the state")
+    total.set_title("The loss of all steps: what arrives at each", fontsize=11)
+    total.set_xlabel("step")
+    total.set_ylabel("norm of the gradient\nat h")
+    for axes in (reach, total):
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.02)
+    reach.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_gates(path, report):
+    """Draw a GateReport: heat maps of every gate over time and unit, a column for each layer.
+
+    Parameters
+    ----------
+    path : str or path
+    report : GateReport
+    """
+    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.means))
+    columns = len(report.layers)
+    figure = _figure(1.45 * len(gates) + 0.9, max(WIDTH, 2.8 * columns))
+    grid = figure.subplots(len(gates), columns, squeeze=False, sharex=True)
+    names = {
+        "i": "input gate i",
+        "f": "forget gate f",
+        "g": "candidate g",
+        "o": "output gate o",
+        "h": "state h",
+    }
+    for column, layer in enumerate(report.layers):
+        grid[0][column].set_title(f"layer {layer.name}", fontsize=10)
+        for axes, gate in zip(grid[:, column], gates):
+            if gate not in layer.means:
+                axes.set_axis_off()
+                continue
+            unsigned = gate in "ifo"
+            image = axes.imshow(
+                layer.means[gate].T,
+                aspect="auto",
+                interpolation="nearest",
+                cmap="viridis" if unsigned else "RdBu_r",
+                vmin=0 if unsigned else -1,
+                vmax=1,
+            )
+            if not column:
+                axes.set_ylabel(f"{names[gate]}\nunit", fontsize=8)
+            axes.tick_params(labelsize=7)
+            if column == columns - 1:
+                figure.colorbar(
+                    image, ax=list(grid[gates.index(gate)]), fraction=0.04, pad=0.01
+                ).ax.tick_params(labelsize=7)
+        grid[-1][column].set_xlabel("step", fontsize=9)
+    rows = f", mean of {report.batch} rows" if report.batch > 1 else ""
+    figure.suptitle(f"How far each gate opens, over time and units{rows}", fontsize=11)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_histograms(path, report):
+    """Draw a GateReport: how the values of each gate are distributed, a line for each layer.
+
+    Parameters
+    ----------
+    path : str or path
+    report : GateReport
+    """
+    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.histograms))
+    figure = _figure(1.5 * len(gates) + 0.7)
+    panels = figure.subplots(len(gates), 1, squeeze=False)[:, 0]
+    for axes, gate in zip(panels, gates):
+        unsigned = gate in "ifo"
+        low, high = (0.1, 0.9) if unsigned else (-0.9, 0.9)
+        for i, layer in enumerate(report.layers):
+            if gate in layer.histograms:
+                share = layer.histograms[gate]
+                edges = np.linspace(0 if unsigned else -1, 1, len(share) + 1)
+                axes.stairs(100 * share, edges, label=layer.name, **_line(i))
+        for edge in (low, high):
+            axes.axvline(edge, color="#888888", linewidth=0.8)
+        axes.set_ylabel(f"{gate}\n% of values", fontsize=9)
+        axes.tick_params(labelsize=8)
+    panels[0].legend(fontsize=8)
+    panels[-1].set_xlabel("value; beyond the grey lines a gate is saturated")
+    figure.suptitle("How the gates are distributed over steps, rows and units", fontsize=11)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_spectrum(path, spectrum):
+    """Draw a JacobianSpectrum: singular values over the distance.
+
+    Parameters
+    ----------
+    path : str or path
+    spectrum : JacobianSpectrum
+    """
+    figure = _figure(4.2)
+    axes = figure.add_subplot()
+    values, k = spectrum.singular_values, spectrum.distances
+    flat = values.reshape(len(k), -1)
+    low, high = (
+        _positive(np.quantile(flat, 0.25, axis=1)),
+        _positive(np.quantile(flat, 0.75, axis=1)),
+    )
+    axes.fill_between(k, low, high, color=COLOURS[0], alpha=0.2, label="middle half")
+    lines = (
+        ("largest", values[:, :, 0].max(1)),
+        ("median", np.median(flat, 1)),
+        ("smallest", values[:, :, -1].min(1)),
+    )
+    for i, (name, line) in enumerate(lines):
+        axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
+    axes.axhline(1, color="#888888", linewidth=0.8)
+    axes.set_yscale("log")
+    if k[-1] > 20:
+        axes.set_xscale("log")
+    axes.set_xlabel("distance k, steps")
+    axes.set_ylabel("singular value")
+    what = "grow" if spectrum.largest[-1] > 1 else "shrink"
+    axes.set_title(
+        f"Changes of the state {what} along the way: d s({spectrum.t1}) / d s({spectrum.t1} - k)",
+        fontsize=10,
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_jacobian(
+    path, jacobian, title="What each number of a state owes to each number of an earlier one"
+):
+    """Draw one Jacobian as a heat map.
+
+    Parameters
+    ----------
+    path : str or path
+    jacobian : ndarray (S, S) or (H, I)
+        Of one row: ``state_jacobian(...)[b]``.
+    title : str
+
+    Raises
+    ------
+    ValueError
+        It is not a matrix.
+    """
+    jacobian = np.asarray(jacobian)
+    if jacobian.ndim != 2:
+        raise ValueError(f"jacobian must be a matrix, that of one row, got {jacobian.ndim} axes")
+    figure = _figure(5)
+    axes = figure.add_subplot()
+    most = float(np.abs(jacobian[np.isfinite(jacobian)]).max(initial=0)) or 1.0
+    image = axes.imshow(
+        jacobian, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
+    )
+    figure.colorbar(image, ax=axes, label="derivative")
+    axes.set_xlabel("number of the earlier vector")
+    axes.set_ylabel("number of the later vector")
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=DPI)

@@ -1,0 +1,122 @@
+"""What ``lstmc inspect`` does: the reports of a model on a text, and their pictures.
+
+The options are in cli.py; every number comes from inspection.py, gates.py and jacobians.py.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .cli_train import UsageError
+from .files import check_writable_folder
+from .gates import gate_statistics, writers
+from .inspection import gradient_flow, recurrent_layers, run
+from .jacobians import jacobian_spectrum, state_jacobian
+from .language_model import LanguageModel
+from .losses import softmax_cross_entropy
+from .text import read_text
+
+__all__ = ["inspect"]
+
+MOST_TOKENS = 1000  # of a text that are looked at, the last ones
+MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
+
+
+def inspect(args):
+    """Report on a model and a text, or compare an LSTM with an RNN."""
+    if args.demo:
+        if args.model is not None or args.text is not None or args.file is not None:
+            raise UsageError("--demo takes no model and no text")
+        return demo(args)
+    if args.model is None:
+        raise UsageError("a model is needed, or --demo")
+    if (args.text is None) == (args.file is None):
+        raise UsageError("say what the model is to read: --text or --file")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    model = LanguageModel.load(args.model)
+    text = args.text if args.file is None else read_text(args.file)
+    ids = model.vocabulary.encode(text)
+    if len(ids) < 3:
+        raise ValueError(f"the text must have at least 3 tokens, got {len(ids)}")
+    if len(ids) > MOST_TOKENS:
+        print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
+        ids = ids[-MOST_TOKENS:]
+    reports = make_reports(model, ids)
+    for name, report in reports.items():
+        print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
+    print(told_by(model, ids[:-1], args.unit, args.layer))
+    with open(out / "report.json", "w", encoding="utf-8") as file:
+        json.dump({name: report.to_dict() for name, report in reports.items()}, file)
+    print(f"wrote {out / 'report.json'}")
+    draw(reports, model, ids, out)
+    return 0
+
+
+def make_reports(model, ids):
+    """Give the reports by name; of the Jacobians, those whose state is small enough."""
+    y, _, trace = run(model.net, ids[:-1, None])
+    _, dy = softmax_cross_entropy(y, ids[1:, None])
+    found = {
+        "flow": gradient_flow(model.net, trace=trace, dy=dy),
+        "gates": gate_statistics(model.net, trace=trace),
+    }
+    for name, layer, kept in recurrent_layers(model.net, trace):
+        if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
+            found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
+    return found
+
+
+def told_by(model, ids, unit, layer):
+    """Write which tokens wrote one unit: the one asked for, or the one that holds most at the end."""
+    if model.config["cell"] != "lstm":
+        return "who wrote a unit: an RNN has no cell that is written to"
+    trace = run(model.net, ids[:, None])[2]
+    stack = [one for _, _, kept in recurrent_layers(model.net, trace) for one in kept.layers]
+    layer = len(stack) - 1 if layer is None else layer
+    if not 0 <= layer < len(stack):
+        raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
+    cells = stack[layer].c[-1, 0]
+    unit = int(np.abs(cells).argmax()) if unit is None else unit
+    found = writers(model, ids, unit, layer, k=8)
+    lines = [f"who wrote unit {unit} of layer {layer}, c = {cells[unit]:.4g} at the end:"]
+    for w in found:
+        before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
+        lines.append(
+            f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "
+            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is kept)"
+            + (f"  after {before!r}" if before else "")
+        )
+    return "\n".join(lines)
+
+
+def draw(reports, model, ids, out):
+    """Draw the reports, where matplotlib is installed."""
+    try:
+        from .plots import plot_jacobian
+
+        written = []
+        for name, report in reports.items():
+            report.plot(out / f"{name}.png")
+            written.append(f"{name}.png")
+        reports["gates"].plot_histograms(out / "histograms.png")
+        written.append("histograms.png")
+        trace = run(model.net, ids[:-1, None])[2]
+        name, layer, kept = list(recurrent_layers(model.net, trace))[-1]
+        if f"spectrum_{name.rstrip('.')}" in reports:
+            steps = len(kept.x)
+            back = min(10, steps)
+            jacobian = state_jacobian(layer, trace=kept, t0=steps - back, t1=steps)[0]
+            title = f"What the last state owes to the one {back} steps before: h, then c"
+            plot_jacobian(out / "jacobian.png", jacobian, title)
+            written.append("jacobian.png")
+        print(f"wrote {', '.join(written)} in {out}")
+    except ImportError as error:
+        print(f"no pictures: {error}")
+
+
+def demo(args):
+    """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one can not."""
+    raise NotImplementedError
