@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 MINUTES ?= 1.7
+SENTENCE = The value of the expression is converted to a string, and the name of the class is looked up in the \
+	namespace of the module. If the object has no such attribute, an exception is raised.
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' | grep -v _core.c$$)
 
@@ -18,7 +20,9 @@ demo: .venv-demo/stamp
 	.venv-demo/bin/lstmc next demo/model.safetensors "The value of the "
 	@echo; echo "A sample:"
 	.venv-demo/bin/lstmc sample demo/model.safetensors --prompt "The " --length 600 --temperature 0.5 --seed 1
-	@echo; echo "The curve of the loss is in demo/loss.png."
+	@echo; echo "Where in time its gradients live:"
+	.venv-demo/bin/lstmc inspect demo/model.safetensors --out demo --text "$(SENTENCE)"
+	@echo; echo "The curve of the loss is in demo/loss.png, the flow of the gradient in demo/flow.png."
 
 test: .venv-test/stamp
 	.venv-test/bin/python -m pytest -m "not slow"

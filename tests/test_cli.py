@@ -197,7 +197,9 @@ def test_defaults_are_those_that_help_tells(capsys):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "next", "sample", "eval", "bench", "config"])
+@pytest.mark.parametrize(
+    "command", ["train", "next", "sample", "eval", "inspect", "bench", "config"]
+)
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         run(command, "--help")

@@ -16,6 +16,7 @@ from .jacobians import jacobian_spectrum, state_jacobian
 from .language_model import LanguageModel
 from .losses import softmax_cross_entropy
 from .text import read_text
+from .watch import find_nonfinite
 
 __all__ = ["inspect"]
 
@@ -58,11 +59,12 @@ def inspect(args):
 def make_reports(model, ids):
     """Give the reports by name; of the Jacobians, those whose state is small enough."""
     y, _, trace = run(model.net, ids[:-1, None])
-    _, dy = softmax_cross_entropy(y, ids[1:, None])
-    found = {
-        "flow": gradient_flow(model.net, trace=trace, dy=dy),
-        "gates": gate_statistics(model.net, trace=trace),
-    }
+    loss, dy = softmax_cross_entropy(y, ids[1:, None])
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss is {loss}: {find_nonfinite(model.net, trace=trace, dy=dy)}")
+    flow = gradient_flow(model.net, trace=trace, dy=dy)
+    flow.loss = loss
+    found = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
     for name, layer, kept in recurrent_layers(model.net, trace):
         if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
             found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)

@@ -46,6 +46,14 @@ def _positive(values):
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
+def _log(axes):
+    """Make the y axis logarithmic, if there is anything above zero to show on it."""
+    if any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in axes.lines):
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, "zero throughout", transform=axes.transAxes, ha="center")
+
+
 def plot_losses(path, epochs, train, valid):
     """Draw the losses over epochs into a PNG file.
 
@@ -100,7 +108,7 @@ def plot_flow(path, flow):
     total.set_xlabel("step")
     total.set_ylabel("norm of the gradient\nat h")
     for axes in (reach, total):
-        axes.set_yscale("log")
+        _log(axes)
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
     reach.legend(fontsize=8)
@@ -207,9 +215,9 @@ def plot_spectrum(path, spectrum):
     )
     for i, (name, line) in enumerate(lines):
         axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
+    _log(axes)
     axes.axhline(1, color="#888888", linewidth=0.8)
-    axes.set_yscale("log")
-    if k[-1] > 20:
+    if k[-1] > 20 and axes.get_yscale() == "log":
         axes.set_xscale("log")
     axes.set_xlabel("distance k, steps")
     axes.set_ylabel("singular value")

@@ -1,0 +1,104 @@
+"""lstmc inspect: what it prints and writes is what the reports say, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+import lstmc
+from lstmc import cli
+
+TEXT = "the cat sat on the mat. the dog saw the cat, and the cat ran."
+
+
+@pytest.fixture(params=[("lstm", 0.0), ("lstm", 0.3), ("rnn", 0.0)], ids=["lstm", "dropout", "rnn"])
+def model(request, tmp_path, monkeypatch):
+    """Write a model with random weights to model.safetensors, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    cell, dropout = request.param
+    model = lstmc.LanguageModel(
+        lstmc.Vocabulary.from_text(TEXT), cell, layers=2, hidden=9, embed=5, dropout=dropout, rng=0
+    )
+    model.save("model.safetensors")
+    return model
+
+
+def inspect(*arguments):
+    return cli.main(["inspect", "model.safetensors", *map(str, arguments)])
+
+
+def test_the_reports_are_printed_and_written(model, tmp_path, capsys):
+    assert inspect("--text", TEXT, "--out", "seen") == 0
+    told = capsys.readouterr().out
+    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    ids = model.vocabulary.encode(TEXT)[:, None]
+    flow = lstmc.gradient_flow(model.net, ids[:-1], ids[1:])
+    assert str(lstmc.gate_statistics(model.net, ids[:-1])) in told
+    assert report["flow"]["verdict"] == flow.verdict
+    assert len(report["flow"]["layers"]) == len(report["gates"]["layers"]) == 2
+    for seen, layer in zip(report["flow"]["layers"], flow.layers, strict=True):
+        assert seen["reach"]["norms"] == layer.reach.norms.tolist()
+        assert flow.sentence(layer) in told
+    assert "singular values of d s_60" in told
+
+
+def test_the_pictures_are_written(model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert inspect("--text", TEXT, "--out", "seen") == 0
+    pictures = {path.name for path in (tmp_path / "seen").glob("*.png")}
+    assert {"flow.png", "gates.png", "histograms.png", "jacobian.png"} < pictures
+    assert any(name.startswith("spectrum") for name in pictures)
+    told = capsys.readouterr().out
+    assert all(name in told for name in pictures)
+
+
+def test_it_tells_who_wrote_a_unit(model, capsys):
+    assert inspect("--text", TEXT, "--unit", 4, "--layer", 0) == 0
+    told = capsys.readouterr().out
+    if model.config["cell"] == "rnn":
+        assert "an RNN has no cell" in told
+        return
+    first = lstmc.writers(model, TEXT[:-1], unit=4, layer=0, k=1)[0]
+    _, listed = told.split("who wrote unit 4 of layer 0")
+    assert f"{first.contribution:+8.4f}  token {first.position:5} {first.token!r}" in listed
+
+
+def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text(TEXT * 20)
+    assert inspect("--file", "long.txt", "--out", "seen") == 0
+    assert "the last 1,000 are read" in capsys.readouterr().out
+    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    assert report["flow"]["steps"] == 999
+    assert np.isclose(report["flow"]["loss"], model.loss((TEXT * 20)[-1000:]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["model.safetensors"], 2, "say what the model is to read"),
+        (["model.safetensors", "--text", "a", "--file", "b"], 2, "say what the model is to read"),
+        ([], 2, "a model is needed, or --demo"),
+        (["model.safetensors", "--demo"], 2, "--demo takes no model"),
+        (["model.safetensors", "--text", "th"], 1, "at least 3 tokens, got 2"),
+        (["model.safetensors", "--text", "the{"], 1, "'{'"),
+        (["absent.safetensors", "--text", "the"], 1, "absent.safetensors"),
+        (["model.safetensors", "--text", TEXT, "--layer", "2"], 1, r"--layer must be in [0, 2)"),
+        (
+            ["model.safetensors", "--text", TEXT, "--unit", "9"],
+            1,
+            "unit must be an integer in [0, 9)",
+        ),
+        (
+            ["model.safetensors", "--text", TEXT, "--out", "model.safetensors"],
+            1,
+            "model.safetensors",
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", [("lstm", 0.0)], indirect=True)
+def test_what_is_refused(model, arguments, code, message, capsys):
+    assert cli.main(["inspect", *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("lstmc: error: ")
+    assert message in error
+    assert error.count("\n") == 1
