@@ -244,7 +244,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     trainer.fit(TRAIN)
     trainer.net["4.bias"][2] = np.inf
     before = trainer.net.params.copy()
-    with pytest.raises(FloatingPointError, match=r"window 1 \(a weight is not finite: 4.bias\): no step"):
+    with pytest.raises(
+        FloatingPointError, match=r"window 1 \(a weight is not finite: 4.bias\): no step"
+    ):
         trainer.fit(TRAIN, epochs=2)
     assert np.array_equal(trainer.net.params, before)
     assert trainer.optimiser.steps == 8
