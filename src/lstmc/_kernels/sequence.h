@@ -303,6 +303,7 @@ typedef struct {
     split_kind split;
     int threads;
     ptrdiff_t chunk; /* steps whose dgates are made, then used while they are still in cache */
+    ptrdiff_t repeat, forward_batch; /* rows of gradients for each row of h, c and gates; how many those are */
     /* scratch, each as large as the largest layer needs */
     real *w, *r;         /* panels of the weights as stored: K = G*H is already the leading axis */
     real *dgates;        /* (chunk, B, G*H) */
@@ -316,6 +317,8 @@ static OF_CELL(backward_plan) OF_CELL(plan_backward)(const lstmc_backward *call)
 {
     OF_CELL(backward_plan) plan = {.call = call, .threads = call->threads};
     plan.chunk = max_of(1, even_part(call->steps, max_of(1, K_BLOCK / max_of(1, call->batch))));
+    plan.repeat = max_of(1, call->repeat);
+    plan.forward_batch = call->batch / plan.repeat;
     ptrdiff_t widest = 0, inputs = 0, between = 0, dgates = 0;
     size_t for_weights = 0;
     for (int l = 0; l < call->num_layers; l++) {
@@ -393,31 +396,33 @@ static void OF_CELL(finish_backward)(const OF_CELL(backward_plan) *plan, const l
 static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lstmc_backward_layer *layer,
                                    real *dgates, const real *dy, ptrdiff_t t, OF_CELL(part) mine)
 {
-    const ptrdiff_t hidden = layer->hidden, batch = plan->call->batch;
-    const ptrdiff_t repeat = max_of(1, plan->call->repeat);
-    const ptrdiff_t state = batch / repeat * hidden, arriving = t * batch * hidden;
+    const ptrdiff_t hidden = layer->hidden, batch = plan->call->batch, repeat = plan->repeat;
+    const ptrdiff_t arriving = batch * hidden, state = plan->forward_batch * hidden;
+    real *dh_later = layer->dh ? (real *)layer->dh + t * arriving : NULL;
+    real *dc_later = layer->dc ? (real *)layer->dc + t * arriving : NULL;
     const real *h = (const real *)layer->h + (t + 1) * state, *gates = NULL, *c = NULL;
     if (CELL_HAS_C)
         c = (const real *)layer->c + (t + 1) * state;
     if (CELL_SAVES_GATES)
         gates = (const real *)layer->gates + t * CELL_GATES * state;
+    dy = dy ? dy + t * arriving : NULL;
     const ptrdiff_t earlier = t ? -state : 0; /* what the next call reads comes from memory meanwhile */
-    for (ptrdiff_t row = mine.from; row < mine.to; row++)
+    for (ptrdiff_t row = mine.from; row < mine.to; row++) {
+        const ptrdiff_t row_before = repeat == 1 ? row : row / repeat;
         for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, hidden); unit += VL) {
             const ptrdiff_t n = min_of(VL, hidden - unit), here = row * hidden + unit;
             const ptrdiff_t carried = (unit / PANEL * batch + row) * PANEL + unit % PANEL;
-            const ptrdiff_t row_before = repeat == 1 ? row : row / repeat, there = row_before * hidden + unit;
-            const ptrdiff_t gate_row = row_before * CELL_GATES * hidden + unit;
+            const ptrdiff_t there = row_before * hidden + unit, gate_row = row_before * CELL_GATES * hidden + unit;
             vec dh = load(plan->dh + carried), dc = {0}, c_now = {0}, c_before = {0};
             vec gate[CELL_GATES] = {{0}}, dgate[CELL_GATES];
-            if (layer->dh)
-                store_n((real *)layer->dh + arriving + here, dh, n);
+            if (dh_later)
+                store_n(dh_later + here, dh, n);
             if (dy)
-                dh += load_n(dy + arriving + here, n);
+                dh += load_n(dy + here, n);
             if (CELL_HAS_C) {
                 dc = load(plan->dc + carried);
-                if (layer->dc)
-                    store_n((real *)layer->dc + arriving + here, dc, n);
+                if (dc_later)
+                    store_n(dc_later + here, dc, n);
                 c_now = load_n(c + there, n);
                 c_before = load_n(c - state + there, n);
             }
@@ -428,14 +433,15 @@ static void OF_CELL(differentiate)(const OF_CELL(backward_plan) *plan, const lst
             if (CELL_HAS_C)
                 __builtin_prefetch(c - state + earlier + there);
             if (dy)
-                __builtin_prefetch(dy + arriving + (t ? -batch * hidden : 0) + here);
+                __builtin_prefetch(dy - (t ? arriving : 0) + here);
             OF_CELL(backward_units)(dgate, &dc, dh, gate, load_n(h + there, n), c_now, c_before,
                                     plan->call->activation);
             if (CELL_HAS_C)
                 store(plan->dc + carried, dc);
             for (int g = 0; g < CELL_GATES; g++)
-                store_n(dgates + row * CELL_GATES * hidden + unit + g * hidden, dgate[g], n);
+                store_n(dgates + (row * CELL_GATES + g) * hidden + unit, dgate[g], n);
         }
+    }
 }
 
 /* Steps [t0, t1), backwards: their dgates, and dh, dc of the step before them. */
