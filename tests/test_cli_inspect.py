@@ -1,5 +1,6 @@
 """lstmc inspect: what it prints and writes is what the reports say, and what it refuses."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
         (["model.safetensors", "--text", "a", "--file", "b"], 2, "say what the model is to read"),
         ([], 2, "a model is needed, or --demo"),
         (["model.safetensors", "--demo"], 2, "--demo takes no model"),
+        (["--demo", "--steps", "9"], 2, "--steps must be 10 or more"),
         (["model.safetensors", "--text", "th"], 1, "at least 3 tokens, got 2"),
         (["model.safetensors", "--text", "the{"], 1, "'{'"),
         (["absent.safetensors", "--text", "the"], 1, "absent.safetensors"),
@@ -102,3 +104,29 @@ def test_what_is_refused(model, arguments, code, message, capsys):
     assert error.startswith("lstmc: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["inspect", "--demo", "--steps", "12", "--updates", "4", "--out", "seen"]) == 0
+    told = capsys.readouterr().out
+    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    assert set(report) == {"adding", "temporal_order"}
+    for name, seen in report.items():
+        assert seen["lstm"]["updates"] == seen["rnn"]["updates"] == [4]
+        assert len(seen["rnn_flow"]["layers"][0]["reach"]["norms"]) == 13
+        assert f"{name.replace('_', ' ')}, 12 steps: learned when" in told
+        picture = tmp_path / "seen" / f"{name}.png"
+        assert picture.exists() == (importlib.util.find_spec("matplotlib") is not None)
+
+
+def test_the_demo_of_another_seed_is_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for seed in (0, 1):
+        assert (
+            cli.main(["inspect", "--demo", "--steps", "10", "--updates", "2", "--seed", str(seed)])
+            == 0
+        )
+        told.append(capsys.readouterr().out)
+    assert told[0] != told[1]

@@ -7,6 +7,7 @@ import pytest
 
 import lstmc
 from lstmc import plots
+from lstmc.problems import Problem, compare
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -68,6 +69,17 @@ def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
         assert line.get_label().startswith(layer.name)
     assert flow.verdict.capitalize() in reach.get_title()
     assert len({(line.get_color(), line.get_linestyle()) for line in reach.lines}) == 2
+
+
+def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
+    found = compare(Problem("temporal_order", 10), updates=6, hidden=24, every=2, rows=20)
+    plots.plot_comparison(tmp_path / "comparison.png", found)
+    learning, reach = drawn[0].axes
+    for run, line in zip((found.lstm, found.rnn), learning.lines, strict=False):
+        assert line.get_xdata().tolist() == run.updates
+        assert np.allclose(line.get_ydata(), 100 * np.array(run.scores))
+    for flow, line in zip((found.lstm_flow, found.rnn_flow), reach.lines, strict=True):
+        assert np.array_equal(line.get_ydata(), flow.layers[0].reach.norms)
 
 
 def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):

@@ -134,6 +134,8 @@ def add_inspect_options(parser):
         help="let an LSTM and an RNN learn what needs a long memory, and show why one can not")  # fmt: skip
     add("--steps", type=count, default=100, metavar="N",
         help="how long a memory the demo asks for (default: 100)")  # fmt: skip
+    add("--updates", type=count, default=3000, metavar="N",
+        help="how often either may learn in the demo, at most (default: 3000)")  # fmt: skip
     add("--seed", type=natural, default=0, metavar="N", help="of the demo (default: 0)")
     add_threads(parser)
 

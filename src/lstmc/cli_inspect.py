@@ -15,6 +15,7 @@ from .inspection import gradient_flow, recurrent_layers, run
 from .jacobians import jacobian_spectrum, state_jacobian
 from .language_model import LanguageModel
 from .losses import softmax_cross_entropy
+from .problems import Problem, compare
 from .text import read_text
 from .watch import find_nonfinite
 
@@ -49,9 +50,7 @@ def inspect(args):
     for name, report in reports.items():
         print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
     print(told_by(model, ids[:-1], args.unit, args.layer))
-    with open(out / "report.json", "w", encoding="utf-8") as file:
-        json.dump({name: report.to_dict() for name, report in reports.items()}, file)
-    print(f"wrote {out / 'report.json'}")
+    write_report(reports, out)
     draw(reports, model, ids, out)
     return 0
 
@@ -69,6 +68,13 @@ def make_reports(model, ids):
         if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
             found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
     return found
+
+
+def write_report(reports, out):
+    """Write the numbers of all reports into report.json."""
+    with open(out / "report.json", "w", encoding="utf-8") as file:
+        json.dump({name: report.to_dict() for name, report in reports.items()}, file)
+    print(f"wrote {out / 'report.json'}")
 
 
 def told_by(model, ids, unit, layer):
@@ -121,4 +127,24 @@ def draw(reports, model, ids, out):
 
 def demo(args):
     """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one can not."""
-    raise NotImplementedError
+    if args.steps < 10:
+        raise UsageError(f"--steps must be 10 or more for the demo, got {args.steps}")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    found, pictures = {}, []
+    for name in ("adding", "temporal_order"):
+        print(f"{Problem(name, args.steps)}: an LSTM and a tanh RNN learn it ...", flush=True)
+        found[name] = compare(Problem(name, args.steps), args.updates, seed=args.seed)
+        print(f"{found[name]}\n", flush=True)
+        try:
+            from .plots import plot_comparison
+
+            plot_comparison(out / f"{name}.png", found[name])
+            pictures.append(f"{name}.png")
+        except ImportError as error:
+            print(f"no picture: {error}")
+    write_report(found, out)
+    if pictures:
+        print(f"wrote {', '.join(pictures)} in {out}")
+    return 0

@@ -177,7 +177,7 @@ def _describe(name, layer, kept):
     if layer._cell == "lstm":
         pegged_by = np.tanh(np.asarray(kept.c).reshape(h.shape))
         with np.errstate(divide="ignore"):
-            decay = -np.log(values["f"].astype(np.float64)).mean((0, 1))
+            decay = np.abs(np.log(values["f"].astype(np.float64)).mean((0, 1)))  # never -0
             memory = 1 / decay
         closed = [(values[gate] < LOW).all((0, 1)) for gate in "io"]
         shut = np.flatnonzero(closed[0] | closed[1]).tolist()
@@ -248,9 +248,9 @@ def writers(model, text, unit, layer=None, k=5):
         An argument does not fit; the cells are not LSTMs.
     """
     if isinstance(text, np.ndarray):
-        ids = checked_tokens(
-            "text", text, len(model.vocabulary), (len(text),) if text.ndim else (1,)
-        )
+        ids = checked_tokens("text", text, len(model.vocabulary), text.shape[:1] or (1,))
+        if not len(ids):
+            raise ValueError("text must have at least 1 token, got 0")
     else:
         ids = model._encode("text", text, least=1)
     k = check_size("k", k)

@@ -161,7 +161,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
     rng = np.random.default_rng(rng)
-    loss, dy, trace = seeded(net, x, targets, state, None, None, None)
+    loss, dy, trace = seeded(net, _copy(x), targets, state, None, None, None)
     before = net.params.copy(), net.grads.copy()
     try:
         net.zero_grad()
@@ -177,7 +177,8 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         loss = value() if loss is None else loss
         # Differences can not tell gradients that are smaller than what the loss is rounded by.
         least = 16 * np.finfo(np.float64).eps * abs(loss) / step / tolerance
-        found = [_check(*t, value, least, samples, directions, step, rng) for t in tensors]
+        with np.errstate(all="ignore"):  # what is not finite is told in the report
+            found = [_check(*t, value, least, samples, directions, step, rng) for t in tensors]
         return GradientReport(loss, tolerance, found)
     finally:
         net.params[:], net.grads[:] = before
@@ -185,13 +186,18 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
 
 def _loss_of(net, x, targets, state, dy):
     if targets is None:  # a random gradient is that of a sum with these weights
-        return float((run(net, x, state)[0] * dy).sum())
-    return seeded(net, x, targets, state, None, None, None)[0]
+        return float((run(net, _copy(x), state)[0] * dy).sum())
+    return seeded(net, _copy(x), targets, state, None, None, None)[0]
+
+
+def _copy(x):
+    """Give a layer an input of its own: it may keep it, and make it read-only."""
+    return x.copy() if isinstance(x, np.ndarray) else x
 
 
 def _backward(net, dy, trace, dstate=None):
     """Differentiate as backward does, but past a dropout that dropped nothing."""
-    if trace is None:
+    if isinstance(net, Dropout) and trace is None:
         return dy, dstate
     if not isinstance(net, Sequential):
         return net.backward(dy, trace, dstate)

@@ -62,9 +62,28 @@ def run(net, x, state=None, num_threads=None):
 
 def run_back(net, dy, trace, num_threads=None):
     """Differentiate a trace, changing no gradient: the Record of every recurrent layer, in order."""
-    records = []
-    _run_back(net, dy, trace, records, num_threads)
+    records, kept = [], None
+    if not all(_leaves_grads_alone(layer) for layer in _leaves(net)):
+        kept = net.grads.copy()  # a layer of another maker adds to its own
+    try:
+        with np.errstate(all="ignore"):
+            _run_back(net, dy, trace, records, num_threads)
+    finally:
+        if kept is not None:
+            net.grads[:] = kept
     return records[::-1]
+
+
+def _leaves(net):
+    if isinstance(net, Sequential):
+        for layer in net.layers:
+            yield from _leaves(layer)
+    else:
+        yield net
+
+
+def _leaves_grads_alone(layer):
+    return isinstance(layer, (Dropout, Embedding)) or accepts(layer.backward, "need_grads")
 
 
 @dataclass
@@ -80,9 +99,9 @@ def _run_back(net, dy, trace, records, threads):
         for layer, kept in zip(reversed(net.layers), reversed(trace.layers)):
             dy = _run_back(layer, dy, kept, records, threads)
         return dy
-    if trace is None or isinstance(
-        net, Embedding
-    ):  # dropout that dropped nothing; the end of the way
+    if isinstance(net, Embedding):  # the end of the way
+        return dy
+    if isinstance(net, Dropout) and trace is None:  # it dropped nothing
         return dy
     if isinstance(net, Recurrent):
         stack = []
@@ -91,12 +110,7 @@ def _run_back(net, dy, trace, records, threads):
         return dx
     if accepts(net.backward, "need_grads"):
         return net.backward(dy, trace, num_threads=threads, need_grads=False)[0]
-    kept = net.grads.copy() if hasattr(net, "grads") else None
-    try:
-        return net.backward(dy, trace)[0]
-    finally:
-        if kept is not None:
-            net.grads[:] = kept
+    return net.backward(dy, trace)[0]
 
 
 def accepts(function, option):
@@ -175,8 +189,13 @@ class Reach:
     @property
     def kept(self):
         """What is left at the initial state, as a share of what there is one step back."""
-        first, last = self.norms[min(1, len(self.norms) - 1)], self.norms[-1]
-        return float(last / first) if first else math.nan
+        with np.errstate(all="ignore"):
+            return float(self.norms[-1] / self._first) if self._first else math.nan
+
+    @property
+    def _first(self):
+        """The norm one step back; where nothing arrives there, at the step itself."""
+        return self.norms[1] if self.norms[1] else self.norms[0]
 
     @property
     def verdict(self):
@@ -190,8 +209,7 @@ class Reach:
     @property
     def turn(self):
         """Steps back from where on the gradient stays beyond the limit of its verdict; None if healthy."""
-        first = self.norms[min(1, len(self.norms) - 1)]
-        verdict = self.verdict
+        first, verdict = self._first, self.verdict
         if verdict == "vanishing":
             beyond = ~(self.norms >= VANISHED * first)
         elif verdict == "exploding":
@@ -421,8 +439,13 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     exploding where it gets more than 100 times as much (Pascanu et al. 2013).
     """
     net = network_of(net)
+    with np.errstate(all="ignore"):  # what overflows is told in the report
+        return _follow(net, x, targets, state, trace, dy, at, weights, arrays, num_threads)
+
+
+def _follow(net, x, targets, state, trace, dy, at, weights, arrays, num_threads):
     loss, dy, trace = seeded(net, x, targets, state, trace, dy, num_threads)
-    found = [(name, layer, kept) for name, layer, kept in recurrent_layers(net, trace)]
+    found = list(recurrent_layers(net, trace))
     steps, batch = found[0][2].x.shape[:2]
     chosen = _chosen_steps(at, steps)
     total = run_back(net, dy, trace, num_threads)

@@ -9,6 +9,7 @@ import numpy as np
 from .inspection import STEADY
 
 __all__ = [
+    "plot_comparison",
     "plot_flow",
     "plot_gates",
     "plot_histograms",
@@ -261,4 +262,44 @@ def plot_jacobian(
     axes.set_xlabel("number of the earlier vector")
     axes.set_ylabel("number of the later vector")
     axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_comparison(path, comparison):
+    """Draw a Comparison: how an LSTM and an RNN learn one problem, and why; the learning and the gradients.
+
+    Parameters
+    ----------
+    path : str or path
+    comparison : problems.Comparison
+    """
+    figure = _figure(6.6)
+    learning, reach = figure.subplots(2, 1)
+    problem = comparison.problem
+    error = problem.name == "adding"
+    runs = (
+        ("LSTM", comparison.lstm, comparison.lstm_flow),
+        ("tanh RNN", comparison.rnn, comparison.rnn_flow),
+    )
+    for i, (name, run, flow) in enumerate(runs):
+        end = "not learned" if run.solved_at is None else f"learned after {run.solved_at} updates"
+        scores = np.asarray(run.scores, float) * (1 if error else 100)
+        learning.plot(
+            run.updates, scores, label=f"{name}, {run.parameters} parameters: {end}", **_line(i)
+        )
+        norms = _positive(flow.layers[0].reach.norms)
+        reach.plot(np.arange(len(norms)), norms, label=name, **_line(i))
+    learning.axhline(problem.limit * (1 if error else 100), color="#888888", linewidth=0.8)
+    if error:
+        _log(learning)
+    learning.set_xlabel("updates")
+    learning.set_ylabel(problem.measure + ("" if error else ", %"))
+    learning.set_title(f"{problem}: who learns it?\n(grey: where it is learned)", fontsize=11)
+    _log(reach)
+    reach.set_xlabel("steps back from the last step, whose loss it is")
+    reach.set_ylabel("norm of the gradient\nat the state")
+    reach.set_title("Why: how far back the gradient reached, before training", fontsize=11)
+    for axes in (learning, reach):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=DPI)

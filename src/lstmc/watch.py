@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from .files import check_writable_folder
-from .inspection import gradient_flow, network_of, plain, recurrent_layers, run, run_back, seeded
+from .inspection import (
+    gradient_flow,
+    network_of,
+    norms_over_time,
+    plain,
+    recurrent_layers,
+    run,
+    run_back,
+    seeded,
+)
 from .layers import check_size
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
@@ -63,6 +72,12 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
         An argument does not fit; the trace is another network's; the network has no recurrent layer.
     """
     net = network_of(net)
+    if targets is not None and dy is not None:
+        raise ValueError("targets and dy exclude each other: both say what the loss is")
+    if trace is None and x is None:
+        raise ValueError("x must be given, or the trace of a forward call")
+    if trace is not None:
+        seeded(net, x, targets, state, trace, 0 if dy is None else dy, None)  # checks them
     for name in net.parameters():
         if not np.isfinite(net[name]).all():
             return NonFinite("a weight", name)
@@ -78,7 +93,6 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
                 return None
             dy = _gradient_at(y, targets) if dy is None else dy
     else:
-        seeded(net, None, None, None, trace, dy if dy is not None else 0, None)  # checks it
         found = _in_states(net, trace)
         if found or dy is None:
             return found
@@ -127,7 +141,9 @@ def _in_gradients(net, trace, dy):
     names = [name for name, _, _ in recurrent_layers(net, trace)]
     for i, (name, record) in enumerate(zip(names, run_back(net, dy, trace))):
         for number, gradients in enumerate(record.stack):
-            for array in (gradients.dgates, gradients.dh):
+            with np.errstate(all="ignore"):
+                arrays = gradients.dgates, gradients.dh
+            for array in arrays:
                 at = _first(array, backwards=True)
                 if at:
                     where = NonFinite("a gradient", f"{name}l{number}", *at)
@@ -235,12 +251,12 @@ class Watch:
                     None if one._gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
                 )
                 found[seen.name] = {
-                    "gradient": float(np.sqrt(np.square(seen.dh).sum())),
+                    "gradient": plain(np.sqrt(np.square(seen.dh).sum())),
                     "half_life": plain(seen.reach.half_life),
                     "kept": plain(seen.reach.kept),
                     "saturated": _saturated(gates, hidden),
                     "forget": forget,
-                    "weights": float(np.linalg.norm(layer[f"weight_hh_l{number}"])),
+                    "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
                 }
         return found
 

@@ -1,0 +1,387 @@
+"""Tests of gate statistics and of who wrote to a cell.
+
+The judges are loops and plain NumPy over the gates that a trace keeps (which test_recurrent.py judges),
+and weights that are made so that the answer is known.
+"""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from stacks import as_state, seed_of
+from support import assert_close, assert_same_bits
+
+import lstmc
+
+# Sums of some tens of numbers, in float64 on both sides.
+TOLERANCE = 1e-12
+
+STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 3, 2, 5, 7
+
+
+def make_layer(cell, layers=1, dtype=np.float32, **options):
+    options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
+    if cell == "lstm":
+        return lstmc.LSTM(FEATURES, HIDDEN, **options)
+    return lstmc.RNN(FEATURES, HIDDEN, nonlinearity=cell.removeprefix("rnn_"), **options)
+
+
+def draw(layer, *order):
+    """Return x and a state of a layer for rows of that order, large enough to open and shut gates."""
+    rng = np.random.default_rng(seed_of("gates", *order))
+    batch = order[0 if layer.batch_first else 1] if len(order) > 1 else None
+    shape = (layer.num_layers, *((batch,) if batch else ()), HIDDEN)
+    parts = 2 if isinstance(layer, lstmc.LSTM) else 1
+    state = as_state([rng.standard_normal(shape).astype(layer.dtype) for _ in range(parts)])
+    return 4 * rng.standard_normal((*order, FEATURES)).astype(layer.dtype), state
+
+
+def make_model(cell="lstm", layers=2, level="char", dtype=np.float32, dropout=0.0):
+    tokens = list("abcdefg") if level == "char" else ["<unk>", "a", "cat", "sat", " ", "."]
+    vocabulary = lstmc.Vocabulary(tokens, level)
+    model = lstmc.LanguageModel(vocabulary, cell, layers, HIDDEN, FEATURES, dropout, dtype, rng=2)
+    model.net.params[...] *= 3
+    return model
+
+
+# --------------------------------------------------------------------------------------------------
+# Statistics against loops
+# --------------------------------------------------------------------------------------------------
+
+
+def check_gates(found, kept, batch_axis=True):
+    """Assert all of one layer's statistics, of values (T, B, H) or (T, H) in its trace."""
+    values = {**kept.gates, "h": kept.h}
+    if not batch_axis:
+        values = {name: a[:, None] for name, a in values.items()}
+    assert list(found.means) == list(found.histograms) == list(found.low) == list(values)
+    assert list(found.high) == list(values)
+    for name, a in values.items():
+        a = a.astype(np.float64)
+        assert_close(found.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
+        start, low = (0.0, np.float32(0.1)) if name in "ifo" else (-1.0, np.float32(-0.9))
+        assert found.low[name] == np.count_nonzero(a < low) / a.size
+        assert found.high[name] == np.count_nonzero(a > np.float32(0.9)) / a.size
+        counts = np.zeros(40)
+        for value in a.reshape(-1):
+            place = (min(max(value, start), 1.0) - start) / (1 - start) * 40
+            counts[min(int(place), 39)] += 1
+        assert abs(found.histograms[name].sum() - 1) < TOLERANCE
+        assert_close(found.histograms[name], counts / a.size, TOLERANCE, f"histogram of {name}")
+    if kept.gates:
+        f = values["f"].astype(np.float64)
+        memory = [1 / np.mean([-math.log(v) for v in f[:, :, unit].flat]) for unit in range(HIDDEN)]
+        assert_close(found.memory, memory, TOLERANCE, "memory")
+    else:
+        assert found.memory is None
+
+
+FORMS = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu", "rnn_identity"])
+def test_statistics(dtype, cell, layers, form):
+    net = make_layer(cell, layers, dtype, batch_first=form == "batch first")
+    x, state = draw(net, *FORMS[form])
+    _, _, trace = net.forward(x, state)
+    for report in (lstmc.gate_statistics(net, x, state), lstmc.gate_statistics(net, trace=trace)):
+        assert (report.steps, report.batch) == (STEPS, 1 if form == "unbatched" else BATCH)
+        assert [layer.name for layer in report.layers] == [f"l{k}" for k in range(layers)]
+        for found, kept in zip(report.layers, trace.layers, strict=True):
+            assert found.cell == cell.split("_")[0]
+            check_gates(found, kept, form != "unbatched")
+
+
+def test_networks():
+    """Recurrent layers wherever they are, with dropout off; a language model is its network."""
+    own = {"dtype": np.float64, "rng": 4}
+    net = lstmc.Sequential(
+        lstmc.Embedding(CLASSES, FEATURES, **own),
+        lstmc.Sequential(lstmc.Dropout(0.5, rng=1), make_layer("lstm", 2, np.float64)),
+        lstmc.RNN(HIDDEN, HIDDEN, **own),
+    )
+    tokens = np.random.default_rng(1).integers(CLASSES, size=(STEPS, BATCH))
+    report = lstmc.gate_statistics(net, tokens)
+    assert [layer.name for layer in report.layers] == ["1.1.l0", "1.1.l1", "2.l0"]
+    _, _, lstm = net.layers[1].layers[1].forward(net.layers[0](tokens)[0])
+    _, _, rnn = net.layers[2].forward(np.ascontiguousarray(lstm.layers[1].h))
+    for found, kept in zip(report.layers, [*lstm.layers, *rnn.layers], strict=True):
+        check_gates(found, kept)
+
+    _, _, trace = net.forward(tokens)  # what was dropped in training is seen as it was
+    trained = lstmc.gate_statistics(net, trace=trace)
+    check_gates(trained.layers[0], trace.layers[1].layers[1].layers[0])
+    assert np.any(trained.layers[0].means["i"] != report.layers[0].means["i"])
+
+    model = make_model(dropout=0.5)
+    names = [layer.name for layer in lstmc.gate_statistics(model, tokens).layers]
+    assert names == ["2.l0", "4.l0"]
+    assert_same_bits(
+        lstmc.gate_statistics(model, tokens).layers[1].means,
+        lstmc.gate_statistics(model.net, tokens).layers[1].means,
+    )
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_nothing_is_changed(cell):
+    net = lstmc.Sequential(lstmc.Dropout(0.5, rng=1), make_layer(cell, 2))
+    net.grads[...] = 3
+    x, state = draw(net.layers[1], STEPS, BATCH)
+    generator = net.layers[0].rng.bit_generator.state
+    before = [a.copy() for a in (net.params, net.grads, x)]
+    lstmc.gate_statistics(net, x, (None, state)).to_dict()
+    assert_same_bits([net.params, net.grads, x], before)
+    assert net.layers[0].rng.bit_generator.state == generator
+
+
+def test_threads_change_nothing():
+    net = make_layer("lstm", 2)
+    x, _ = draw(net, STEPS, BATCH)
+    one, two = (lstmc.gate_statistics(net, x, num_threads=n) for n in (1, 2))
+    assert one.to_dict() == two.to_dict()
+
+
+# --------------------------------------------------------------------------------------------------
+# Units that do nothing
+# --------------------------------------------------------------------------------------------------
+
+
+def constructed(**gates):
+    """Return an LSTM whose gates are what the biases say: per gate a number for each unit."""
+    net = lstmc.LSTM(FEATURES, HIDDEN, rng=1)
+    net.params[...] = 0
+    for k, name in enumerate("ifgo"):
+        net["bias_l0"][k * HIDDEN : (k + 1) * HIDDEN] = gates.get(name, 0)
+    return net
+
+
+def statistics_of(net, steps=30):
+    x = np.random.default_rng(1).standard_normal((steps, BATCH, net.input_size)).astype(np.float32)
+    return lstmc.gate_statistics(net, x).layers[0]
+
+
+def test_memory():
+    """Gates of 1/2, e^-0.01 and 1 keep for 1 / log 2 and 100 steps, and forever; of 0, for none."""
+    net = constructed(f=[0, -math.log(math.expm1(0.01)), 200, -200, 40])
+    memory = statistics_of(net).memory
+    assert abs(memory[0] - 1 / math.log(2)) < TOLERANCE
+    assert abs(memory[1] - 100) < 0.01  # sigmoid's last bit is 6e-8 of 0.01
+    assert memory[2] == math.inf
+    assert memory[3] < 0.02  # as good as 0, or 0 where float32 ends
+    assert memory[4] == math.inf
+    text = str(lstmc.gate_statistics(net, np.ones((3, 1, FEATURES), np.float32)))
+    assert "-inf" not in text
+    assert "memory, steps to 1/e: " in text
+
+
+def test_dead_units():
+    """Those whose h moves by less than 0.001 over all steps and rows."""
+    net = constructed(i=5, f=5, o=[-20, 5, -20, 5, 5])
+    net["weight_ih_l0"][2 * HIDDEN : 3 * HIDDEN, 0] = [1, 1, 1, 1, 1e-6]
+    assert statistics_of(net).dead == [0, 2, 4]
+    net = make_layer("rnn_relu")
+    net["bias_l0"][...] = [-1000, 0, -1000, 0, 0]
+    assert statistics_of(net).dead == [0, 2]
+
+
+def test_a_unit_that_moves_between_rows_is_not_dead():
+    net = make_layer("rnn_tanh")
+    net.params[...] = 0
+    net["weight_ih_l0"][1, 0] = 1
+    x = np.zeros((STEPS, BATCH, FEATURES), np.float32)
+    x[:, 1, 0] = 0.01
+    assert lstmc.gate_statistics(net, x).layers[0].dead == [0, 2, 3, 4]
+
+
+def test_shut_units():
+    """Input or output gate below 0.1 at every step and in every row; an RNN has no such gates."""
+    net = constructed(i=[-3, 0, 0, -2.1, -3], o=[0, -3, 0, 0, -3], f=-5)
+    assert statistics_of(net).shut == [0, 1, 4]
+    net["weight_ih_l0"][0, 0] = 3  # the gate opens now and then
+    net["weight_ih_l0"][HIDDEN * 3 + 1, 0] = 0.01  # and this one stays below
+    assert statistics_of(net).shut == [1, 4]
+    assert statistics_of(make_layer("rnn_tanh")).shut == []
+
+
+def test_pegged_units():
+    """tanh(c), or an RNN's h, beyond 0.9 on one side at every step and in every row."""
+    net = constructed(i=10, f=-10, g=[3, -3, 1, 3, -1.4])
+    net["weight_ih_l0"][2 * HIDDEN + 3, 0] = 5  # to either side
+    # c is i g = tanh(+-3) and tanh(c) 0.76: it is one step's writing that is not enough
+    assert statistics_of(net).pegged == []
+    net["bias_l0"][HIDDEN : 2 * HIDDEN] = [10, 10, -10, -10, 10]
+    x = np.random.default_rng(1).standard_normal((30, BATCH, FEATURES)).astype(np.float32)
+    c = np.full((1, BATCH, HIDDEN), 5, np.float32) * np.sign([1, -1, 1, 1, -1]).astype(np.float32)
+    found = lstmc.gate_statistics(net, x, (np.zeros_like(c), c)).layers[0]
+    assert found.pegged == [0, 1, 4]
+    net = make_layer("rnn_tanh")
+    net.params[...] = 0
+    net["bias_l0"][...] = [2, -2, 0, 1, 2]
+    net["weight_ih_l0"][4, 0] = 5
+    assert statistics_of(net).pegged == [0, 1]
+
+
+# --------------------------------------------------------------------------------------------------
+# Words and numbers
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_in_words_and_numbers():
+    net = constructed(i=[-3, 5, 0, 0, 0], o=[0, 0, -9, 0, 0], f=[200, 0, 0, 0, 0], g=3)
+    report = lstmc.gate_statistics(net, np.ones((STEPS, BATCH, FEATURES), np.float32))
+    numbers = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (numbers["steps"], numbers["batch"]) == (STEPS, BATCH)
+    (written,), (layer,) = numbers["layers"], report.layers
+    assert written["memory"] == [None, *layer.memory[1:].tolist()]
+    for key in ("name", "cell", "low", "high", "dead", "shut", "pegged"):
+        assert written[key] == getattr(layer, key)
+    for key in ("means", "histograms"):
+        assert written[key] == {gate: a.tolist() for gate, a in getattr(layer, key).items()}
+    lines = str(report).splitlines()
+    assert lines[:2] == ["gates over 6 steps, 3 rows", "  l0: 5 units"]
+    i, f, g, o, h = (line.split() for line in lines[2:7])
+    assert i[:4] == ["i:", "mean", f"{layer.means['i'].mean():.3f},", "20%"]
+    assert " ".join(i[4:]) == "below 0.1, 20% above 0.9"
+    assert g[0] == "g:"
+    assert " ".join(g[3:]) == "0% below -0.9, 100% above 0.9"
+    assert (f[0], o[0], h[0]) == ("f:", "o:", "h:")
+    assert any("dead: 1 unit" in line and "(2)" in line for line in lines)
+    assert any("shut: 2 units" in line and "(0, 2)" in line for line in lines)
+
+
+def test_a_long_list_of_units_is_cut():
+    net = lstmc.RNN(1, 15, nonlinearity="relu", rng=1)
+    net["bias_l0"][...] = -1000
+    text = str(lstmc.gate_statistics(net, np.ones((3, 1, 1), np.float32)))
+    assert "dead: 15 units (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)" in text
+
+
+# --------------------------------------------------------------------------------------------------
+# Who wrote to a cell
+# --------------------------------------------------------------------------------------------------
+
+TEXT = "abacabadabacafegabba"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("layer", [None, 0, 1])
+def test_contributions_add_up_to_the_cell(dtype, layer, dropout):
+    """Of all tokens, to the c that the model's own stepping ends with."""
+    model = make_model(dtype=dtype, dropout=dropout)
+    for token in TEXT:
+        model.step(token)
+    cells = np.concatenate([state[1][:, 0] for state in model.state if state is not None])
+    assert cells.shape == (2, HIDDEN)
+    # c is of the network's type: rounded once a step.
+    tolerance = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}[dtype]
+    for unit in range(HIDDEN):
+        found = lstmc.writers(model, TEXT, unit, layer, k=100)
+        assert sorted(write.position for write in found) == list(range(len(TEXT)))
+        total = math.fsum(write.contribution for write in found)
+        assert abs(total - cells[1 if layer is None else layer, unit]) <= tolerance * 3
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_largest_contributions_come_first(k):
+    """With what was written and what is left of it, by a loop over the steps after."""
+    model = make_model(layers=1, dtype=np.float64)
+    ids = model.vocabulary.encode(TEXT)
+    embedding, lstm, _ = model.net.layers
+    _, _, trace = lstm.forward(embedding(ids)[0])
+    gates = trace.layers[0].gates
+    everything = []
+    for t, token in enumerate(TEXT):
+        written, kept = gates["i"][t, 3] * gates["g"][t, 3], 1.0
+        for later in range(t + 1, len(TEXT)):
+            kept *= gates["f"][later, 3]
+        everything.append((t, token, written, kept))
+    everything.sort(key=lambda write: -abs(write[2] * write[3]))
+    found = lstmc.writers(model, TEXT, 3, k=k)
+    assert len(found) == k
+    for write, (t, token, written, kept) in zip(found, everything, strict=False):
+        assert (write.position, write.token) == (t, token)
+        assert abs(write.written - written) <= TOLERANCE
+        assert abs(write.kept - kept) <= TOLERANCE
+        assert abs(write.contribution - written * kept) <= TOLERANCE
+        assert type(write.position) is int
+
+
+def test_writers_by_default_and_by_word():
+    assert len(lstmc.writers(make_model(), TEXT, 0)) == 5
+    found = lstmc.writers(make_model(level="word"), "a cat sat .", 0, k=20)
+    assert {write.token for write in found} <= {"a", "cat", "sat", ".", "<unk>", " "}
+    positions = {write.token: write.position for write in found}
+    assert positions["a"] < positions["cat"] < positions["sat"] < positions["."]
+
+
+def test_writers_of_token_ids():
+    """An array of ids is the text that it decodes to."""
+    model = make_model()
+    ids = np.asarray(model.vocabulary.encode(TEXT))
+    assert lstmc.writers(model, ids, 2) == lstmc.writers(model, TEXT, 2)
+
+
+def test_the_models_own_memory_is_left_alone():
+    model = make_model()
+    model.step("a")
+    before = [part.copy() for state in model.state if state for part in state]
+    lstmc.writers(model, TEXT, 0)
+    assert_same_bits([part for state in model.state if state for part in state], before)
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors
+# --------------------------------------------------------------------------------------------------
+
+
+def test_errors_of_statistics():
+    net, x = make_layer("lstm"), np.ones((STEPS, BATCH, FEATURES), np.float32)
+    y, state, trace = net.forward(x)
+    with pytest.raises(ValueError, match="x must be given, or the trace of a forward call"):
+        lstmc.gate_statistics(net)
+    for options in ({"x": x}, {"state": state}):
+        with pytest.raises(ValueError, match="trace holds what forward saw: x and state must not"):
+            lstmc.gate_statistics(net, trace=trace, **options)
+    with pytest.raises(ValueError, match="net must have a recurrent layer"):
+        lstmc.gate_statistics(lstmc.Linear(2, 2), x)
+    with pytest.raises(ValueError, match=r"trace must come from this layer's forward\(\)"):
+        lstmc.gate_statistics(make_layer("lstm"), trace=trace)
+    with pytest.raises(TypeError, match=r"trace must come from forward\(\)"):
+        lstmc.gate_statistics(net, trace=y)
+    with pytest.raises(ValueError, match="x must have at least one step, got none"):
+        lstmc.gate_statistics(net, x[:0])
+    with pytest.raises(TypeError, match="x must be float32, got float64"):
+        lstmc.gate_statistics(net, x.astype(float))
+    net.backward(y, trace, consume=True)
+    with pytest.raises(ValueError, match="trace was consumed by an earlier backward"):
+        lstmc.gate_statistics(net, trace=trace)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"unit": HIDDEN}, ValueError, r"unit must be an integer in \[0, 5\), got 5"),
+        ({"unit": -1}, ValueError, "unit must be an integer .* got -1"),
+        ({"unit": True}, ValueError, "unit must be an integer .* got True"),
+        ({"unit": 1.0}, ValueError, "unit must be an integer .* got 1.0"),
+        ({"layer": 2}, ValueError, r"layer must be an integer in \[0, 2\), got 2"),
+        ({"layer": -1}, ValueError, "layer must be an integer .* got -1"),
+        ({"text": ""}, ValueError, "text must have at least 1 token, got 0"),
+        ({"text": 5}, TypeError, "text must be a str"),
+        ({"text": "axb"}, ValueError, "character 'x' at position 1 was not in the training text"),
+        ({"text": np.array([0, 7])}, ValueError, r"text\[1\] must be in \[0, 7\), got 7"),
+        ({"text": np.array([[0, 1]])}, ValueError, "text must be"),
+        ({"text": np.array([0.0])}, TypeError, "text must be an int64 or int32 array"),
+        ({"text": np.zeros(0, np.int64)}, ValueError, "text must have at least 1 token, got 0"),
+        ({"k": 0}, ValueError, "k must be a positive integer, got 0"),
+        ({"k": 1.5}, TypeError, "k must be a positive integer"),
+        ({"model": make_model("rnn")}, ValueError, "model must be of LSTM cells: an RNN has no cell"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_errors_of_writers(options, error, message):
+    with pytest.raises(error, match=message):
+        lstmc.writers(**{"model": make_model(), "text": TEXT, "unit": 0, **options})
