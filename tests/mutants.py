@@ -22,7 +22,7 @@ from threading import Lock, Thread
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["test_recurrent", "test_recurrent_inputs", "test_layers", "test_losses", "test_optim",
-         "test_c_api", "test_network"]  # fmt: skip
+         "test_c_api", "test_network", "test_jacobians", "test_inspection"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"flat.h": ["test_losses", "test_optim", "test_layers"], "linear.h": ["test_layers"],
          "vmath.h": ["test_c_api"], "dispatch.c": ["test_c_api"], "_core.pyx": ["test_recurrent_inputs"],

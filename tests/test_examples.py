@@ -16,7 +16,7 @@ def load(name):
 
 def test_every_example_is_tested():
     here = {"language_model", "step", "train_by_hand"}
-    elsewhere = {"vanish_and_explode", "conveyor_belt"}  # test_claims
+    elsewhere = {"vanish_and_explode", "conveyor_belt", "long_term"}  # test_claims, test_problems
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | elsewhere
 
 

@@ -221,7 +221,9 @@ def test_pegged_units():
     net.params[...] = 0
     net["bias_l0"][...] = [2, -2, 0, 1, 2]
     net["weight_ih_l0"][4, 0] = 5
-    assert statistics_of(net).pegged == [0, 1]
+    x = np.ones((STEPS, BATCH, FEATURES), np.float32)
+    x[3] = -1  # the last unit is then beyond on the other side
+    assert lstmc.gate_statistics(net, x).layers[0].pegged == [0, 1]
 
 
 # --------------------------------------------------------------------------------------------------

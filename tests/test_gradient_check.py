@@ -101,6 +101,7 @@ class Halve:
 @pytest.mark.parametrize("cell", CELLS)
 def test_layers_that_are_right(dtype, cell, layers, form):
     net, x, target, state = bare_case(cell, layers, dtype, form)
+    net.grads[...] = 3  # what is there takes no part
     report = lstmc.check_gradients(net, x, target, state, samples=7)
     assert report, str(report)
     parts = ["state[0]", "state[1]"] if cell == "lstm" else ["state"]
@@ -273,6 +274,7 @@ def test_one_wrong_element_that_no_sample_hits(name, change):
         assert not tensor.direction_error <= 1e-6
         if change is as_nan:
             assert math.isnan(tensor.direction_error)
+            assert math.isnan(tensor.error)
             break  # all of a tensor's errors are relative to its largest element: not a number
         if tensor.error <= 1e-6:
             break
@@ -376,6 +378,27 @@ def test_nothing_is_changed_where_a_layer_raises(method, calls):
     with pytest.raises(ArithmeticError, match="here"):
         lstmc.check_gradients(net, x, None, state)
     assert_same_bits(arrays, before)
+
+
+@pytest.mark.parametrize("part", ["x", "state"])
+def test_what_was_given_is_not_what_is_moved(part):
+    """Whatever happens while an input or a state is off its place."""
+
+    class RaisesWhenMoved:
+        def forward(self, x, state=None, training=True):
+            if np.any((x if part == "x" else state) != 1):
+                raise ArithmeticError("here")
+            return 2 * x, state, x.shape
+
+        def backward(self, dy, trace, dstate=None):
+            return 2 * dy, np.zeros((BATCH, 2))
+
+    net = lstmc.Sequential(RaisesWhenMoved(), make_cell("lstm", FEATURES, HIDDEN, 1, np.float64))
+    x, state = np.ones((STEPS, BATCH, FEATURES)), np.ones((BATCH, 2))
+    with pytest.raises(ArithmeticError, match="here"):
+        lstmc.check_gradients(net, x, None, (state, None))
+    assert np.all(x == 1)
+    assert np.all(state == 1)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -667,6 +667,7 @@ def test_a_gradient_that_overflows():
     assert not np.isfinite(reach.norms[2:]).any()
     assert (reach.verdict, reach.turn, flow.verdict) == ("exploding", 2, "exploding")
     assert reach.kept > 1 or math.isnan(reach.kept)
+    assert "is left" not in str(flow)  # of a gradient that grew beyond all numbers
     numbers = json.loads(json.dumps(flow.to_dict(), allow_nan=False))
     assert numbers["layers"][0]["reach"]["norms"][2:] == [None] * 5
 
@@ -681,6 +682,8 @@ def test_a_gradient_that_overflows():
         ([1, 1, 101, 50, 102], "exploding", 4),
         ([1, 1, 2, math.inf, math.inf], "exploding", 3),
         ([1, 1, 2, math.nan], "exploding", 3),
+        ([1, math.inf, math.inf], "exploding", 1),
+        ([1, math.inf, math.nan, math.nan], "exploding", 1),
         ([1, 0.5], "healthy", None),
         ([0, 0, 0], "none", None),
     ],
@@ -692,12 +695,14 @@ def test_verdicts_of_given_norms(norms, verdict, turn):
     assert (reach.verdict, reach.turn) == (verdict, turn)
 
 
-def test_two_steps_have_no_rate():
-    flow, _ = linear_flow(0.5, steps=1)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_two_points_have_no_rate(steps):
+    """The state itself is none of the points of the line."""
+    flow, _ = linear_flow(0.5, steps=steps)
     reach = flow.layers[0].reach
-    assert len(reach.norms) == 2
+    assert len(reach.norms) == steps + 1
     assert all(math.isnan(a) for a in (reach.rate, reach.fit, reach.half_life))
-    assert reach.kept == 1
+    assert abs(reach.kept - 0.5 ** (steps - 1)) < 1e-12
 
 
 def test_the_fit_of_a_line():
@@ -900,6 +905,7 @@ def test_backward_that_records(isa, cell, layers, form, need_grads):
     kept = [copy.deepcopy([one.dh_above, one.dh_later, one.dgates]) for one in records[1:]]
     for _ in range(3):  # later calls do not write into what was handed out
         net.backward(case.dy + 1, net.forward(case.x + 1)[2], record=[])
+    case.dy[...] = 0
     for one, arrays in zip(records[1:], kept, strict=True):
         assert_same_bits([one.dh_above, one.dh_later, one.dgates], arrays)
 
@@ -1041,6 +1047,15 @@ def test_a_consumed_trace_of_a_network():
     case.net.backward(y, trace, consume=True)
     with pytest.raises(ValueError, match="trace was consumed"):
         lstmc.gradient_flow(case.net, trace=trace, dy=y)
+
+
+def test_a_trace_of_another_network():
+    case, other = (make_case("tokens", "lstm", 2, np.float32) for _ in range(2))
+    y, _, trace = other.net.forward(case.x)
+    with pytest.raises(ValueError, match="got one of another Sequential"):
+        lstmc.gradient_flow(case.net, trace=trace, dy=y)
+    with pytest.raises(ValueError, match="got one of another LSTM"):
+        lstmc.gradient_flow(case.net, trace=trace.layers[2], dy=y)
 
 
 def test_a_failure_leaves_the_network_alone():

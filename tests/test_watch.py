@@ -14,6 +14,7 @@ from stacks import seed_of
 from support import assert_close, assert_same_bits, numerical_gradient
 
 import lstmc
+from lstmc.training import streams, windows
 from lstmc.watch import NonFinite
 
 # Norms and means of some tens of float32 numbers, a few steps deep.
@@ -290,6 +291,11 @@ def test_a_watched_training_gives_the_same_bits(tmp_path, every):
         weights = [6] * 10 + [5]  # the last window is a step shorter
         means = np.average(losses, axis=1, weights=weights)
         assert_close(means, [e["train_loss"] for e in history], 1e-12)
+        by_hand = make_net()
+        x, targets = next(windows(streams(TEXT, BATCH), STEPS))
+        y, _, trace = by_hand.forward(x)
+        first = lstmc.Watch(by_hand)(*lstmc.softmax_cross_entropy(y, targets), trace)
+        assert first == watch.records[0]
 
 
 def test_a_watch_of_another_net():

@@ -132,19 +132,18 @@ def demo(args):
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_writable_folder(out / "report.json")
-    found, pictures = {}, []
+    found = {}
     for name in ("adding", "temporal_order"):
-        print(f"{Problem(name, args.steps)}: an LSTM and a tanh RNN learn it ...", flush=True)
-        found[name] = compare(Problem(name, args.steps), args.updates, seed=args.seed)
+        problem = Problem(name, args.steps)
+        print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
+        found[name] = compare(problem, args.updates, seed=args.seed)
         print(f"{found[name]}\n", flush=True)
-        try:
-            from .plots import plot_comparison
-
-            plot_comparison(out / f"{name}.png", found[name])
-            pictures.append(f"{name}.png")
-        except ImportError as error:
-            print(f"no picture: {error}")
     write_report(found, out)
-    if pictures:
-        print(f"wrote {', '.join(pictures)} in {out}")
+    try:
+        from .plots import plot_comparisons
+
+        plot_comparisons(out / "demo.png", list(found.values()))
+        print(f"wrote {out / 'demo.png'}")
+    except ImportError as error:
+        print(f"no picture: {error}")
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 from .inspection import STEADY
 
 __all__ = [
-    "plot_comparison",
+    "plot_comparisons",
     "plot_flow",
     "plot_gates",
     "plot_histograms",
@@ -265,41 +265,62 @@ def plot_jacobian(
     figure.savefig(path, dpi=DPI)
 
 
-def plot_comparison(path, comparison):
-    """Draw a Comparison: how an LSTM and an RNN learn one problem, and why; the learning and the gradients.
+def plot_comparisons(path, comparisons) -> None:  # so that typed programs may call it
+    """Draw how an LSTM and an RNN learn the same problems, and beside it why: a row for each problem.
 
     Parameters
     ----------
     path : str or path
-    comparison : problems.Comparison
+    comparisons : list of problems.Comparison
     """
-    figure = _figure(6.6)
-    learning, reach = figure.subplots(2, 1)
+    figure = _figure(0.4 + 3.1 * len(comparisons), 7)
+    rows = figure.subfigures(len(comparisons), 1, squeeze=False)[:, 0]
+    for row, comparison in zip(rows, comparisons):
+        ends = []
+        for name, run in (("LSTM", comparison.lstm), ("RNN", comparison.rnn)):
+            how = "learns it" if run.solved_at is not None else "does not"
+            ends.append(f"the {name} {how} in {run.solved_at or run.updates[-1]:,} updates")
+        row.suptitle(f"{comparison.problem}:\n{', '.join(ends)}", fontsize=11)
+        learning, reach = row.subplots(1, 2)
+        _draw_learning(learning, comparison)
+        _draw_reach(reach, comparison)
+    figure.savefig(path, dpi=DPI)
+
+
+def _draw_learning(axes, comparison):
     problem = comparison.problem
     error = problem.name == "adding"
-    runs = (
-        ("LSTM", comparison.lstm, comparison.lstm_flow),
-        ("tanh RNN", comparison.rnn, comparison.rnn_flow),
-    )
-    for i, (name, run, flow) in enumerate(runs):
-        end = "not learned" if run.solved_at is None else f"learned after {run.solved_at} updates"
-        scores = np.asarray(run.scores, float) * (1 if error else 100)
-        learning.plot(
-            run.updates, scores, label=f"{name}, {run.parameters} parameters: {end}", **_line(i)
-        )
-        norms = _positive(flow.layers[0].reach.norms)
-        reach.plot(np.arange(len(norms)), norms, label=name, **_line(i))
-    learning.axhline(problem.limit * (1 if error else 100), color="#888888", linewidth=0.8)
+    unit = 1 if error else 100  # a share is shown in percent
+    for i, (name, run) in enumerate((("LSTM", comparison.lstm), ("RNN", comparison.rnn))):
+        scores = unit * np.asarray(run.scores, float)
+        axes.plot(run.updates, scores, label=name, **_line(i))
+        if run.solved_at is not None:
+            axes.plot(run.solved_at, scores[-1], "o", color=COLOURS[i])
+    axes.axhline(unit * problem.limit, color=COLOURS[-1], linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel("updates")
     if error:
-        _log(learning)
-    learning.set_xlabel("updates")
-    learning.set_ylabel(problem.measure + ("" if error else ", %"))
-    learning.set_title(f"{problem}: who learns it?\n(grey: where it is learned)", fontsize=11)
-    _log(reach)
-    reach.set_xlabel("steps back from the last step, whose loss it is")
-    reach.set_ylabel("norm of the gradient\nat the state")
-    reach.set_title("Why: how far back the gradient reached, before training", fontsize=11)
-    for axes in (learning, reach):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    figure.savefig(path, dpi=DPI)
+        _log(axes)
+        axes.set_ylabel(problem.measure)
+    else:
+        axes.set_ylim(0, 104)
+        axes.set_ylabel(f"{problem.measure} (%)")
+    axes.set_title(f"learned: {'below' if error else 'above'} the black line", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _draw_reach(axes, comparison):
+    for i, (name, flow) in enumerate(
+        (("LSTM", comparison.lstm_flow), ("RNN", comparison.rnn_flow))
+    ):
+        norms = _positive(flow.layers[0].reach.norms[1:])  # float32 ends at 1e-38
+        axes.plot(np.arange(1, len(norms) + 1), norms / norms[0], label=name, **_line(i))
+    _log(axes)
+    axes.set_xlabel("steps back from the loss")
+    axes.set_ylabel("gradient left (1 = one step back)")
+    axes.set_title("gradient before training", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
