@@ -667,9 +667,15 @@ def test_a_gradient_that_overflows():
     assert not np.isfinite(reach.norms[2:]).any()
     assert (reach.verdict, reach.turn, flow.verdict) == ("exploding", 2, "exploding")
     assert reach.kept > 1 or math.isnan(reach.kept)
-    assert "is left" not in str(flow)  # of a gradient that grew beyond all numbers
     numbers = json.loads(json.dumps(flow.to_dict(), allow_nan=False))
     assert numbers["layers"][0]["reach"]["norms"][2:] == [None] * 5
+
+
+def test_a_gradient_that_overflows_in_words():
+    """Of one that grew beyond all numbers, nothing "is left"."""
+    flow, _ = linear_flow(1e30, steps=6, dtype=np.float32)
+    assert "l0: exploding" in str(flow)
+    assert "is left" not in str(flow)
 
 
 @pytest.mark.parametrize(

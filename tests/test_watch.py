@@ -513,6 +513,16 @@ def test_a_gradient_on_the_way_back(where, last):
     assert found == NonFinite("a gradient", name, last - 3, 2)
 
 
+def test_a_gradient_that_a_dead_unit_stops():
+    """It is infinite at a step where relu lets nothing through, and no sum before it is."""
+    net = lstmc.RNN(1, 1, nonlinearity="relu", bias=False)
+    net["weight_ih_l0"][...], net["weight_hh_l0"][...] = 1, 1e30
+    x = np.array([-1, 1e-30, 0, -0.99e30], np.float32).reshape(4, 1, 1)  # h: 0, 1e-30, 1, 1e28
+    dy = np.zeros_like(x)
+    dy[3] = 1e-30
+    assert found_both_ways(net, x, dy=dy) == NonFinite("a gradient", "l0", 0, 0)
+
+
 def test_gradients_of_opposite_signs():
     """Infinite ones from above and from later, whose sum is not a number: found without a warning."""
     net = linear(1e30, layers=2)

@@ -194,8 +194,9 @@ class Reach:
 
     @property
     def _first(self):
-        """The norm one step back; where nothing arrives there, at the step itself."""
-        return self.norms[1] if self.norms[1] else self.norms[0]
+        """The norm one step back; where it is zero or not finite there, at the step itself."""
+        one = self.norms[1]
+        return one if one and math.isfinite(one) else self.norms[0]
 
     @property
     def verdict(self):
@@ -294,11 +295,13 @@ class GradientFlow:
         back = len(reach.norms) - 1
         if reach.verdict == "none":
             return f"{layer.name}: no gradient of {self._asked()} arrives"
-        grown = f"the gradient is {reach.kept:.2g} times as large"
-        left = f"{reach.kept:.2g} of the gradient is left"
-        text = (
-            f"{layer.name}: {reach.verdict}, {grown if reach.kept > 1 else left} {back} steps back"
-        )
+        if not math.isfinite(reach.kept):
+            size = "the gradient is beyond all numbers"
+        elif reach.kept > 1:
+            size = f"the gradient is {reach.kept:.2g} times as large"
+        else:
+            size = f"{reach.kept:.2g} of the gradient is left"
+        text = f"{layer.name}: {reach.verdict}, {size} {back} steps back"
         if reach.turn is not None:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
