@@ -353,7 +353,7 @@ def test_errors_of_statistics():
         lstmc.gate_statistics(make_layer("lstm"), trace=trace)
     with pytest.raises(TypeError, match=r"trace must come from forward\(\)"):
         lstmc.gate_statistics(net, trace=y)
-    with pytest.raises(ValueError, match="x must have at least one step, got none"):
+    with pytest.raises(ValueError, match="x must have at least one step and one row"):
         lstmc.gate_statistics(net, x[:0])
     with pytest.raises(TypeError, match="x must be float32, got float64"):
         lstmc.gate_statistics(net, x.astype(float))

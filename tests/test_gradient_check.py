@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pytest
+from own_layers import Halve, Scale
 from stacks import CELLS, as_state, seed_of
 from support import assert_same_bits, numerical_gradient
 
@@ -61,36 +62,6 @@ def token_case(name, dtype):
     return net, x, targets, (None, None, (state[0], None), state[1], None)
 
 
-class Scale(lstmc.Layer):
-    """A user's own layer with a parameter: y = factor x, by feature."""
-
-    def __init__(self, features, dtype=np.float64):
-        super().__init__(dtype)
-        self.features = features
-        self._allocate(np.random.default_rng(5), {"factor": 2})
-
-    def parameters(self):
-        return {"factor": (self.features,)}
-
-    def forward(self, x, state=None, training=True):
-        return x * self["factor"], state, lstmc.layers.Trace(self, self._fingerprint(), x=x)
-
-    def backward(self, dy, trace, dstate=None):
-        self._check_trace(trace)
-        self.grad("factor")[...] += (dy * trace.x).reshape(-1, self.features).sum(axis=0)
-        return dy * self["factor"], dstate
-
-
-class Halve:
-    """A layer that inherits nothing and whose backward needs no trace."""
-
-    def forward(self, x, state=None, training=True):
-        return x / 2, state, None
-
-    def backward(self, dy, trace, dstate=None):
-        return dy / 2, dstate
-
-
 # --------------------------------------------------------------------------------------------------
 # Right networks
 # --------------------------------------------------------------------------------------------------
@@ -129,7 +100,7 @@ def test_networks_that_are_right(dtype, name):
 @pytest.mark.parametrize("kind", [Scale, Halve])
 def test_layers_of_a_users_own(kind, first):
     lstm = make_cell("lstm", FEATURES, HIDDEN, 1, np.float64)
-    own = Halve() if kind is Halve else Scale(FEATURES if first else HIDDEN)
+    own = Halve() if kind is Halve else Scale(FEATURES if first else HIDDEN, np.float64)
     above = lstmc.Linear(HIDDEN, 2, dtype=np.float64, rng=2)
     net = lstmc.Sequential(*((own, lstm) if first else (lstm, own)), above)
     x = np.random.default_rng(seed_of("own")).standard_normal((STEPS, BATCH, FEATURES))
@@ -369,7 +340,7 @@ def test_nothing_is_changed_where_a_layer_raises(method, calls):
                 raise ArithmeticError("here")
 
     lstm = make_cell("lstm", FEATURES, HIDDEN, 1, np.float64)
-    net = lstmc.Sequential(lstm, Raises(HIDDEN))
+    net = lstmc.Sequential(lstm, Raises(HIDDEN, np.float64))
     net.grads[...] = 3
     x = np.ones((STEPS, BATCH, FEATURES))
     state = tuple(np.ones((1, BATCH, HIDDEN)) for _ in range(2)), None

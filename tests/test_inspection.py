@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from own_layers import Bare, Halve, Scale
 from stacks import (
     CELLS,
     arriving_state,
@@ -41,59 +42,6 @@ STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 4, 2, 3, 5, 6
 FORMS = ["time first", "batch first", "unbatched"]
 PARTS = ["dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later", "dx"]
 WEIGHTS = ["weight_ih", "weight_hh", "bias"]
-
-
-class Scale(lstmc.Layer):
-    """A user's own layer with a parameter: y = factor x, by feature."""
-
-    def __init__(self, features, dtype=np.float32):
-        super().__init__(dtype)
-        self.features = features
-        self._allocate(np.random.default_rng(5), {"factor": 2})
-
-    def parameters(self):
-        return {"factor": (self.features,)}
-
-    def forward(self, x, state=None, training=True):
-        return x * self["factor"], state, lstmc.layers.Trace(self, self._fingerprint(), x=x)
-
-    def backward(self, dy, trace, dstate=None):
-        self._check_trace(trace)
-        self.grad("factor")[...] += (dy * trace.x).reshape(-1, self.features).sum(axis=0)
-        return dy * self["factor"], dstate
-
-
-class Bare:
-    """A layer that inherits nothing, with what Sequential asks for: parameters() and bind()."""
-
-    def __init__(self, features, dtype):
-        self.shape, self.dtype = (features,), np.dtype(dtype)
-        self.shift = np.linspace(-1, 1, features).astype(dtype)
-        self.gradient = np.zeros(features, dtype)
-
-    def parameters(self):
-        return {"shift": self.shape}
-
-    def bind(self, params, grads):
-        params["shift"][...] = self.shift
-        self.shift, self.gradient = params["shift"], grads["shift"]
-
-    def forward(self, x, state=None, training=True):
-        return x + self.shift, state, x.shape
-
-    def backward(self, dy, trace, dstate=None):
-        self.gradient += dy.reshape(-1, dy.shape[-1]).sum(axis=0)
-        return dy, dstate
-
-
-class Halve:
-    """A layer without parameters, whose backward needs no trace."""
-
-    def forward(self, x, state=None, training=True):
-        return x / 2, state, None
-
-    def backward(self, dy, trace, dstate=None):
-        return dy / 2, dstate
 
 
 # --------------------------------------------------------------------------------------------------

@@ -553,3 +553,14 @@ def test_errors_of_step_factors():
         lstmc.step_factors(lstmc.Linear(2, 3), trace)
     with pytest.raises(ValueError, match="trace must come from this layer's forward"):
         lstmc.step_factors(make_layer("rnn_tanh"), trace)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (4, 0, 3)])
+def test_factors_of_nothing_are_refused(shape):
+    layer = lstmc.LSTM(3, 4, rng=0)
+    trace = layer.forward(np.ones(shape, np.float32))[2]
+    with pytest.raises(ValueError, match="x must have at least one step and one row"):
+        lstmc.step_factors(layer, trace)
+    if not shape[0]:
+        with pytest.raises(ValueError, match="x must have at least one step"):
+            lstmc.input_jacobian(layer, trace=trace)

@@ -459,7 +459,7 @@ def lyapunov_exponents(
     state: _State = None,
     *,
     count: int | None = None,
-    every: int = 10,
+    every: int = 1,
     trace: Any = None,
     num_threads: int | None = None,
 ) -> _Array: ...

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._kernels._core import checked_tokens
+from ._kernels._core import checked_tokens, describe
 from .inspection import count_of, network_of, plain, recurrent_layers, run
 from .layers import check_size
 
@@ -149,8 +149,10 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
     layers = []
     for name, layer, kept in recurrent_layers(net, trace):
         layer._check_trace(kept)
-        if not len(kept.x):
-            raise ValueError("x must have at least one step, got none")
+        if not kept.x.shape[0] or not kept.x.shape[1]:
+            raise ValueError(
+                f"x must have at least one step and one row, got {describe(kept.x.shape)}"
+            )
         for number, one in enumerate(kept.layers):
             layers.append(_describe(f"{name}l{number}", layer, one))
     steps, batch = kept.x.shape[:2]

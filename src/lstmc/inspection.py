@@ -104,6 +104,10 @@ def _run_back(net, dy, trace, records, threads):
     if isinstance(net, Dropout) and trace is None:  # it dropped nothing
         return dy
     if isinstance(net, Recurrent):
+        if not accepts(net.backward, "record"):
+            raise TypeError(
+                f"{type(net).__name__}.backward must take need_grads and record, as that of RNN and LSTM"
+            )
         stack = []
         dx, dstate = net.backward(dy, trace, num_threads=threads, need_grads=False, record=stack)
         records.append(Record(dstate, stack))
@@ -442,12 +446,12 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     exploding where it gets more than 100 times as much (Pascanu et al. 2013).
     """
     net = network_of(net)
-    with np.errstate(all="ignore"):  # what overflows is told in the report
-        return _follow(net, x, targets, state, trace, dy, at, weights, arrays, num_threads)
-
-
-def _follow(net, x, targets, state, trace, dy, at, weights, arrays, num_threads):
     loss, dy, trace = seeded(net, x, targets, state, trace, dy, num_threads)
+    with np.errstate(all="ignore"):  # what overflows is told in the report
+        return _follow(net, loss, dy, trace, at, weights, arrays, num_threads)
+
+
+def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     found = list(recurrent_layers(net, trace))
     steps, batch = found[0][2].x.shape[:2]
     chosen = _chosen_steps(at, steps)

@@ -90,6 +90,8 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     steps, batch, inputs = trace.x.shape
+    if not steps:
+        raise ValueError("x must have at least one step, got none")
     t = steps - 1 if t is None else t
     if not _is_int(t) or not 0 <= t < steps:
         raise ValueError(f"t must be a step in [0, {steps}), got {t!r}")
@@ -102,7 +104,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     return out[:, 0] if trace.unbatched else out
 
 
-def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=10, trace=None,
+def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=None,
                        num_threads=None):  # fmt: skip
     """Measure at what rates small changes of the state grow or shrink along a sequence.
 
@@ -116,7 +118,8 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=10, trace
     count : int, optional
         How many, the largest ones; by default all S of them.
     every : int
-        Steps between two orthogonalisations (QR): many steps lose the smaller exponents to rounding.
+        Steps between two orthogonalisations (QR). More are faster, but lose the smaller exponents to
+        rounding, in float32 from some three on.
 
     Returns
     -------
@@ -132,7 +135,8 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=10, trace
     Notes
     -----
     Benettin et al. (1980), on the transposed product: backward sweeps of `count` gradients from the last step
-    to the first, a QR after every few steps. The transposed product has the same singular values.
+    to the first, a QR after every few steps. The transposed product has the same singular values. The start
+    is a random frame; what it misses of the leading directions is forgotten as 1/T.
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     steps, batch, _ = trace.x.shape
@@ -303,6 +307,10 @@ def step_factors(layer, trace):
     """
     _check_layer(layer)
     layer._check_trace(trace)
+    if not trace.x.shape[0] or not trace.x.shape[1]:
+        raise ValueError(
+            f"x must have at least one step and one row, got {describe(trace.x.shape)}"
+        )
     found = []
     for i, kept in enumerate(trace.layers):
         names, hidden = layer._gates, layer.hidden_size

@@ -167,7 +167,7 @@ class Watch:
         A folder for TensorBoard, whose package must be installed.
     nonfinite : "stop" or "warn"
         What to do when the loss is not finite: raise FloatingPointError, or warn. Both name the first layer,
-        step and row where it began.
+        step and row where it began. A Trainer takes no step then in either case, and stops.
 
     Attributes
     ----------
