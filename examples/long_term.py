@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lstmc.comparison import Comparison, compare
 from lstmc.plots import plot_comparisons
-from lstmc.problems import Comparison, Problem, compare
+from lstmc.problems import Problem
 
 
 def main(

@@ -7,7 +7,8 @@ import pytest
 
 import lstmc
 from lstmc import plots
-from lstmc.problems import Problem, compare
+from lstmc.comparison import compare
+from lstmc.problems import Problem
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -12,16 +12,8 @@ import pytest
 from support import assert_close, assert_same_bits, numerical_gradient
 
 import lstmc
-from lstmc.problems import (
-    Learning,
-    Problem,
-    adding,
-    compare,
-    copying,
-    equal_networks,
-    learn,
-    temporal_order,
-)
+from lstmc.comparison import Learning, compare, equal_networks, learn
+from lstmc.problems import Problem, adding, copying, temporal_order
 
 NAMES = ("adding", "temporal_order", "copying")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "long_term.py"

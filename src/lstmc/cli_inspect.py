@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from .cli_train import UsageError
+from .comparison import compare
 from .files import check_writable_folder
 from .gates import gate_statistics, writers
-from .inspection import gradient_flow, recurrent_layers, run
+from .inspection import gradient_flow
 from .jacobians import jacobian_spectrum, state_jacobian
 from .language_model import LanguageModel
 from .losses import softmax_cross_entropy
-from .problems import Problem, compare
+from .passes import recurrent_layers, run
+from .problems import Problem
 from .text import read_text
 from .watch import find_nonfinite
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._kernels._core import checked_tokens, describe
-from .inspection import count_of, network_of, plain, recurrent_layers, run
+from .inspection import count_of, plain
 from .layers import check_size
+from .passes import network_of, recurrent_layers, run
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .inspection import plain, run, seeded
+from .inspection import plain
 from .layers import Dropout, Embedding, Layer, Linear, check_size
 from .network import Sequential
+from .passes import run, seeded
 from .recurrent import LSTM, RNN
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]

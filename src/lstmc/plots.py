@@ -271,7 +271,7 @@ def plot_comparisons(path, comparisons) -> None:  # so that typed programs may c
     Parameters
     ----------
     path : str or path
-    comparisons : list of problems.Comparison
+    comparisons : list of comparison.Comparison
     """
     figure = _figure(0.4 + 3.1 * len(comparisons), 7)
     rows = figure.subfigures(len(comparisons), 1, squeeze=False)[:, 0]

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .files import check_writable_folder
-from .inspection import (
-    gradient_flow,
-    network_of,
-    norms_over_time,
-    plain,
-    recurrent_layers,
-    run,
-    run_back,
-    seeded,
-)
+from .inspection import gradient_flow, norms_over_time, plain
 from .layers import check_size
+from .passes import network_of, recurrent_layers, run, run_back, seeded
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
 
