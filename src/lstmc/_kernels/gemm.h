@@ -191,6 +191,13 @@ static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_r
 
 /* ---- products ------------------------------------------------------------------------------------ */
 
+INLINE void NAME(fetch)(const real *c, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns)
+{
+    for (ptrdiff_t m = 0; m < rows; m++)
+        for (ptrdiff_t column = 0; column < columns; column += LINE)
+            __builtin_prefetch(c + m * row + column, 1);
+}
+
 /* c (rows, columns) = or += a (rows, k) times the panels b. Row m of panel p of the result starts at
  * c + m * c_row + p * c_panel. c_row = PANEL says that the result stays in panels: it is padded, and whole
  * vectors are written. Otherwise c_panel = PANEL, and only its columns are. */
@@ -218,9 +225,8 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
                     /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
                     height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
                     if (more && c_row != PANEL) /* what the next tile's sums start from */
-                        for (ptrdiff_t m = r + height; m < min_of(end, r + 2 * height); m++)
-                            for (ptrdiff_t column = 0; column < vectors * VL; column += LINE)
-                                __builtin_prefetch(c + m * c_row + p * c_panel + column, 1);
+                        NAME(fetch)(c + (r + height) * c_row + p * c_panel, c_row, min_of(height, end - r - height),
+                                    vectors * VL);
                     NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel, left_at(&a, r, k0), a.row,
                                a.column, panel, b_panel, depth, more, p + at_once < panels ? VL : last_lanes,
                                ahead < next + depth * PANEL ? ahead : panel);
