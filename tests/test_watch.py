@@ -89,7 +89,7 @@ def test_the_gradient_of_a_linear_network(factor):
         assert abs(seen["half_life"] / half_life - 1) < 1e-4
     assert abs(seen["weights"] / (abs(factor) * math.sqrt(3)) - 1) < TOLERANCE
     assert seen["forget"] is None
-    assert seen["saturated"] == np.count_nonzero(np.abs(y) > np.float32(0.9)) / y.size
+    assert seen["saturated"] is None  # nothing saturates without tanh
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])

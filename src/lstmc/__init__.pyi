@@ -393,6 +393,8 @@ class GradientFlow:
     layers: list[LayerFlow]
     @property
     def verdict(self) -> str: ...
+    @property
+    def asked(self) -> str: ...
     def sentence(self, layer: LayerFlow) -> str: ...
     def to_dict(self) -> dict[str, Any]: ...
     def plot(self, path: _Path) -> None: ...
@@ -417,6 +419,7 @@ class JacobianSpectrum:
     distances: list[int]
     singular_values: _Array
     factors: list[dict[str, Any]]
+    precision: float
     @property
     def largest(self) -> _Array: ...
     @property
@@ -471,6 +474,7 @@ class LayerGates:
     cell: str
     means: dict[str, _Array]
     histograms: dict[str, _Array]
+    ranges: dict[str, tuple[float, float]]
     low: dict[str, float]
     high: dict[str, float]
     memory: _Array | None
@@ -517,6 +521,7 @@ class TensorCheck:
     backward: float
     differences: float
     direction_error: float
+    measurable: bool = True
 
 @dataclass
 class GradientReport:

@@ -30,17 +30,17 @@ MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
 def inspect(args):
     """Report on a model and a text, or compare an LSTM with an RNN."""
     if args.demo:
-        if args.model is not None or args.text is not None or args.file is not None:
-            raise UsageError("--demo takes no model and no text")
+        if any(v is not None for v in (args.model, args.text, args.file, args.unit, args.layer)):
+            raise UsageError("--demo takes no model, no text and no unit")
         return demo(args)
     if args.model is None:
         raise UsageError("a model is needed, or --demo")
     if (args.text is None) == (args.file is None):
         raise UsageError("say what the model is to read: --text or --file")
+    model = LanguageModel.load(args.model)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_writable_folder(out / "report.json")
-    model = LanguageModel.load(args.model)
     text = args.text if args.file is None else read_text(args.file)
     ids = model.vocabulary.encode(text)
     if len(ids) < 3:
@@ -48,10 +48,11 @@ def inspect(args):
     if len(ids) > MOST_TOKENS:
         print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
         ids = ids[-MOST_TOKENS:]
+    written_by = told_by(model, ids[:-1], args.unit, args.layer)
     reports = make_reports(model, ids)
     for name, report in reports.items():
         print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
-    print(told_by(model, ids[:-1], args.unit, args.layer))
+    print(written_by)
     write_report(reports, out)
     draw(reports, model, ids, out)
     return 0
@@ -69,6 +70,10 @@ def make_reports(model, ids):
     for name, layer, kept in recurrent_layers(model.net, trace):
         if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
             found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
+        else:
+            print(
+                f"layer {name.rstrip('.')}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers"
+            )
     return found
 
 
@@ -119,7 +124,7 @@ def draw(reports, model, ids, out):
             steps = len(kept.x)
             back = min(10, steps)
             jacobian = state_jacobian(layer, trace=kept, t0=steps - back, t1=steps)[0]
-            title = f"What the last state owes to the one {back} steps before: h, then c"
+            title = f"What the last state owes to the one {back} steps before: h, then c, layer by layer"
             plot_jacobian(out / "jacobian.png", jacobian, title)
             written.append("jacobian.png")
         print(f"wrote {', '.join(written)} in {out}")
@@ -138,7 +143,7 @@ def demo(args):
     for name in ("adding", "temporal_order"):
         problem = Problem(name, args.steps)
         print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
-        found[name] = compare(problem, args.updates, seed=args.seed)
+        found[name] = compare(problem, args.updates, seed=args.seed, num_threads=args.threads or 1)
         print(f"{found[name]}\n", flush=True)
     write_report(found, out)
     try:

@@ -325,6 +325,12 @@ class Comparison:
             lines.append(f"    {name + ':':<5} {sentence}")
         return "\n".join(lines)
 
+    def plot(self, path):
+        """Draw it into a PNG file: who learns, and beside it why. Needs matplotlib."""
+        from .plots import plot_comparisons
+
+        plot_comparisons(path, [self])
+
     def to_dict(self):
         """Give all of it as plain numbers, lists and strings, as JSON can hold them."""
         parts = ("lstm", "rnn", "lstm_flow", "rnn_flow")

@@ -27,24 +27,29 @@ class LayerGates:
     means : dict of gate to ndarray (T, H)
         Over rows: "i", "f", "g", "o" of an LSTM, and "h" of both.
     histograms : dict of gate to ndarray (40,)
-        The share of all values in bins of equal width, of "i", "f" and "o" from 0 to 1, else from -1 to 1.
+        The share of all values in bins of equal width.
+    ranges : dict of gate to (float, float)
+        From where to where: 0 to 1 for "i", "f" and "o", else -1 to 1; all values of the h of an RNN whose
+        nonlinearity is not tanh.
     low, high : dict of gate to float
-        The share below 0.1 and above 0.9; of "g" and "h", below -0.9 and above 0.9.
+        The share below 0.1 and above 0.9; of "g" and "h", below -0.9 and above 0.9. Not of the h of an RNN
+        whose nonlinearity is not tanh, which does not saturate.
     memory : ndarray (H,) or None
         Steps in which the product of a unit's forget gates falls to 1/e: 1 over the mean of -log f. Infinite
         where f is 1 throughout. None for an RNN.
     dead : list of int
-        Units whose h moves by less than 0.001 over all steps and rows.
+        Units whose h moves by less than 0.001 over all steps and rows, where there are several.
     shut : list of int
         Units whose input or output gate stays below 0.1: nothing gets in, or nothing out.
     pegged : list of int
-        Units whose tanh(c) (of an RNN: h) stays beyond 0.9 on one side.
+        Units whose tanh(c) (of a tanh RNN: h) stays beyond 0.9 on one side.
     """
 
     name: str
     cell: str
     means: dict
     histograms: dict
+    ranges: dict
     low: dict
     high: dict
     memory: np.ndarray | None
@@ -67,11 +72,13 @@ class GateReport:
             count = len(next(iter(layer.means.values()))[0])
             lines.append(f"  {layer.name}: {count} units")
             for gate, mean in layer.means.items():
-                ends = ("below 0.1", "above 0.9") if gate in "ifo" else ("below -0.9", "above 0.9")
-                lines.append(
-                    f"    {gate}: mean {mean.mean():6.3f}, {layer.low[gate]:4.0%} {ends[0]}, "
-                    f"{layer.high[gate]:4.0%} {ends[1]}"
-                )
+                line = f"    {gate}: mean {mean.mean():6.3f}"
+                if gate in layer.low:
+                    ends = (
+                        ("below 0.1", "above 0.9") if gate in "ifo" else ("below -0.9", "above 0.9")
+                    )
+                    line += f", {layer.low[gate]:4.0%} {ends[0]}, {layer.high[gate]:4.0%} {ends[1]}"
+                lines.append(line)
             if layer.memory is not None:
                 quantiles = np.quantile(layer.memory, (0.1, 0.5, 0.9), method="nearest")
                 steps = ", ".join(f"{q:.3g}" for q in quantiles)
@@ -93,6 +100,7 @@ class GateReport:
                 "cell": layer.cell,
                 "means": {gate: plain(a) for gate, a in layer.means.items()},
                 "histograms": {gate: plain(a) for gate, a in layer.histograms.items()},
+                "ranges": {gate: list(ends) for gate, ends in layer.ranges.items()},
                 "low": layer.low,
                 "high": layer.high,
                 "memory": plain(layer.memory),
@@ -166,16 +174,19 @@ def _describe(name, layer, kept):
         gate: np.asarray(a).reshape(len(a), -1, hidden)
         for gate, a in (*kept.gates.items(), ("h", kept.h))
     }
-    histograms, low, high = {}, {}, {}
+    saturates = layer._cell == "lstm" or layer.nonlinearity == "tanh"
+    histograms, ranges, low, high = {}, {}, {}, {}
     for gate, a in values.items():
-        start = 0 if gate in "ifo" else -1
-        # An RNN's h may go beyond: what does is counted at the edge.
-        counts, _ = np.histogram(np.clip(a, start, 1), BINS, (start, 1))
-        histograms[gate] = counts / a.size
-        low[gate] = float((a < (LOW if gate in "ifo" else -HIGH)).mean())
-        high[gate] = float((a > HIGH).mean())
+        start, end = (0.0, 1.0) if gate in "ifo" else (-1.0, 1.0)
+        if not saturates:
+            start, end = float(a.min()), float(a.max())
+        counts, edges = np.histogram(a, BINS, (start, end))
+        histograms[gate], ranges[gate] = counts / a.size, (float(edges[0]), float(edges[-1]))
+        if saturates:
+            low[gate] = float((a < (LOW if gate in "ifo" else -HIGH)).mean())
+            high[gate] = float((a > HIGH).mean())
     h = values["h"]
-    moves = np.ptp(h, axis=(0, 1))
+    moves = np.ptp(h, axis=(0, 1)) if h[..., 0].size > 1 else np.full(hidden, np.inf)
     pegged_by, memory, shut = h, None, []
     if layer._cell == "lstm":
         pegged_by = np.tanh(np.asarray(kept.c).reshape(h.shape))
@@ -185,11 +196,13 @@ def _describe(name, layer, kept):
         closed = [(values[gate] < LOW).all((0, 1)) for gate in "io"]
         shut = np.flatnonzero(closed[0] | closed[1]).tolist()
     pegged = (pegged_by > HIGH).all((0, 1)) | (pegged_by < -HIGH).all((0, 1))
+    pegged &= saturates
     return LayerGates(
         name=name,
         cell=layer._cell,
         means={gate: a.mean(1, dtype=np.float64) for gate, a in values.items()},
         histograms=histograms,
+        ranges=ranges,
         low=low,
         high=high,
         memory=memory,

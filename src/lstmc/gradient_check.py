@@ -8,7 +8,7 @@ import numpy as np
 from .inspection import plain
 from .layers import Dropout, Embedding, Layer, Linear, check_size
 from .network import Sequential
-from .passes import run, seeded
+from .passes import run, seeded, without_model
 from .recurrent import LSTM, RNN
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
@@ -32,6 +32,9 @@ class TensorCheck:
         Which element that was.
     backward, differences : float
         What backward and what the differences say of it.
+    measurable : bool
+        Whether the gradient is large enough for differences to tell. The errors of one that is not are
+        relative to the smallest that would be, and say nothing.
     direction_error : float
         The largest difference along random directions over the whole tensor, relative to the gradient's norm.
     """
@@ -44,6 +47,7 @@ class TensorCheck:
     backward: float
     differences: float
     direction_error: float
+    measurable: bool = True
 
 
 @dataclass
@@ -81,6 +85,8 @@ class GradientReport:
                 line += (
                     f"  at [{at}] backward says {t.backward:.6g}, differences {t.differences:.6g}"
                 )
+            if not t.measurable:
+                line += "  too small to tell"
             lines.append(line)
         lines.append(f"  allowed: {self.tolerance:.0e}, of the largest element or of the norm")
         return "\n".join(lines)
@@ -97,6 +103,7 @@ class GradientReport:
                 "backward": plain(t.backward),
                 "differences": plain(t.differences),
                 "direction_error": plain(t.direction_error),
+                "measurable": t.measurable,
             }
             for t in self.tensors
         ]
@@ -151,7 +158,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     TypeError, ValueError
         An argument does not fit; the loss is not finite; a float32 network holds a layer of another maker.
     """
-    net = getattr(net, "net", net)
+    net = without_model(net)
     if not isinstance(net, Layer):
         raise TypeError(f"net must be a layer or a network of layers, got {type(net).__name__}")
     if net.dtype != np.float64 or not list(net.parameters()):
@@ -159,6 +166,9 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     x, state = _as_float64(x), _as_float64(state)
     if targets is not None and not callable(targets):
         targets = _as_float64(np.asarray(targets))
+    for name, value in (("tolerance", tolerance), ("step", step)):
+        if not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
     rng = np.random.default_rng(rng)
@@ -216,7 +226,9 @@ def _check(name, tensor, gradient, value, least, samples, directions, step, rng)
     if samples is not None and samples < n:
         chosen = np.sort(rng.choice(n, samples, replace=False))
     least = max(least, 1e-30)
-    largest = max(float(np.abs(gradient).max(initial=0)), least)
+    largest = float(np.abs(gradient).max(initial=0))
+    measurable = not largest < least
+    largest = max(largest, least)
     worst = (-1.0, 0, 0.0, 0.0)
     for i in chosen:
         before = flat[i]
@@ -243,7 +255,7 @@ def _check(name, tensor, gradient, value, least, samples, directions, step, rng)
         off = error if not error <= off else off
     where = tuple(int(k) for k in np.unravel_index(worst[1], tensor.shape)) if n else ()
     return TensorCheck(name, n, len(chosen), max(worst[0], 0.0) if worst[0] == worst[0] else math.nan,
-                       where, worst[2], worst[3], float(off))  # fmt: skip
+                       where, worst[2], worst[3], float(off), measurable)  # fmt: skip
 
 
 def _parts(name, state, dstate):

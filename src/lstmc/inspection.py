@@ -30,7 +30,8 @@ class Reach:
     ----------
     norms : ndarray (K+1,)
         ``norms[k]``: the norm of the gradient with respect to the state (h, and c beside it) k steps before;
-        the root of the mean square over the steps asked for. The last is at the initial state.
+        of several steps, the root of the mean square of theirs, each relative to its own one step back. The
+        last is at the initial state.
     rate : float
         Mean change of its logarithm a step, by least squares over k >= 1; NaN with fewer than three points.
     fit : float
@@ -100,7 +101,7 @@ class LayerFlow:
     dc, dc_through_h, dc_later : ndarray (T,) or None
         Likewise of c: all of it, what comes through h of the same step, and through c of the step after.
         None for an RNN.
-    dx : ndarray (T,) or None
+    dx : ndarray (T,)
         Of the gradient with respect to the layer's input at each step.
     weights : dict of name to ndarray (T,)
         What each step adds to the gradient of weight_ih, weight_hh and bias.
@@ -156,7 +157,7 @@ class GradientFlow:
         reach = layer.reach
         back = len(reach.norms) - 1
         if reach.verdict == "none":
-            return f"{layer.name}: no gradient of {self._asked()} arrives"
+            return f"{layer.name}: no gradient of {self.asked} arrives"
         if not math.isfinite(reach.kept):
             size = "the gradient is beyond all numbers"
         elif reach.kept > 1:
@@ -168,7 +169,9 @@ class GradientFlow:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
             text += f", state {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
-        if reach.fit < STEADY:
+        if abs(reach.rate) * back < 0.01:
+            text += "; it neither shrinks nor grows"
+        elif reach.fit < STEADY:
             text += f"; no steady rate (R2 {reach.fit:.2f})"
         elif math.isfinite(reach.rate):
             change = "halves" if reach.rate < 0 else "doubles"
@@ -176,7 +179,11 @@ class GradientFlow:
             text += f"; it {change} every {every:.3g} steps (R2 {reach.fit:.2f})"
         return text
 
-    def _asked(self):
+    @property
+    def asked(self):
+        """Name the steps whose loss alone is followed back."""
+        if len(self.at) > 4:
+            return f"the loss at {len(self.at)} steps"
         steps = ", ".join(str(s) for s in self.at)
         return f"the loss at step{'s' * (len(self.at) > 1)} {steps}"
 
@@ -188,9 +195,7 @@ class GradientFlow:
         most = max(len(layer.reach.norms) for layer in self.layers)
         shown = [0] + [2**i for i in range(64) if 2**i < most - 1] + [most - 1]
         names = [layer.name for layer in self.layers]
-        lines.append(
-            f"  norm of the gradient of {self._asked()}, at the state so many steps before:"
-        )
+        lines.append(f"  norm of the gradient of {self.asked}, at the state so many steps before:")
         lines.append("    steps  " + "  ".join(f"{name:>9}" for name in names))
         for k in dict.fromkeys(shown):
             lines.append(
@@ -314,18 +319,15 @@ def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     steps, batch = found[0][2].x.shape[:2]
     chosen = _chosen_steps(at, steps)
     total = run_back(net, dy, trace, num_threads)
-    _, last, kept = found[-1]
-    time_axis = 1 if last.batch_first and not kept.unbatched else 0
     alone = []
     for s in chosen:
-        only = np.zeros_like(dy)
-        where = (slice(None),) * time_axis + (s,)
+        only, where = np.zeros_like(dy), at_step(found[-1], s)
         only[where] = dy[where]
         alone.append(run_back(net, only, trace, num_threads))
     layers = []
     for i, (name, layer, kept) in enumerate(found):
         for number, gradients in enumerate(total[i].stack):
-            reach = _reach([(s, one[i], number) for s, one in zip(chosen, alone)])
+            reach = reach_of([(s, one[i], number) for s, one in zip(chosen, alone)])
             layers.append(
                 _layer_flow(
                     f"{name}l{number}", layer, kept, number, gradients, reach, weights, arrays
@@ -334,14 +336,24 @@ def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     return GradientFlow(loss, steps, batch, chosen, layers)
 
 
+def at_step(top, s):
+    """Give the index of step s in the output of a network whose highest recurrent layer is `top`."""
+    _, layer, kept = top
+    return (slice(None),) * (layer.batch_first and not kept.unbatched) + (s,)
+
+
 def _chosen_steps(at, steps):
     if not steps:
         raise ValueError("x must have at least one step, got none")
     chosen = [steps - 1] if at is None else list(at) if np.ndim(at) else [at]
+    if not chosen:
+        raise ValueError("at must name at least one step, got none")
     for s in chosen:
         if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not -steps <= s < steps:
-            raise ValueError(f"at must be steps in [0, {steps}), got {at!r}")
-    return [int(s) % steps for s in chosen] or [steps - 1]
+            raise ValueError(
+                f"at must be steps in [0, {steps}), or negative from the end, got {at!r}"
+            )
+    return list(dict.fromkeys(int(s) % steps for s in chosen))
 
 
 def norms_over_time(*arrays):
@@ -352,19 +364,28 @@ def norms_over_time(*arrays):
     return np.sqrt(squares)
 
 
-def _reach(runs):
-    """Gather the norms by distance. runs: (step, Record, number in the stack) of each loss alone."""
-    longest = max(s for s, _, _ in runs) + 2
-    squares, counts = np.zeros(longest), np.zeros(longest)
+def reach_of(runs):
+    """Gather the norms by distance. runs: (step, Record, number in the stack) of each loss alone.
+
+    Of several losses each counts relative to its own gradient one step back: a large one that ends sooner
+    leaves no cliff behind.
+    """
+    found = []
     for s, record, number in runs:
         g = record.stack[number]
         now = norms_over_time(g.dh[: s + 1], None if g.dc_later is None else g.dc_later[: s + 1])
         parts = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
         first = norms_over_time(*(part[number][None] for part in parts))
-        backwards = np.concatenate([now[::-1], first])
-        squares[: s + 2] += backwards**2
-        counts[: s + 2] += 1
-    norms = np.sqrt(squares / counts)
+        found.append(np.concatenate([now[::-1], first]))
+    norms = found[0]
+    if len(found) > 1:
+        found = [one for one in found if one[1]] or found[:1]
+        size = math.sqrt(np.mean([one[1] ** 2 for one in found])) or 1.0
+        squares, counts = np.zeros(max(map(len, found))), np.zeros(max(map(len, found)))
+        for one in found:
+            squares[: len(one)] += (one / (one[1] or 1.0)) ** 2
+            counts[: len(one)] += 1
+        norms = size * np.sqrt(squares / counts)
     return Reach(norms, *_fit(norms))
 
 
@@ -421,7 +442,7 @@ def contribution_norms(dgates, x):
     ndarray (T,) of float64
     """
     out = np.empty(len(x))
-    at_once = max(1, 2**20 // max(1, dgates[0].size + x[0].size + len(x[0]) ** 2)) if len(x) else 1
+    at_once = max(1, 2**20 // max(1, dgates[0].size + x[0].size + len(x[0]) ** 2))
     for t in range(0, len(x), at_once):
         g, v = (a[t : t + at_once].astype(np.float64) for a in (dgates, x))
         squares = ((g @ g.swapaxes(1, 2)) * (v @ v.swapaxes(1, 2))).sum((1, 2))

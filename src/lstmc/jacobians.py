@@ -176,12 +176,15 @@ class JacobianSpectrum:
         The largest first.
     factors : list of dict
         Of each layer of the stack, as ``step_factors`` gives them.
+    precision : float
+        Of the layer's type: values below this share of the largest are rounding.
     """
 
     t1: int
     distances: list
     singular_values: np.ndarray
     factors: list
+    precision: float
 
     @property
     def largest(self):
@@ -202,8 +205,10 @@ class JacobianSpectrum:
         lines = [f"singular values of d s_{self.t1} / d s_({self.t1}-k)",
                  "      k    largest     median   smallest"]  # fmt: skip
         for k, values in zip(self.distances, self.singular_values):
+            most = values[:, 0].max()
+            shown = [most, np.median(values), values[:, -1].min()]
             lines.append(
-                f"  {k:5}  {values[:, 0].max():9.3e}  {np.median(values):9.3e}  {values[:, -1].min():9.3e}"
+                f"  {k:5}  " + "  ".join(self._tell(v, self.precision * most) for v in shown)
             )
         for i, factors in enumerate(self.factors):
             norms = ", ".join(
@@ -217,6 +222,10 @@ class JacobianSpectrum:
                     f"  l{i}: {name}: median {median:.3g}, 5 % to 95 %: {low:.3g} to {high:.3g}"
                 )
         return "\n".join(lines)
+
+    @staticmethod
+    def _tell(value, least):
+        return f"{value:9.3e}" if value >= least else f"< {least:.1e}"
 
     def to_dict(self):
         """Give all numbers as plain lists and floats, as JSON can hold them."""
@@ -233,6 +242,7 @@ class JacobianSpectrum:
             "distances": list(self.distances),
             "singular_values": plain(self.singular_values),
             "rate": plain(self.rate),
+            "precision": self.precision,
             "factors": factors,
         }
 
@@ -269,6 +279,8 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     _, t1 = _check_span(0, t1, len(trace.x))
+    if distances is not None and not (np.ndim(distances) == 1 and len(distances)):
+        raise ValueError(f"distances must be a list of steps, got {distances!r}")
     if distances is None:
         distances = sorted({2**i for i in range(64) if 2**i < t1} | {t1})
     distances = sorted(set(distances))
@@ -283,7 +295,11 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
         found.append(np.linalg.svd(rows.astype(np.float64), compute_uv=False))
         done = k
     return JacobianSpectrum(
-        t1, [int(k) for k in distances], np.array(found), step_factors(layer, trace)
+        t1,
+        [int(k) for k in distances],
+        np.array(found),
+        step_factors(layer, trace),
+        float(np.finfo(layer.dtype).eps),
     )
 
 
@@ -383,7 +399,7 @@ def _check_layer(layer):
     if not isinstance(layer, Recurrent):
         raise TypeError(
             f"layer must be an LSTM or an RNN, got {type(layer).__name__}: of a network, "
-            "take one of its layers, and what that one is fed"
+            "take one of its layers, and trace=trace.layers[i] of the network's trace"
         )
 
 

@@ -9,22 +9,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layers import Dropout, Embedding, Trace
+from ._kernels._core import describe
+from .layers import Dropout, Embedding, Layer, Trace
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
 from .recurrent import Recurrent
 
-__all__ = ["Record", "accepts", "network_of", "recurrent_layers", "run", "run_back", "seeded"]
+__all__ = [
+    "Record",
+    "accepts",
+    "check_trace",
+    "gradient_at",
+    "network_of",
+    "recurrent_layers",
+    "run",
+    "run_back",
+    "seeded",
+    "without_model",
+]
 
 
 def network_of(net):
     """Give the network of a LanguageModel, anything else as it is; refuse one without a recurrent layer."""
-    net = getattr(net, "net", net)
+    net = without_model(net)
     if not any(True for _ in recurrent_layers(net)):
         raise ValueError(
             f"net must have a recurrent layer (RNN or LSTM), got a {type(net).__name__} without one"
         )
     return net
+
+
+def without_model(net):
+    """Give the network of a LanguageModel, and anything else as it is."""
+    return net if isinstance(net, Layer) else getattr(net, "net", net)
 
 
 def recurrent_layers(net, trace=None, name=""):
@@ -103,9 +120,9 @@ def _run_back(net, dy, trace, records, threads):
         dx, dstate = net.backward(dy, trace, num_threads=threads, need_grads=False, record=stack)
         records.append(Record(dstate, stack))
         return dx
-    if accepts(net.backward, "need_grads"):
-        return net.backward(dy, trace, num_threads=threads, need_grads=False)[0]
-    return net.backward(dy, trace)[0]
+    options = {"num_threads": threads, "need_grads": False}
+    taken = {name: value for name, value in options.items() if accepts(net.backward, name)}
+    return net.backward(dy, trace, **taken)[0]
 
 
 def accepts(function, option):
@@ -119,34 +136,65 @@ def seeded(net, x, targets, state, trace, dy, num_threads):
     Without targets and dy, dy is drawn at random, from a seed of its own.
     """
     if trace is not None:
-        if x is not None or targets is not None or state is not None:
-            raise ValueError("trace holds what forward saw: x, targets and state must not be given")
-        net._check_trace(trace)
-        for _, layer, kept in recurrent_layers(net, trace):
-            layer._check_trace(kept)
+        check_trace(net, trace, x, targets, state)
         if dy is None:
             raise ValueError(
                 "dy must be given with a trace: the gradient of the loss, as for backward"
             )
+        _check_finite("dy", dy)
+        _check_weights(net)
         return None, dy, trace
     if x is None:
         raise ValueError("x must be given, or the trace of a forward call")
     if targets is not None and dy is not None:
         raise ValueError("targets and dy exclude each other: both say what the loss is")
+    _check_finite("x", x)
+    _check_weights(net)
     y, _, trace = run(net, x, state, num_threads)
-    if dy is not None:
-        return None, dy, trace
-    if targets is None:
-        return None, np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype), trace
+    if not y.size:
+        raise ValueError(f"x must have at least one step and one row, got {describe(np.shape(x))}")
+    loss = None
+    if targets is not None:
+        loss, dy = gradient_at(y, targets, num_threads)
+        loss = float(loss)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss}: {_NO_GRADIENT}")
+    elif dy is None:
+        dy = np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype)
+    _check_finite("dy", dy)
+    return loss, dy, trace
+
+
+def check_trace(net, trace, *not_given):
+    """Refuse a trace that is another network's, spent, or given with what it holds already."""
+    if any(given is not None for given in not_given):
+        raise ValueError("trace holds what forward saw: x, targets and state must not be given")
+    net._check_trace(trace)
+    for _, layer, kept in recurrent_layers(net, trace):
+        layer._check_trace(kept)
+
+
+def gradient_at(y, targets, num_threads=None):
+    """Give loss and dy of classes, numbers, or a function of y."""
     if callable(targets):
-        loss, dy = targets(y)
-    elif np.asarray(targets).dtype.kind in "iu":
-        loss, dy = softmax_cross_entropy(y, targets, num_threads=num_threads)
-    else:
-        loss, dy = squared_error(y, targets, num_threads)
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss}: there is no gradient to follow. lstmc.find_nonfinite() names "
-            "where it began"
-        )
-    return float(loss), dy, trace
+        found = targets(y)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"targets(y) must give (loss, dy), got {type(found).__name__}")
+        return found
+    targets = np.asarray(targets)
+    if targets.dtype.kind in "iu":
+        return softmax_cross_entropy(y, targets, num_threads=num_threads)
+    return squared_error(y, targets.astype(y.dtype, copy=False), num_threads)
+
+
+_NO_GRADIENT = "there is no gradient to follow. lstmc.find_nonfinite() names where it began"
+
+
+def _check_weights(net):
+    for name in net.parameters():
+        _check_finite(f"the weight {name}", net[name])
+
+
+def _check_finite(name, array):
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite: {_NO_GRADIENT}")

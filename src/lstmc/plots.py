@@ -89,9 +89,9 @@ def plot_flow(path, flow):
     """
     figure = _figure(6.4)
     reach, total = figure.subplots(2, 1)
-    asked = (
-        "the last step" if flow.at == [flow.steps - 1] else f"step {', '.join(map(str, flow.at))}"
-    )
+    asked = "the loss at the last step" if flow.at == [flow.steps - 1] else flow.asked
+    verdict = "No gradient" if flow.verdict == "none" else flow.verdict.capitalize()
+    dots = {"marker": "o"} if flow.steps == 1 else {}
     for i, layer in enumerate(flow.layers):
         norms = _positive(layer.reach.norms)
         half, steady = layer.reach.half_life, layer.reach.fit >= STEADY
@@ -101,8 +101,8 @@ def plot_flow(path, flow):
             else layer.name
         )
         reach.plot(np.arange(len(norms)), norms, label=label, **_line(i))
-        total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **_line(i))
-    reach.set_title(f"{flow.verdict.capitalize()}: the loss of {asked}, followed back", fontsize=11)
+        total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **dots, **_line(i))
+    reach.set_title(f"{verdict}: {asked}, followed back", fontsize=11)
     reach.set_xlabel("steps back")
     reach.set_ylabel("norm of the gradient\nat the state")
     total.set_title("The loss of all steps: what arrives at each", fontsize=11)
@@ -142,13 +142,14 @@ def plot_gates(path, report):
                 axes.set_axis_off()
                 continue
             unsigned = gate in "ifo"
+            far = max(map(abs, layer.ranges[gate]))  # of an RNN without tanh, as its values are
             image = axes.imshow(
                 layer.means[gate].T,
                 aspect="auto",
                 interpolation="nearest",
                 cmap="viridis" if unsigned else "RdBu_r",
-                vmin=0 if unsigned else -1,
-                vmax=1,
+                vmin=0 if unsigned else -far,
+                vmax=far,
             )
             if not column:
                 axes.set_ylabel(f"{names[gate]}\nunit", fontsize=8)
@@ -159,7 +160,8 @@ def plot_gates(path, report):
                 ).ax.tick_params(labelsize=7)
         grid[-1][column].set_xlabel("step", fontsize=9)
     rows = f", mean of {report.batch} rows" if report.batch > 1 else ""
-    figure.suptitle(f"How far each gate opens, over time and units{rows}", fontsize=11)
+    what = "How far each gate opens" if "i" in gates else "The states"
+    figure.suptitle(f"{what}, over time and units{rows}", fontsize=11)
     figure.savefig(path, dpi=DPI)
 
 
@@ -180,15 +182,16 @@ def plot_histograms(path, report):
         for i, layer in enumerate(report.layers):
             if gate in layer.histograms:
                 share = layer.histograms[gate]
-                edges = np.linspace(0 if unsigned else -1, 1, len(share) + 1)
+                edges = np.linspace(*layer.ranges[gate], len(share) + 1)
                 axes.stairs(100 * share, edges, label=layer.name, **_line(i))
-        for edge in (low, high):
+        for edge in (low, high) if any(gate in layer.low for layer in report.layers) else ():
             axes.axvline(edge, color="#888888", linewidth=0.8)
         axes.set_ylabel(f"{gate}\n% of values", fontsize=9)
         axes.tick_params(labelsize=8)
     panels[0].legend(fontsize=8)
     panels[-1].set_xlabel("value; beyond the grey lines a gate is saturated")
-    figure.suptitle("How the gates are distributed over steps, rows and units", fontsize=11)
+    what = "gates" if "i" in gates else "states"
+    figure.suptitle(f"How the {what} are distributed over steps, rows and units", fontsize=11)
     figure.savefig(path, dpi=DPI)
 
 
@@ -222,9 +225,15 @@ def plot_spectrum(path, spectrum):
         axes.set_xscale("log")
     axes.set_xlabel("distance k, steps")
     axes.set_ylabel("singular value")
-    what = "grow" if spectrum.largest[-1] > 1 else "shrink"
+    most = values[-1, :, 0].max()
+    floor = spectrum.precision * values[:, :, 0].max(1)
+    if floor.all():
+        axes.fill_between(
+            k, floor / 1e3, floor, color="#888888", alpha=0.3, label="below: rounding"
+        )
     axes.set_title(
-        f"Changes of the state {what} along the way: d s({spectrum.t1}) / d s({spectrum.t1} - k)",
+        f"d s({spectrum.t1}) / d s({spectrum.t1} - k): over {k[-1]} steps changes of the state\n"
+        f"are multiplied by {most:.2g} at most",
         fontsize=10,
     )
     axes.grid(alpha=0.3)
@@ -278,7 +287,7 @@ def plot_comparisons(path, comparisons) -> None:  # so that typed programs may c
     for row, comparison in zip(rows, comparisons):
         ends = []
         for name, run in (("LSTM", comparison.lstm), ("RNN", comparison.rnn)):
-            how = "learns it" if run.solved_at is not None else "does not"
+            how = "learns it" if run.solved_at is not None else "does not learn it"
             ends.append(f"the {name} {how} in {run.solved_at or run.updates[-1]:,} updates")
         row.suptitle(f"{comparison.problem}:\n{', '.join(ends)}", fontsize=11)
         learning, reach = row.subplots(1, 2)
@@ -293,7 +302,7 @@ def _draw_learning(axes, comparison):
     unit = 1 if error else 100  # a share is shown in percent
     for i, (name, run) in enumerate((("LSTM", comparison.lstm), ("RNN", comparison.rnn))):
         scores = unit * np.asarray(run.scores, float)
-        axes.plot(run.updates, scores, label=name, **_line(i))
+        axes.plot(run.updates, scores, label=name, marker="o", markersize=2, **_line(i))
         if run.solved_at is not None:
             axes.plot(run.solved_at, scores[-1], "o", color=COLOURS[i])
     axes.axhline(unit * problem.limit, color=COLOURS[-1], linewidth=0.8)

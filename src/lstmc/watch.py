@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .files import check_writable_folder
-from .inspection import gradient_flow, norms_over_time, plain
+from .inspection import at_step, norms_over_time, plain, reach_of
 from .layers import check_size
-from .passes import network_of, recurrent_layers, run, run_back, seeded
+from .passes import check_trace, gradient_at, network_of, recurrent_layers, run, run_back
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
 
@@ -22,7 +22,7 @@ class NonFinite:
     Attributes
     ----------
     what : str
-        "a weight", "x", "a state", "the output" or "a gradient".
+        "a weight", "x", "a state", "the output", "the gradient of the loss at the output" or "a gradient".
     layer : str
         The recurrent layer, as "1.l0", or the name of the weight.
     step, row : int or None
@@ -69,7 +69,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     if trace is None and x is None:
         raise ValueError("x must be given, or the trace of a forward call")
     if trace is not None:
-        seeded(net, x, targets, state, trace, 0 if dy is None else dy, None)  # checks them
+        check_trace(net, trace, x, targets, state)
     for name in net.parameters():
         if not np.isfinite(net[name]).all():
             return NonFinite("a weight", name)
@@ -83,7 +83,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
                 return NonFinite("the output")
             if targets is None and dy is None:
                 return None
-            dy = _gradient_at(y, targets) if dy is None else dy
+            dy = gradient_at(y, targets)[1] if dy is None else dy
     else:
         found = _in_states(net, trace)
         if found or dy is None:
@@ -91,16 +91,6 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     if not np.isfinite(dy).all():
         return NonFinite("the gradient of the loss at the output")
     return _in_gradients(net, trace, dy)
-
-
-def _gradient_at(y, targets):
-    """Give dy of a loss that may not be finite itself."""
-    from .losses import softmax_cross_entropy, squared_error
-
-    if callable(targets):
-        return targets(y)[1]
-    integers = np.asarray(targets).dtype.kind in "iu"
-    return (softmax_cross_entropy if integers else squared_error)(y, targets)[1]
 
 
 def _first(array, backwards=False):
@@ -164,11 +154,11 @@ class Watch:
     Attributes
     ----------
     records : list of dict
-        What was seen: "window", "loss" and, for each layer by name: "gradient" (the norm of the loss's
-        gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None where it does
-        not shrink), "kept" (the share of it that reaches the initial state), "saturated" (the share of
-        gates below 0.1 or above 0.9; of g and an RNN's h, beyond 0.9 on either side), "forget" (the mean
-        forget gate) and "weights" (the norm of the recurrent weights).
+        What was seen: "window" (calls, from 1), "loss" and, for each layer by name: "gradient" (the norm of
+        the loss's gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None where
+        it does not shrink or can not be told), "kept" (the share of it that reaches the initial state),
+        "saturated" (the share of gates below 0.1 or above 0.9; of g and a tanh RNN's h, beyond 0.9 on either
+        side; else None), "forget" (the mean forget gate) and "weights" (the norm of the recurrent weights).
 
     Raises
     ------
@@ -211,6 +201,8 @@ class Watch:
         FloatingPointError
             The loss is not finite, and `nonfinite` is "stop".
         """
+        if trace is None:
+            raise TypeError("trace must come from forward(..., training=True), got None")
         self.window += 1
         if not math.isfinite(loss):
             self._report(loss, trace, dy)
@@ -231,22 +223,24 @@ class Watch:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _look(self, dy, trace):
-        flow = gradient_flow(self.net, trace=trace, dy=dy, weights=False)
-        layers = iter(flow.layers)
-        found = {}
-        for _, layer, kept in recurrent_layers(self.net, trace):
-            for number, one in enumerate(kept.layers):
-                seen = next(layers)
-                gates = one._h[1:] if one._gates is None else one._gates
-                hidden = layer.hidden_size
-                forget = (
-                    None if one._gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
-                )
-                found[seen.name] = {
-                    "gradient": plain(np.sqrt(np.square(seen.dh).sum())),
-                    "half_life": plain(seen.reach.half_life),
-                    "kept": plain(seen.reach.kept),
-                    "saturated": _saturated(gates, hidden),
+        total, found = run_back(self.net, dy, trace), {}
+        layers = list(recurrent_layers(self.net, trace))
+        last, steps = np.zeros_like(dy), len(layers[0][2].x)
+        where = at_step(layers[-1], steps - 1)
+        last[where] = dy[where]
+        alone = run_back(self.net, last, trace)
+        for (name, layer, kept), record, one in zip(layers, total, alone):
+            for number, seen in enumerate(kept.layers):
+                with np.errstate(all="ignore"):
+                    reach = reach_of([(steps - 1, one, number)])
+                    norms = norms_over_time(record.stack[number].dh)
+                gates, hidden = seen._gates, layer.hidden_size
+                forget = None if gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
+                found[f"{name}l{number}"] = {
+                    "gradient": plain(np.sqrt(np.square(norms).sum())),
+                    "half_life": plain(reach.half_life),
+                    "kept": plain(reach.kept),
+                    "saturated": _saturated(layer, seen),
                     "forget": forget,
                     "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
                 }
@@ -265,12 +259,15 @@ class Watch:
             self._board.flush()
 
 
-def _saturated(gates, hidden):
-    """Give the share of saturated values: the gates of an LSTM side by side, or h of an RNN."""
+def _saturated(layer, seen):
+    """Give the share of saturated values: of the gates of an LSTM, or of h of a tanh RNN; else None."""
+    if layer._cell == "rnn" and layer.nonlinearity != "tanh":
+        return None
+    gates, hidden = seen._h[1:] if seen._gates is None else seen._gates, layer.hidden_size
     count = 0
     for k in range(gates.shape[2] // hidden):
         part = gates[:, :, k * hidden : (k + 1) * hidden]
-        low = -0.9 if k == 2 or gates.shape[2] == hidden else 0.1
+        low = -0.9 if k == 2 or seen._gates is None else 0.1
         count += np.count_nonzero(part < low) + np.count_nonzero(part > 0.9)
     return float(count / max(1, gates.size))
 
