@@ -471,3 +471,48 @@ def test_errors(options, error, message):
     with pytest.raises(error, match=message):
         lstmc.check_gradients(**{"net": net, "x": np.ones((STEPS, BATCH, FEATURES)), **options})
     assert_same_bits((net.params, net.grads), before)
+
+
+# --------------------------------------------------------------------------------------------------
+# What could be taken for right
+# --------------------------------------------------------------------------------------------------
+
+
+class Residual(lstmc.Layer):
+    """y = net(x) + x; its backward forgets the second way. It is what is checked, not its `net`."""
+
+    def __init__(self):
+        super().__init__(np.float64)
+        self.net = lstmc.Linear(3, 3, dtype=np.float64, rng=0)
+        self._params, self._grads = self.net._params, self.net._grads
+
+    def parameters(self):
+        return self.net.parameters()
+
+    def forward(self, x, state=None, training=True):
+        y, _, trace = self.net.forward(x)
+        return y + x, state, trace
+
+    def backward(self, dy, trace, dstate=None):
+        return self.net.backward(dy, trace)[0], dstate
+
+
+def test_a_layer_that_has_a_net_is_checked_itself():
+    report = lstmc.check_gradients(Residual(), np.ones((4, 2, 3)))
+    assert report.failed == ["x"]
+
+
+def test_a_gradient_too_small_to_tell_is_named():
+    net = lstmc.Linear(3, 2, dtype=np.float64, rng=0)
+    x = np.ones((4, 2, 3)) * 1e-9
+    report = lstmc.check_gradients(net, x, lambda y: (1 + float(y.sum()), np.ones_like(y)))
+    told = {tensor.name: tensor.measurable for tensor in report.tensors}
+    assert told == {"weight": False, "bias": True, "x": True}
+    assert str(report).count("too small to tell") == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, "a"])
+@pytest.mark.parametrize("name", ["tolerance", "step"])
+def test_what_is_no_positive_number(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a positive number, got"):
+        lstmc.check_gradients(lstmc.Linear(1, 1), np.ones((2, 1), np.float32), **{name: value})

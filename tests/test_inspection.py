@@ -1026,3 +1026,53 @@ def test_a_failure_leaves_the_network_alone():
     with pytest.raises(ArithmeticError, match="here"):
         lstmc.gradient_flow(net, np.ones((4, 2, 2), np.float32))
     assert_same_bits((net.params, net.grads), before)
+
+
+# --------------------------------------------------------------------------------------------------
+# What is not a gradient that explodes or vanishes
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["the weight weight_hh_l0", "x", "dy"])
+def test_what_is_not_finite_is_refused_by_name(what):
+    net = lstmc.LSTM(2, 3, rng=0)
+    x, dy = np.ones((5, 1, 2), np.float32), np.ones((5, 1, 3), np.float32)
+    array = {"x": x, "dy": dy}.get(what, net["weight_hh_l0"])
+    array[(0,) * array.ndim] = np.nan
+    with pytest.raises(ValueError, match=f"{what} is not finite: there is no gradient to follow"):
+        lstmc.gradient_flow(net, x, dy=dy)
+
+
+def test_a_large_loss_that_ends_sooner_leaves_no_cliff():
+    net = lstmc.LSTM(2, 6, rng=0)
+    net["bias_l0"][6:12] = 6  # forget gates that keep
+    x = np.random.default_rng(3).standard_normal((60, 2, 2)).astype(np.float32)
+    dy = np.random.default_rng(4).standard_normal((60, 2, 6)).astype(np.float32)
+    dy[10] *= 1e4
+    for at in (10, 59, [10, 59]):
+        assert lstmc.gradient_flow(net, x, dy=dy, at=at).verdict == "healthy"
+
+
+def test_a_gradient_that_neither_shrinks_nor_grows():
+    net = lstmc.RNN(2, 3, nonlinearity="identity", dtype=np.float64, rng=0)
+    net["weight_hh_l0"][...] = np.eye(3)
+    text = str(lstmc.gradient_flow(net, np.ones((30, 2, 2))))
+    assert "it neither shrinks nor grows" in text
+    assert "doubles" not in text
+
+
+def test_options_are_given_to_layers_that_take_them():
+    class Own:
+        def forward(self, x, state=None, training=True):
+            return 2 * x, state, None
+
+        def backward(self, dy, trace, dstate=None, need_grads=True):
+            assert not need_grads
+            return 2 * dy, dstate
+
+    net = lstmc.Sequential(lstmc.LSTM(2, 3, rng=0), Own())
+    plain = lstmc.gradient_flow(
+        net.layers[0], np.ones((5, 1, 2), np.float32), dy=np.ones((5, 1, 3), "f")
+    )
+    own = lstmc.gradient_flow(net, np.ones((5, 1, 2), np.float32), dy=np.ones((5, 1, 3), "f"))
+    assert np.allclose(own.layers[0].dh, 2 * plain.layers[0].dh, rtol=1e-6)
