@@ -207,10 +207,8 @@ def plot_spectrum(path, spectrum):
     axes = figure.add_subplot()
     values, k = spectrum.singular_values, spectrum.distances
     flat = values.reshape(len(k), -1)
-    low, high = (
-        _positive(np.quantile(flat, 0.25, axis=1)),
-        _positive(np.quantile(flat, 0.75, axis=1)),
-    )
+    floor = spectrum.precision * values[:, :, 0].max(1)  # what lies below is rounding
+    low, high = (np.maximum(np.quantile(flat, q, axis=1), floor) for q in (0.25, 0.75))
     axes.fill_between(k, low, high, color=COLOURS[0], alpha=0.2, label="middle half")
     lines = (
         ("largest", values[:, :, 0].max(1)),
@@ -218,7 +216,10 @@ def plot_spectrum(path, spectrum):
         ("smallest", values[:, :, -1].min(1)),
     )
     for i, (name, line) in enumerate(lines):
+        line = np.where(line >= floor, line, np.nan)
         axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
+    if floor.all():
+        axes.fill_between(k, floor / 10, floor, color="#888888", alpha=0.4, label="below: rounding")
     _log(axes)
     axes.axhline(1, color="#888888", linewidth=0.8)
     if k[-1] > 20 and axes.get_yscale() == "log":
@@ -226,18 +227,13 @@ def plot_spectrum(path, spectrum):
     axes.set_xlabel("distance k, steps")
     axes.set_ylabel("singular value")
     most = values[-1, :, 0].max()
-    floor = spectrum.precision * values[:, :, 0].max(1)
-    if floor.all():
-        axes.fill_between(
-            k, floor / 1e3, floor, color="#888888", alpha=0.3, label="below: rounding"
-        )
     axes.set_title(
         f"d s({spectrum.t1}) / d s({spectrum.t1} - k): over {k[-1]} steps changes of the state\n"
         f"are multiplied by {most:.2g} at most",
         fontsize=10,
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=DPI)
 
 
