@@ -7,6 +7,7 @@ C interface, whose declarations are read from lstmc.h.
 import os
 import platform
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -73,6 +74,11 @@ def describe():
     lines["system"] = (
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     )
+    if shutil.which("git"):
+        command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            lines["commit"] = found.stdout.strip()
     versions = {name: _version(name) for name in PACKAGES}
     lines["versions"] = ", ".join(f"{n} {v}" for n, v in versions.items() if v)
     lines["date"] = time.strftime("%Y-%m-%d")

@@ -80,6 +80,7 @@ def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
         (["model.safetensors", "--text", "a", "--file", "b"], 2, "say what the model is to read"),
         ([], 2, "a model is needed, or --demo"),
         (["model.safetensors", "--demo"], 2, "--demo takes no model, no text and no unit"),
+        (["model.safetensors", "--text", TEXT, "--seed", "0"], 2, "--seed need --demo"),
         (["--demo", "--steps", "9"], 2, "--steps must be 10 or more"),
         (["model.safetensors", "--text", "th"], 1, "at least 3 tokens, got 2"),
         (["model.safetensors", "--text", "the{"], 1, "'{'"),

@@ -132,11 +132,11 @@ def add_inspect_options(parser):
     add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
     add("--demo", action="store_true",
         help="let an LSTM and an RNN learn what needs a long memory, and show why one can not")  # fmt: skip
-    add("--steps", type=count, default=100, metavar="N",
+    add("--steps", type=count, metavar="N",
         help="how long a memory the demo asks for (default: 100)")  # fmt: skip
-    add("--updates", type=count, default=3000, metavar="N",
+    add("--updates", type=count, metavar="N",
         help="how often either may learn in the demo, at most (default: 3000)")  # fmt: skip
-    add("--seed", type=natural, default=0, metavar="N", help="of the demo (default: 0)")
+    add("--seed", type=natural, metavar="N", help="of the demo (default: 0)")
     add_threads(parser)
 
 

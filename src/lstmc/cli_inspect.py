@@ -35,6 +35,8 @@ def inspect(args):
         return demo(args)
     if args.model is None:
         raise UsageError("a model is needed, or --demo")
+    if any(v is not None for v in (args.steps, args.updates, args.seed)):
+        raise UsageError("--steps, --updates and --seed need --demo")
     if (args.text is None) == (args.file is None):
         raise UsageError("say what the model is to read: --text or --file")
     model = LanguageModel.load(args.model)
@@ -134,16 +136,18 @@ def draw(reports, model, ids, out):
 
 def demo(args):
     """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one can not."""
-    if args.steps < 10:
-        raise UsageError(f"--steps must be 10 or more for the demo, got {args.steps}")
+    steps = 100 if args.steps is None else args.steps
+    if steps < 10:
+        raise UsageError(f"--steps must be 10 or more for the demo, got {steps}")
+    updates = 3000 if args.updates is None else args.updates
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_writable_folder(out / "report.json")
     found = {}
     for name in ("adding", "temporal_order"):
-        problem = Problem(name, args.steps)
+        problem = Problem(name, steps)
         print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
-        found[name] = compare(problem, args.updates, seed=args.seed, num_threads=args.threads or 1)
+        found[name] = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
         print(f"{found[name]}\n", flush=True)
     write_report(found, out)
     try:
