@@ -1076,3 +1076,12 @@ def test_options_are_given_to_layers_that_take_them():
     )
     own = lstmc.gradient_flow(net, np.ones((5, 1, 2), np.float32), dy=np.ones((5, 1, 3), "f"))
     assert np.allclose(own.layers[0].dh, 2 * plain.layers[0].dh, rtol=1e-6)
+
+
+@pytest.mark.parametrize("record", [True, (), "list"])
+def test_a_record_that_is_no_list_is_refused_before_anything_is_added(record):
+    net = lstmc.LSTM(2, 3, rng=0)
+    y, _, trace = net.forward(np.ones((5, 1, 2), np.float32))
+    with pytest.raises(TypeError, match="record must be a list, got"):
+        net.backward(y, trace, record=record)
+    assert not net.grads.any()

@@ -58,7 +58,7 @@ class StateGradients:
     dgates : ndarray (T, B, G*H)
         At the sums before the activations.
     dx : ndarray (T, B, I)
-        At the layer's input.
+        At the layer's input; None of the first layer if backward was told that it is not needed.
     """
 
     def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
@@ -69,7 +69,7 @@ class StateGradients:
     @property
     def dh(self):
         """The whole gradient at h: dh_above + dh_later."""
-        return self.dh_later if self.dh_above is None else self.dh_above + self.dh_later
+        return self.dh_above + self.dh_later
 
     @property
     def dc_through_h(self):
@@ -279,6 +279,8 @@ class Recurrent(Layer):
         self._check_trace(trace, dstate)
         if consume and record is not None:
             raise ValueError("record reads the trace: it can not go with consume")
+        if record is not None and not isinstance(record, list):
+            raise TypeError(f"record must be a list, got {type(record).__name__}")
         steps, batch, _ = trace.x.shape
         unbatched = trace.unbatched
         if dy is not None:
@@ -325,7 +327,7 @@ class Recurrent(Layer):
                 num_threads,
             )  # fmt: skip
         if kept:
-            kept[-1].dh_above = np.zeros_like(kept[-1].dh_later) if dy is None else dy.copy()
+            kept[-1].dh_above[...] = 0 if dy is None else dy
             for i, gradients in enumerate(kept):
                 gradients.dx = kept[i - 1].dh_above if i else dx
             record.extend(kept)

@@ -398,7 +398,7 @@ cdef inline void *data_of(object a):
 
 # ---- recurrent layers ---------------------------------------------------------------------------------
 
-cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *call) except 0:
+cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *call) except? 0:
     """Tell what a forward call and the backward call after it need: one block that serves both is the least."""
     cdef lstmc_backward after = lstmc_backward(
         dx=call.y, dy=NULL, x=NULL, layers=NULL, num_layers=call.num_layers, cell=call.cell,
@@ -413,7 +413,7 @@ cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *ca
     after.layers = layers
     cdef size_t wanted = max(table.forward_scratch(call), table.backward_scratch(&after))
     PyMem_Free(layers)
-    return wanted + 1
+    return wanted
 
 
 def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.ndarray y, num_threads=None):
@@ -467,7 +467,8 @@ def recurrent_backward(int cell, int activation, list layers, dx, dy, x, Py_ssiz
                 dh0=data_of(dh0), dc0=data_of(dc0), dweight_ih=data_of(dw), dweight_hh=data_of(dr),
                 dbias=data_of(db), dh_n=data_of(dh_n), dc_n=data_of(dc_n), h=data_of(h), c=data_of(c),
                 gates=data_of(gates), dgates=data_of(dgates), dh=data_of(dh), dc=data_of(dc), dx=data_of(to_below),
-                weight_ih=data_of(weight_ih), weight_hh=data_of(weight_hh), inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
+                weight_ih=data_of(weight_ih), weight_hh=data_of(weight_hh),
+                inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
         call = lstmc_backward(dx=data_of(dx), dy=data_of(dy), x=data_of(x), layers=c_layers, num_layers=n,
                               cell=cell, activation=activation, steps=steps, batch=batch, repeat=repeat,
                               threads=threads_for(num_threads), scratch=NULL)
