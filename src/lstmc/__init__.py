@@ -1,5 +1,6 @@
 """Recurrent networks on a plain CPU: fast, small, exact, and open to inspection."""
 
+from ._kernels import get_matmul_precision, set_matmul_precision
 from ._kernels._core import get_num_threads, set_num_threads
 from .config import show_config
 from .gates import GateReport, LayerGates, Write, gate_statistics, writers
@@ -67,11 +68,13 @@ __all__ = [
     "clip_grad_norm",
     "find_nonfinite",
     "gate_statistics",
+    "get_matmul_precision",
     "get_num_threads",
     "gradient_flow",
     "input_jacobian",
     "jacobian_spectrum",
     "lyapunov_exponents",
+    "set_matmul_precision",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Self, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,15 +13,21 @@ __version__: str
 _Array = NDArray[Any]
 _Path = str | PathLike[str]
 _Rng = int | np.random.Generator | None
+_Device = str  # "cpu", "cuda" or "cuda:N"; on a GPU, arrays are CuPy's
 _State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int | None) -> None: ...
+def get_matmul_precision() -> Literal["float32", "tf32"]: ...
+def set_matmul_precision(precision: Literal["float32", "tf32"]) -> None: ...
 def show_config(file: TextIO | None = None) -> None: ...
 
 class Layer:
     dtype: np.dtype[Any]
-    def __init__(self, dtype: DTypeLike = ...) -> None: ...
+    def __init__(self, dtype: DTypeLike = ..., device: _Device = "cpu") -> None: ...
+    @property
+    def device(self) -> str: ...
+    def to(self, device: _Device) -> Self: ...
     def parameters(self) -> Mapping[str, tuple[int, ...]]: ...
     def bind(self, params: Mapping[str, _Array], grads: Mapping[str, _Array]) -> None: ...
     @property
@@ -46,6 +52,7 @@ class Linear(Layer):
         bias: bool = True,
         dtype: DTypeLike = ...,
         rng: _Rng = None,
+        device: _Device = "cpu",
     ) -> None: ...
     def forward(
         self,
@@ -69,7 +76,12 @@ class Embedding(Layer):
     num_embeddings: int
     embedding_dim: int
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, dtype: DTypeLike = ..., rng: _Rng = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: _Device = "cpu",
     ) -> None: ...
     def forward(
         self,
@@ -142,6 +154,7 @@ class RNN(_Recurrent):
         batch_first: bool = False,
         dtype: DTypeLike = ...,
         rng: _Rng = None,
+        device: _Device = "cpu",
     ) -> None: ...
 
 class LSTM(_Recurrent):
@@ -154,6 +167,7 @@ class LSTM(_Recurrent):
         batch_first: bool = False,
         dtype: DTypeLike = ...,
         rng: _Rng = None,
+        device: _Device = "cpu",
     ) -> None: ...
 
 class Sequential(Layer):
@@ -334,6 +348,7 @@ class LanguageModel:
         dropout: float = 0.0,
         dtype: DTypeLike = ...,
         rng: _Rng = None,
+        device: _Device = "cpu",
     ) -> None: ...
     def step(self, token: str | int) -> _Array: ...
     def reset(self) -> None: ...
@@ -350,7 +365,7 @@ class LanguageModel:
     def loss(self, text: str) -> float: ...
     def save(self, path: _Path) -> None: ...
     @classmethod
-    def load(cls, path: _Path) -> LanguageModel: ...
+    def load(cls, path: _Path, device: _Device = "cpu") -> LanguageModel: ...
 
 _Net = Layer | LanguageModel
 _Targets = _Array | Callable[[_Array], tuple[float, _Array]]

@@ -5,6 +5,7 @@ What a caller may rely on is said where it is called, in ``Trainer.save`` and ``
 
 import numpy as np
 
+from ._kernels import copy_into, host, kernels_of
 from .files import read_safetensors, write_safetensors
 
 __all__ = ["load_checkpoint", "read_note", "save_checkpoint"]
@@ -14,18 +15,19 @@ def _pack_state(state, arrays, name="state"):
     """Put a state's arrays into `arrays`, and give its form in what JSON can hold."""
     if state is None:
         return None
-    if isinstance(state, np.ndarray):
-        arrays[name] = state
+    if hasattr(state, "dtype"):
+        arrays[name] = host(state)
         return name
     if isinstance(state, (tuple, list)):
         return [_pack_state(part, arrays, f"{name}.{i}") for i, part in enumerate(state)]
     raise TypeError(f"a state must be made of tuples, arrays and None, got {type(state).__name__}")
 
 
-def _unpack_state(form, arrays):
+def _unpack_state(form, arrays, put):
+    """Undo that; put(array) gives an array where the network has it."""
     if isinstance(form, list):
-        return tuple(_unpack_state(part, arrays) for part in form)
-    return None if form is None else arrays[form]
+        return tuple(_unpack_state(part, arrays, put) for part in form)
+    return None if form is None else put(arrays[form])
 
 
 def _generators(layer):
@@ -64,10 +66,10 @@ def save_checkpoint(trainer, path):
     """Write what a Trainer needs to go on, as its ``save`` says."""
     schedule = trainer.schedule
     kept, numbers = trainer.optimiser.state()
-    arrays = {f"weights.{name}": trainer.net[name] for name in trainer.net.parameters()}
-    arrays |= {f"optimiser.{name}": array for name, array in kept.items()}
+    arrays = {f"weights.{name}": host(trainer.net[name]) for name in trainer.net.parameters()}
+    arrays |= {f"optimiser.{name}": host(array) for name, array in kept.items()}
     if trainer._best_params is not None:
-        arrays["best"] = trainer._best_params
+        arrays["best"] = host(trainer._best_params)
     metadata = {
         "kind": "checkpoint",
         "optimiser": [type(trainer.optimiser).__name__, numbers],
@@ -125,7 +127,8 @@ def _check(trainer, arrays, metadata):
 
 
 def _restore(trainer, arrays, metadata):
-    state = _unpack_state(metadata["state"], arrays)
+    put = kernels_of(trainer.net.params).arrays.asarray
+    state = _unpack_state(metadata["state"], arrays, put)
     kept = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
     position = {name: metadata[name] for name in ("epoch", "window", "history", "note")}
     hidden = {f"_{name}": metadata[name] for name in ("sums", "best", "corpus", "metrics")}
@@ -136,5 +139,6 @@ def _restore(trainer, arrays, metadata):
         rng.bit_generator.state = saved
     trainer.net.params[:] = 0  # the padding between weights
     for name in trainer.net.parameters():
-        trainer.net[name][...] = arrays[f"weights.{name}"]
-    vars(trainer).update(position, **hidden, _state=state, _best_params=arrays.get("best"))
+        copy_into(trainer.net[name], arrays[f"weights.{name}"])
+    best = put(arrays["best"]) if "best" in arrays else None
+    vars(trainer).update(position, **hidden, _state=state, _best_params=best)

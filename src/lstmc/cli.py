@@ -170,6 +170,12 @@ def add_train_options(parser):
     add("--embed", type=count, metavar="N", help="features of the embedding", group=g)
     add("--dropout", type=share, metavar="P", help="share dropped between layers", group=g)
     add("--dtype", choices=("float32", "float64"), help="type of all numbers", group=g)
+    add(
+        "--device",
+        metavar="DEVICE",
+        help='"cpu", or "cuda" for a GPU, "cuda:1" for the second',
+        group=g,
+    )
     add("--min-count", type=count, metavar="N", group=g,
         help="words that occur less often are <unk>; only with --level word")  # fmt: skip
     g = parser.add_argument_group("training")

@@ -28,11 +28,15 @@ UNITS = {"char": "character", "word": "word"}
 # What `train` uses where nothing is said; a resumed run uses what it began with.
 DEFAULTS = {
     "file": None, "cell": "lstm", "level": "char", "layers": 2, "hidden": 128, "embed": 128,
-    "dropout": 0.0, "dtype": "float32", "min_count": 1, "batch": 50, "steps": 50, "optimizer": "adam",
-    "lr": None, "clip": 5.0, "schedule": "none", "decay": None, "decay_every": None, "epochs": 10,
-    "patience": None, "valid": 0.1, "seed": 0,
+    "dropout": 0.0, "dtype": "float32", "device": "cpu", "min_count": 1, "batch": 50, "steps": 50,
+    "optimizer": "adam", "lr": None, "clip": 5.0, "schedule": "none", "decay": None, "decay_every": None,
+    "epochs": 10, "patience": None, "valid": 0.1, "seed": 0,
 }  # fmt: skip
-CHANGEABLE = ("file", "epochs")  # in a resumed run; the text is compared with the one before
+CHANGEABLE = (
+    "file",
+    "epochs",
+    "device",
+)  # in a resumed run; the text is compared with the one before
 
 
 class UsageError(Exception):
@@ -101,7 +105,7 @@ def resumed_settings(args, checkpoint):
     note = read_note(checkpoint)
     if "settings" not in note:
         raise ValueError(f"{checkpoint} was not written by lstmc train")
-    settings = note["settings"]
+    settings = {"device": "cpu", **note["settings"]}  # runs of earlier versions do not say
     for name in DEFAULTS:
         given = getattr(args, name)
         if given is None or given == settings[name]:
@@ -126,7 +130,7 @@ def prepare(settings, text):
     # Words that only validation has are unseen; a character has nothing to stand for it.
     seen = text if level == "char" else text[:cut]
     vocabulary = Vocabulary.from_text(seen, level, settings["min_count"])
-    wanted = ("cell", "layers", "hidden", "embed", "dropout", "dtype")
+    wanted = ("cell", "layers", "hidden", "embed", "dropout", "dtype", "device")
     model = LanguageModel(
         vocabulary, rng=settings["seed"], **{name: settings[name] for name in wanted}
     )

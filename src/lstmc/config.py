@@ -4,13 +4,22 @@ import sys
 
 import numpy as np
 
-from ._kernels import _core
+from ._kernels import _core, kernels_for
 
 __all__ = ["show_config"]
 
 
+def _gpu():
+    try:
+        cupy = kernels_for("cuda").arrays
+    except (ImportError, RuntimeError, ValueError) as error:
+        return f"no: {error}"
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    return f"{properties['name'].decode()}, by CuPy {cupy.__version__}"
+
+
 def show_config(file=None):
-    """Print the default type, the instruction set in use and those available, threads, OpenMP and versions.
+    """Print the default type, the instruction set in use and those available, threads, GPU and versions.
 
     Parameters
     ----------
@@ -26,6 +35,7 @@ def show_config(file=None):
         "instruction set": f"{_core.instruction_set()} (available: {', '.join(_core.instruction_sets())})",
         "threads": f"{_core.get_num_threads()} (cores this process may use: {_core.usable_cores()})",
         "OpenMP": f"yes, {openmp}" if openmp else "no: one thread",
+        "GPU": _gpu(),
         "numpy": np.__version__,
         "python": sys.version.split()[0],
     }

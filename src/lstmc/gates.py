@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._kernels._core import checked_tokens, describe
+from ._kernels import host
+from ._kernels._core import describe
 from .inspection import count_of, plain
 from .layers import check_size
 from .passes import network_of, recurrent_layers, run
@@ -171,7 +172,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
 def _describe(name, layer, kept):
     hidden = layer.hidden_size
     values = {
-        gate: np.asarray(a).reshape(len(a), -1, hidden)
+        gate: host(a).reshape(len(a), -1, hidden)
         for gate, a in (*kept.gates.items(), ("h", kept.h))
     }
     saturates = layer._cell == "lstm" or layer.nonlinearity == "tanh"
@@ -189,7 +190,7 @@ def _describe(name, layer, kept):
     moves = np.ptp(h, axis=(0, 1)) if h[..., 0].size > 1 else np.full(hidden, np.inf)
     pegged_by, memory, shut = h, None, []
     if layer._cell == "lstm":
-        pegged_by = np.tanh(np.asarray(kept.c).reshape(h.shape))
+        pegged_by = np.tanh(host(kept.c).reshape(h.shape))
         with np.errstate(divide="ignore"):
             decay = np.abs(np.log(values["f"].astype(np.float64)).mean((0, 1)))  # never -0
             memory = 1 / decay
@@ -263,12 +264,14 @@ def writers(model, text, unit, layer=None, k=5):
     TypeError, ValueError
         An argument does not fit; the cells are not LSTMs.
     """
-    if isinstance(text, np.ndarray):
-        ids = checked_tokens("text", text, len(model.vocabulary), text.shape[:1] or (1,))
+    kernels = model.net._kernels
+    if hasattr(text, "dtype"):
+        shape = text.shape[:1] or (1,)
+        ids = kernels.checked_tokens("text", text, len(model.vocabulary), shape)
         if not len(ids):
             raise ValueError("text must have at least 1 token, got 0")
     else:
-        ids = model._encode("text", text, least=1)
+        ids = kernels.arrays.asarray(model._encode("text", text, least=1))
     k = check_size("k", k)
     trace = run(model.net, ids[:, None])[2]
     stack = [
@@ -287,12 +290,12 @@ def writers(model, text, unit, layer=None, k=5):
     recurrent, kept = stack[layer]
     if recurrent._cell != "lstm":
         raise ValueError("model must be of LSTM cells: an RNN has no cell state to write to")
-    i, f, g = (kept.gates[gate][:, 0, unit].astype(np.float64) for gate in "ifg")
+    i, f, g = (host(kept.gates[gate][:, 0, unit]).astype(np.float64) for gate in "ifg")
     written = i * g
     since = np.append(np.cumprod(f[:0:-1])[::-1], 1.0)  # of the steps after each one
     contributions = written * since
     order = np.argsort(-np.abs(contributions), kind="stable")[:k]
-    tokens = model.vocabulary.tokens
+    tokens, ids = model.vocabulary.tokens, host(ids)
     return [
         Write(int(t), tokens[ids[t]], float(written[t]), float(since[t]), float(contributions[t]))
         for t in order

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._kernels import copy_into, host
 from .inspection import plain
 from .layers import Dropout, Embedding, Layer, Linear, check_size
 from .network import Sequential
@@ -165,7 +166,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         net = _in_float64(net)
     x, state = _as_float64(x), _as_float64(state)
     if targets is not None and not callable(targets):
-        targets = _as_float64(np.asarray(targets))
+        targets = _as_float64(targets if hasattr(targets, "dtype") else np.asarray(targets))
     for name, value in (("tolerance", tolerance), ("step", step)):
         if not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive number, got {value!r}")
@@ -178,7 +179,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         net.zero_grad()
         dx, dstate = _backward(net, dy, trace)
         tensors = [(name, net[name], net.grad(name)) for name in net.parameters()]
-        if dx is not None and isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        if dx is not None and hasattr(x, "dtype") and x.dtype.kind == "f":
             tensors.append(("x", x, dx))
         tensors += _parts("state", state, dstate)
 
@@ -203,7 +204,7 @@ def _loss_of(net, x, targets, state, dy):
 
 def _copy(x):
     """Give a layer an input of its own: it may keep it, and make it read-only."""
-    return x.copy() if isinstance(x, np.ndarray) else x
+    return x.copy() if hasattr(x, "dtype") else x
 
 
 def _backward(net, dy, trace, dstate=None):
@@ -220,7 +221,7 @@ def _backward(net, dy, trace, dstate=None):
 
 
 def _check(name, tensor, gradient, value, least, samples, directions, step, rng):
-    flat, gradient = tensor.reshape(-1), np.asarray(gradient).reshape(-1)
+    flat, gradient = tensor.reshape(-1), host(gradient).reshape(-1)
     n = flat.size
     chosen = np.arange(n)
     if samples is not None and samples < n:
@@ -231,7 +232,7 @@ def _check(name, tensor, gradient, value, least, samples, directions, step, rng)
     largest = max(largest, least)
     worst = (-1.0, 0, 0.0, 0.0)
     for i in chosen:
-        before = flat[i]
+        before = float(flat[i])
         flat[i] = above = before + step
         upper = value()
         flat[i] = below = before - step
@@ -242,15 +243,15 @@ def _check(name, tensor, gradient, value, least, samples, directions, step, rng)
             worst = (float(error), int(i), float(gradient[i]), float(slope))
             if math.isnan(error):
                 break
-    before, norm, off = flat.copy(), max(float(np.linalg.norm(gradient)), least), 0.0
+    before, norm, off = host(flat.copy()), max(float(np.linalg.norm(gradient)), least), 0.0
     for _ in range(directions if n else 0):
         direction = rng.standard_normal(n)
         direction /= np.linalg.norm(direction)
-        flat[:] = before + step * direction
+        copy_into(flat, before + step * direction)
         upper = value()
-        flat[:] = before - step * direction
+        copy_into(flat, before - step * direction)
         slope = (upper - value()) / (2 * step)
-        flat[:] = before
+        copy_into(flat, before)
         error = abs(slope - direction @ gradient) / norm
         off = error if not error <= off else off
     where = tuple(int(k) for k in np.unravel_index(worst[1], tensor.shape)) if n else ()
@@ -274,9 +275,9 @@ def _as_float64(value):
     """Give floats as float64 and everything else as it is; always a copy, contiguous."""
     if isinstance(value, (tuple, list)):
         return tuple(_as_float64(part) for part in value)
-    if not isinstance(value, np.ndarray):
+    if not hasattr(value, "dtype"):
         return value
-    return np.array(value, np.float64 if value.dtype.kind == "f" else value.dtype, order="C")
+    return value.astype(np.float64 if value.dtype.kind == "f" else value.dtype, order="C")
 
 
 def _in_float64(net):
@@ -284,13 +285,13 @@ def _in_float64(net):
     made = _twin(net)
     if isinstance(made, Layer) and hasattr(made, "_params"):
         for name in made.parameters():
-            made[name][...] = net[name]
+            copy_into(made[name], net[name].astype(np.float64))
     return made
 
 
 def _twin(layer):
     """Make a layer of the same kind and sizes in float64."""
-    double = {"dtype": np.float64}
+    double = {"dtype": np.float64, "device": layer.device} if isinstance(layer, Layer) else {}
     if isinstance(layer, Sequential):
         return Sequential(*(_in_float64(one) for one in layer.layers))
     if type(layer) in (LSTM, RNN):

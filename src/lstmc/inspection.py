@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._kernels import host
 from .passes import network_of, recurrent_layers, run_back, seeded
 
 __all__ = ["GradientFlow", "LayerFlow", "Reach", "gradient_flow"]
@@ -357,11 +358,11 @@ def _chosen_steps(at, steps):
 
 
 def norms_over_time(*arrays):
-    """Give the norm over all but the first axis, of several arrays together, in float64."""
+    """Give the norm over all but the first axis, of several arrays together, in float64, on the host."""
     squares = sum(
         np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays if a is not None
     )
-    return np.sqrt(squares)
+    return host(np.sqrt(squares))
 
 
 def reach_of(runs):
@@ -446,5 +447,5 @@ def contribution_norms(dgates, x):
     for t in range(0, len(x), at_once):
         g, v = (a[t : t + at_once].astype(np.float64) for a in (dgates, x))
         squares = ((g @ g.swapaxes(1, 2)) * (v @ v.swapaxes(1, 2))).sum((1, 2))
-        out[t : t + at_once] = np.sqrt(np.maximum(squares, 0))
+        out[t : t + at_once] = host(np.sqrt(np.maximum(squares, 0)))
     return out

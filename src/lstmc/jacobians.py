@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._kernels import host
 from ._kernels._core import describe
 from .inspection import plain
 from .layers import check_size
@@ -57,10 +58,11 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
     trace = _trace_of(layer, x, state, trace, num_threads)
     t0, t1 = _check_span(t0, t1, len(trace.x))
     batch, size = trace.x.shape[1], _state_size(layer)
-    jacobian = np.empty((batch, size, size), layer.dtype)
+    arrays = layer._kernels.arrays
+    jacobian = arrays.empty((batch, size, size), layer.dtype)
     for rows in _row_groups(layer, batch, size):
-        seeds = np.broadcast_to(
-            np.eye(size, dtype=layer.dtype)[rows], (batch, rows.stop - rows.start, size)
+        seeds = arrays.broadcast_to(
+            arrays.eye(size, dtype=layer.dtype)[rows], (batch, rows.stop - rows.start, size)
         )
         jacobian[:, rows] = _sweep(layer, trace, seeds, t1, t0, num_threads)
     return jacobian[0] if trace.unbatched else jacobian
@@ -96,9 +98,11 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     if not _is_int(t) or not 0 <= t < steps:
         raise ValueError(f"t must be a step in [0, {steps}), got {t!r}")
     hidden = layer.hidden_size
-    seeds = np.zeros((batch, hidden, _state_size(layer)), layer.dtype)
-    seeds[:, range(hidden), range((layer.num_layers - 1) * hidden, layer.num_layers * hidden)] = 1
-    out = np.empty((t + 1, batch, hidden, inputs), layer.dtype)
+    arrays = layer._kernels.arrays
+    seeds = arrays.zeros((batch, hidden, _state_size(layer)), layer.dtype)
+    top = (layer.num_layers - 1) * hidden
+    seeds[:, :, top : top + hidden] = arrays.eye(hidden, dtype=layer.dtype)
+    out = arrays.empty((t + 1, batch, hidden, inputs), layer.dtype)
     dx = out.reshape(t + 1, batch * hidden, inputs)
     _sweep(layer, trace, seeds, t + 1, 0, num_threads, dx)
     return out[:, 0] if trace.unbatched else out
@@ -148,13 +152,14 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
         raise ValueError("x must have at least one step, got none")
     first = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0][:count]
     rows = np.broadcast_to(first, (batch, count, size)).astype(layer.dtype)
+    rows = layer._kernels.arrays.asarray(rows)
     sums = np.zeros((batch, count))
     for t1 in range(steps, 0, -every):
         rows = _sweep(layer, trace, rows, t1, max(0, t1 - every), num_threads)
-        q, r = np.linalg.qr(rows.astype(np.float64).swapaxes(1, 2))
+        q, r = np.linalg.qr(host(rows).astype(np.float64).swapaxes(1, 2))
         with np.errstate(divide="ignore"):
             sums += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2)))
-        rows = np.ascontiguousarray(q.swapaxes(1, 2), layer.dtype)
+        rows = layer._kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
     exponents = -np.sort(-sums / steps, axis=1)
     return exponents[0] if trace.unbatched else exponents
 
@@ -288,11 +293,12 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
         if not _is_int(k) or not 1 <= k <= t1:
             raise ValueError(f"distances must be in [1, {t1}], got {k!r}")
     batch, size = trace.x.shape[1], _state_size(layer)
-    rows = np.broadcast_to(np.eye(size, dtype=layer.dtype), (batch, size, size))
+    arrays = layer._kernels.arrays
+    rows = arrays.broadcast_to(arrays.eye(size, dtype=layer.dtype), (batch, size, size))
     found, done = [], 0
     for k in distances:
         rows = _sweep(layer, trace, rows, t1 - done, t1 - k, num_threads)
-        found.append(np.linalg.svd(rows.astype(np.float64), compute_uv=False))
+        found.append(np.linalg.svd(host(rows).astype(np.float64), compute_uv=False))
         done = k
     return JacobianSpectrum(
         t1,
@@ -330,18 +336,19 @@ def step_factors(layer, trace):
     found = []
     for i, kept in enumerate(trace.layers):
         names, hidden = layer._gates, layer.hidden_size
-        blocks = layer[f"weight_hh_l{i}"].reshape(len(names), hidden, hidden).astype(np.float64)
+        blocks = host(layer[f"weight_hh_l{i}"]).astype(np.float64)
+        blocks = blocks.reshape(len(names), hidden, hidden)
         radius = None
         if layer._cell == "lstm":
-            gates = {name: kept.gates[name].astype(np.float64) for name in names}
+            gates = {name: host(kept.gates[name]).astype(np.float64) for name in names}
             sigmoids = {f"{n} (1 - {n})": gates[n] * (1 - gates[n]) for n in "ifo"}
-            passed = gates["o"] * (1 - np.tanh(kept.c.astype(np.float64)) ** 2)
+            passed = gates["o"] * (1 - np.tanh(host(kept.c).astype(np.float64)) ** 2)
             derivatives = {
                 "f": gates["f"], "o (1 - tanh(c)^2)": passed, "1 - g^2": 1 - gates["g"] ** 2, **sigmoids,
             }  # fmt: skip
         else:
             radius = float(np.abs(np.linalg.eigvals(blocks[0])).max())
-            h = kept.h.astype(np.float64)
+            h = host(kept.h).astype(np.float64)
             slope = {"tanh": 1 - h**2, "relu": (h > 0) * 1.0, "identity": np.ones_like(h)}
             derivatives = {f"{layer.nonlinearity}'": slope[layer.nonlinearity]}
         found.append(
@@ -370,7 +377,8 @@ def _sweep(layer, trace, rows, t1, t0, threads, dx=None):
     parts, hidden = len(layer._states), layer.hidden_size
     shape = (batch * repeat, parts, layer.num_layers, hidden)
     # one contiguous array (L, B*R, H) for each of h and c
-    carried = np.ascontiguousarray(rows.reshape(shape).transpose(1, 2, 0, 3), layer.dtype)
+    contiguous = layer._kernels.arrays.ascontiguousarray
+    carried = contiguous(rows.reshape(shape).transpose(1, 2, 0, 3))
     step_bytes = carried.itemsize * batch * repeat * hidden * max(1, layer.num_layers - 1)
     at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
     while t1 > t0:
@@ -378,9 +386,7 @@ def _sweep(layer, trace, rows, t1, t0, threads, dx=None):
         out = None if dx is None else dx[middle:t1]
         carried = layer._carry_back(trace, carried, middle, t1, repeat, out, threads)
         t1 = middle
-    return np.ascontiguousarray(np.asarray(carried).transpose(2, 0, 1, 3)).reshape(
-        batch, repeat, size
-    )
+    return contiguous(carried.transpose(2, 0, 1, 3)).reshape(batch, repeat, size)
 
 
 def _row_groups(layer, batch, size):

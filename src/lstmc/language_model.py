@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ._kernels import _core
+from ._kernels import copy_into, cpu, host
 from .files import read_safetensors, write_safetensors
 from .layers import Dropout, Embedding, Linear, check_dtype, check_share, check_size
 from .losses import softmax_cross_entropy
@@ -40,6 +40,8 @@ class LanguageModel:
     dtype : float32 or float64
     rng : int, numpy Generator or None
         Of the initial weights and of what is dropped.
+    device : "cpu", "cuda" or "cuda:N"
+        Where the network is; ``net.to`` moves it. Probabilities are NumPy arrays wherever it is.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class LanguageModel:
     net : Sequential
         Its weights may be trained or written at any time: every method sees them as they are.
     config : dict
-        The parameters above but the vocabulary and rng, as plain values.
+        The parameters above but the vocabulary, rng and device, as plain values.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class LanguageModel:
     """
 
     def __init__(self, vocabulary, cell="lstm", layers=2, hidden=128, embed=128, dropout=0.0,
-                 dtype=np.float32, rng=None):  # fmt: skip
+                 dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
         if not isinstance(vocabulary, Vocabulary):
             raise TypeError(f"vocabulary must be a Vocabulary, got {type(vocabulary).__name__}")
         if cell not in CELLS:
@@ -71,7 +73,9 @@ class LanguageModel:
             "dtype": check_dtype(dtype).name,
         }
         self.net = build_network(len(vocabulary), rng=np.random.default_rng(rng), **self.config)
+        self.net.to(device)
         self._stepper = None  # made by the first step
+        self._stepper_on = None  # the device that it was made for
         self._packed_from: list = []  # fingerprints of the weights that it was packed from
 
     # -- one token at a time ---------------------------------------------------------------------
@@ -99,7 +103,7 @@ class LanguageModel:
         The packed weights are compared with the network's at each step, so that a change is seen.
         ``net.stepper()`` does not compare, and is faster by that.
         """
-        return _softmax(self._current_stepper()(self._one_id(token)))
+        return self._probabilities(self._step(self._current_stepper(), self._one_id(token)))
 
     @property
     def state(self):
@@ -116,13 +120,22 @@ class LanguageModel:
 
     def _current_stepper(self):
         """Give the stepper behind `step`, packed from the weights as they are now."""
-        weights = [layer._fingerprint() for layer in self.net.layers]
-        if self._stepper is None:
-            self._stepper = self.net.stepper(batch=1)
+        weights = [host(layer._fingerprint()) for layer in self.net.layers]
+        if self._stepper is None or self._stepper_on != self.net.device:
+            self._stepper, self._stepper_on = self.net.stepper(batch=1), self.net.device
         elif weights != self._packed_from:
             self._stepper.refresh()
         self._packed_from = weights
         return self._stepper
+
+    def _step(self, stepper, ids):
+        """Read one token, ids (1,), and give logits (1, V) where the network is."""
+        return stepper(self.net._kernels.arrays.asarray(ids))
+
+    def _probabilities(self, logits):
+        """Give the probabilities (V,) of logits (1, V), which are written over, as NumPy has them."""
+        self.net._kernels.softmax(logits, logits)
+        return host(logits[0])
 
     def _one_id(self, token):
         """Give a token, as str or id, as an array of one id."""
@@ -157,7 +170,7 @@ class LanguageModel:
         """
         k = check_size("k", k)
         ids = self._encode("text", text, least=1)
-        probabilities = _softmax(self._read(self.net.stepper(), ids))
+        probabilities = self._probabilities(self._read(self.net.stepper(), ids))
         best = np.argsort(-probabilities, kind="stable")[:k]
         return [(self.vocabulary.tokens[i], float(probabilities[i])) for i in best]
 
@@ -192,8 +205,8 @@ class LanguageModel:
         stepper = self.net.stepper()
         logits = self._read(stepper, ids or [self._opening()])
         for _ in range(length):
-            ids.append(self._draw(logits[0], temperature, top_k, rng))
-            logits = stepper(np.array([ids[-1]]))
+            ids.append(self._draw(host(logits[0]), temperature, top_k, rng))
+            logits = self._step(stepper, np.array([ids[-1]]))
         return prompt + self.vocabulary.decode(ids).removeprefix(read)
 
     def perplexity(self, text):
@@ -212,13 +225,13 @@ class LanguageModel:
 
     def loss(self, text):
         """Give the mean loss of every token but the first, in nats; see `perplexity`."""
-        ids = self._encode("text", text, least=2)
+        ids = self.net._kernels.arrays.asarray(self._encode("text", text, least=2))
         total, state = 0.0, None
         for start in range(0, len(ids) - 1, CHUNK):
             read = ids[start : start + CHUNK + 1, None]
             logits, state, _ = self.net.forward(read[:-1], state, training=False)
             total += softmax_cross_entropy(logits, read[1:])[0] * (len(read) - 1)
-        return total / (len(ids) - 1)
+        return float(total / (len(ids) - 1))
 
     def _encode(self, name, text, least=0):
         if not isinstance(text, str):
@@ -229,11 +242,10 @@ class LanguageModel:
             raise ValueError(f"{name} must have at least {least} token{plural}, got {len(ids)}")
         return ids
 
-    @staticmethod
-    def _read(stepper, ids):
+    def _read(self, stepper, ids):
         """Step through ids and give the last logits (1, V)."""
         for i in ids:
-            logits = stepper(np.array([i]))
+            logits = self._step(stepper, np.array([i]))
         return logits
 
     def _opening(self):
@@ -267,17 +279,19 @@ class LanguageModel:
             Written beside it first and renamed: a file that is there is whole, old or new.
         """
         vocabulary = {"level": self.vocabulary.level, "tokens": list(self.vocabulary.tokens)}
-        arrays = {name: self.net[name] for name in self.net.parameters()}
+        arrays = {name: host(self.net[name]) for name in self.net.parameters()}
         metadata = {"format": FORMAT, "config": self.config, "vocabulary": vocabulary}
         write_safetensors(path, arrays, metadata)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path, device="cpu"):
         """Read what `save` wrote.
 
         Parameters
         ----------
         path : str or path
+        device : "cpu", "cuda" or "cuda:N"
+            Where the network is to be.
 
         Returns
         -------
@@ -302,7 +316,8 @@ class LanguageModel:
             raise ValueError(f"{path}: broken configuration: {error}") from None
         _check_tensors(path, arrays, model.net)
         for name, array in arrays.items():
-            model.net[name][...] = array
+            copy_into(model.net[name], array)
+        model.net.to(device)
         return model
 
 
@@ -318,12 +333,6 @@ def build_network(tokens, cell, layers, hidden, embed, dropout, dtype, rng):
     else:
         stack.append(recurrent(embed, hidden, layers, dtype=dtype, rng=rng))
     return Sequential(*stack, Linear(hidden, tokens, dtype=dtype, rng=rng))
-
-
-def _softmax(logits):
-    """Give the probabilities (V,) of logits (1, V), in the same memory."""
-    _core.softmax(logits, logits)
-    return logits[0]
 
 
 def _check_temperature(value):
@@ -350,6 +359,6 @@ def _check_tensors(path, arrays, net):
         if name not in wanted:
             raise ValueError(f"{path}: tensor {name!r} is not one of the model's")
         try:
-            _core.checked(f"tensor {name!r}", arrays[name], net.dtype, wanted[name])
+            cpu.checked(f"tensor {name!r}", arrays[name], net.dtype, wanted[name])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from ._kernels import _core
-from ._kernels._core import checked, checked_tokens
+from ._kernels import copy_into, cpu, device_name, kernels_of, on_device
+from ._kernels._core import get_num_threads
 
 __all__ = ["Dropout", "Embedding", "Layer", "Linear"]
 
@@ -24,13 +24,15 @@ class Views(dict):
     flat: np.ndarray
 
 
-def flat_views(shapes, dtype):
+def flat_views(shapes, dtype, kernels=cpu):
     """Make a flat array of zeros, on a 64-byte boundary, and the views into it.
 
     Parameters
     ----------
     shapes : dict of name to shape
     dtype : numpy dtype
+    kernels : module
+        Those that the array is for.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def flat_views(shapes, dtype):
     for name, shape in shapes.items():
         starts[name] = end
         end += -(-math.prod(shape) // step) * step
-    flat = _core.Pool().array((end,), dtype)
+    flat = kernels.Pool().array((end,), dtype)
     flat[:] = 0
     views = Views(
         {n: flat[a : a + math.prod(shapes[n])].reshape(shapes[n]) for n, a in starts.items()}
@@ -81,7 +83,7 @@ def check_share(name, value):
 
 def check_writable(name, array):
     """Refuse an array that is to be written and can not be."""
-    if not array.flags.writeable:
+    if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{name} must be writable, got a read-only array")
     return array
 
@@ -93,8 +95,7 @@ class Trace:
         self._owner = owner
         self._weights = weights
         for name, value in kept.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
+            freeze(value)
             setattr(self, name, value)
 
 
@@ -104,6 +105,9 @@ class Layer:
     Parameters
     ----------
     dtype : float32 or float64
+    device : "cpu", "cuda" or "cuda:N"
+        Where parameters and gradients are, and everything that calls take and give: NumPy arrays, or those of
+        CuPy on the current GPU or on GPU N.
 
     Attributes
     ----------
@@ -111,12 +115,60 @@ class Layer:
         Flat buffers, 64-byte aligned, of equal layout. Every named weight is a view; the padding
         between views is zero.
     dtype : numpy dtype
+    device : str
     """
 
-    def __init__(self, dtype=np.float32):
+    _in_sequential = False
+
+    def __init__(self, dtype=np.float32, device="cpu"):
         self.dtype = check_dtype(dtype)
-        self._params, self._grads = flat_views({}, self.dtype), flat_views({}, self.dtype)
-        self._pool = _core.Pool()
+        with on_device(device) as kernels:
+            self._use(kernels)
+            self._params, self._grads = (flat_views({}, self.dtype, kernels) for _ in range(2))
+
+    def _use(self, kernels):
+        """Compute with these kernels from now on."""
+        self._kernels, self._pool = kernels, kernels.Pool()
+
+    @property
+    def device(self):
+        """Where parameters and gradients are: "cpu" or "cuda:N"."""
+        return device_name(self._params.flat)
+
+    def to(self, device):
+        """Move parameters and gradients to a device, their values with them.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda" or "cuda:N"
+            "cuda" is the current GPU.
+
+        Returns
+        -------
+        The layer itself. Steppers, traces and optimisers made before are of the arrays before.
+
+        Raises
+        ------
+        ImportError
+            CuPy is not installed.
+        RuntimeError
+            There is no usable GPU.
+        ValueError
+            The device is none of these; the layer is part of a network, which moves as a whole.
+        MemoryError
+            There is no room; nothing has changed then.
+        """
+        if self._in_sequential:
+            raise ValueError(f"{type(self).__name__} is part of a network: move the network")
+        with on_device(device) as kernels:
+            self._check_movable()
+            views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
+            self._use(kernels)
+            self.bind(*views)
+        return self
+
+    def _check_movable(self):
+        """Refuse to move before anything is moved."""
 
     def parameters(self):
         """Tell the parameters: a dict of name to shape."""
@@ -126,15 +178,19 @@ class Layer:
         """Move the parameters and gradients into these views, their values with them."""
         for mine, views in ((self._params, params), (self._grads, grads)):
             for name in mine:
-                views[name][...] = mine[name]
+                copy_into(views[name], mine[name])
         self._params, self._grads = params, grads
 
     def _allocate(self, rng, bounds):
         """Make buffers of the layer's own, each parameter uniform within +-bounds[name]."""
-        shapes = self.parameters()
-        self.bind(flat_views(shapes, self.dtype), flat_views(shapes, self.dtype))
-        for name, view in self._params.items():
-            view[...] = rng.uniform(-bounds[name], bounds[name], view.shape)
+        with on_device(self.device) as kernels:
+            shapes = self.parameters()
+            self.bind(*(flat_views(shapes, self.dtype, kernels) for _ in range(2)))
+            for name, view in self._params.items():
+                self._fill(name, rng.uniform(-bounds[name], bounds[name], view.shape))
+
+    def _fill(self, name, values):
+        copy_into(self._params[name], values.astype(self.dtype))
 
     @property
     def params(self):
@@ -173,12 +229,12 @@ class Layer:
         return y, state
 
     def _fingerprint(self):
-        return _core.fingerprint(list(self._params.values()))
+        return self._kernels.fingerprint([self._params.flat])
 
     def _empty(self, shape):
         """Give an array for the caller. A large one is the pool's: its pages need not be made again."""
         if math.prod(shape) < 2**15:
-            return np.empty(shape, self.dtype)
+            return self._kernels.arrays.empty(shape, self.dtype)
         return self._pool.array(shape, self.dtype)
 
     def _check_trace(self, trace, dstate=None):
@@ -196,10 +252,34 @@ class Layer:
             )
 
 
-def leading(x, name, last, dtype):
+def freeze(array):
+    """Make an array read-only, where it can be: those of a GPU can not."""
+    if isinstance(array, np.ndarray):
+        array.flags.writeable = False
+
+
+def thaw(array):
+    """Undo freeze."""
+    if isinstance(array, np.ndarray):
+        array.flags.writeable = True
+
+
+def leading(kernels, x, name, last, dtype):
     """Check x (..., last) and give it as (rows, last)."""
-    shape = x.shape[:-1] if isinstance(x, np.ndarray) and x.ndim else ("...",)
-    return checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)
+    shape = x.shape[:-1] if getattr(x, "ndim", 0) else ("...",)
+    return kernels.checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)
+
+
+def float_array(kernels, name, value):
+    """Give an array of floats as kernels read it; refuse anything else."""
+    value = kernels.adopt(value)
+    if not isinstance(value, kernels.arrays.ndarray) or value.dtype.newbyteorder("=") not in (
+        np.float32,
+        np.float64,
+    ):
+        got = value.dtype.name if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"{name} must be a float32 or float64 array, got {got}")
+    return kernels.checked(name, value, check_dtype(value.dtype.newbyteorder("=")), value.shape)
 
 
 class Linear(Layer):
@@ -212,6 +292,7 @@ class Linear(Layer):
     dtype : float32 or float64
     rng : int, numpy Generator or None
         Of the initial values, uniform within 1/sqrt(in_features).
+    device : "cpu", "cuda" or "cuda:N"
 
     Raises
     ------
@@ -219,8 +300,10 @@ class Linear(Layer):
         For sizes that are not positive integers.
     """
 
-    def __init__(self, in_features, out_features, bias=True, dtype=np.float32, rng=None):
-        super().__init__(dtype)
+    def __init__(
+        self, in_features, out_features, bias=True, dtype=np.float32, rng=None, device="cpu"
+    ):
+        super().__init__(dtype, device)
         self.in_features = check_size("in_features", in_features)
         self.out_features = check_size("out_features", out_features)
         self.bias = bool(bias)
@@ -234,11 +317,12 @@ class Linear(Layer):
 
     def forward(self, x, state=None, training=True, num_threads=None):
         """Give y (..., out_features) for x (..., in_features), the state as it came, and a trace."""
-        rows = leading(x, "x", self.in_features, self.dtype)
+        x = self._kernels.adopt(x)
+        rows = leading(self._kernels, x, "x", self.in_features, self.dtype)
         y = self._empty((*x.shape[:-1], self.out_features))
         if rows.size:
             flat = y.reshape(-1, self.out_features)
-            _core.linear_forward(
+            self._kernels.linear_forward(
                 flat, rows, self._params["weight"], self._params.get("bias"), num_threads
             )
         trace = None
@@ -251,11 +335,11 @@ class Linear(Layer):
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
         """Add to the gradients, if needed; give dx in the shape of x, or None, and dstate as it came."""
         self._check_trace(trace)
-        rows = checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
+        rows = self._kernels.checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
         dx = self._empty(trace.shape) if need_dx else None
         if rows.size:
             flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
-            _core.linear_backward(
+            self._kernels.linear_backward(
                 flat_dx,
                 self._grads["weight"] if need_grads else None,
                 self._grads.get("bias") if need_grads else None,
@@ -277,20 +361,25 @@ class LinearStepper:
     def __init__(self, layer, num_threads):
         self._layer = layer
         self._threads = num_threads
-        self._core = _core.LinearStepper(lambda: (layer["weight"], layer._params.get("bias")))
+        self._core = layer._kernels.LinearStepper(
+            lambda: (layer["weight"], layer._params.get("bias"))
+        )
         self.refresh = self._core.refresh
 
     def __call__(self, x, out=None):
         """Give y (batch, out) for x (batch, in)."""
-        layer = self._layer
-        rows = leading(x, "x", layer.in_features, layer.dtype)
+        layer, kernels = self._layer, self._layer._kernels
+        x = kernels.adopt(x)
+        rows = leading(kernels, x, "x", layer.in_features, layer.dtype)
         shape = (*x.shape[:-1], layer.out_features)
         if out is None:
-            out = np.empty(shape, layer.dtype)
-        elif checked("out", out, layer.dtype, shape) is not out or np.may_share_memory(x, out):
+            out = kernels.arrays.empty(shape, layer.dtype)
+        elif kernels.checked(
+            "out", out, layer.dtype, shape
+        ) is not out or kernels.arrays.may_share_memory(x, out):
             raise ValueError("out must be contiguous and must not overlap x")
         check_writable("out", out)
-        threads = _core.get_num_threads() if self._threads is None else self._threads
+        threads = get_num_threads() if self._threads is None else self._threads
         self._core(out.reshape(-1, layer.out_features), rows, threads)
         return out
 
@@ -307,6 +396,7 @@ class Embedding(Layer):
     dtype : float32 or float64
     rng : int, numpy Generator or None
         Of the initial values, standard normal.
+    device : "cpu", "cuda" or "cuda:N"
 
     Raises
     ------
@@ -314,12 +404,12 @@ class Embedding(Layer):
         For sizes that are not positive integers.
     """
 
-    def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None):
-        super().__init__(dtype)
+    def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None, device="cpu"):
+        super().__init__(dtype, device)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
         self._allocate(rng := np.random.default_rng(rng), {"weight": 0})
-        self._params["weight"][...] = rng.standard_normal(self._params["weight"].shape)
+        self._fill("weight", rng.standard_normal(self._params["weight"].shape))
 
     def parameters(self):
         """Tell the parameters: weight (V, features)."""
@@ -327,19 +417,21 @@ class Embedding(Layer):
 
     def forward(self, x, state=None, training=True, num_threads=None):
         """Give y (..., features) for token ids x (...), int64 or int32, each in [0, V)."""
-        tokens = checked_tokens("tokens", x, self.num_embeddings)
-        y = self._empty((*x.shape, self.embedding_dim))
-        _core.embedding_forward(y, tokens, self._params["weight"])
+        tokens = self._kernels.checked_tokens("tokens", x, self.num_embeddings)
+        y = self._empty((*tokens.shape, self.embedding_dim))
+        self._kernels.embedding_forward(y, tokens, self._params["weight"])
         trace = None
         if training:
-            trace = Trace(self, None, tokens=tokens.copy() if tokens is x else tokens)
+            same = self._kernels.arrays.may_share_memory(tokens, self._kernels.adopt(x))
+            trace = Trace(self, None, tokens=tokens.copy() if same else tokens)
         return y, state, trace
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True):
         """Add to the gradient. dx is None: tokens have no gradient."""
         self._check_trace(trace)
-        dy = checked("dy", dy, self.dtype, (*trace.tokens.shape, self.embedding_dim))
-        _core.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
+        shape = (*trace.tokens.shape, self.embedding_dim)
+        dy = self._kernels.checked("dy", dy, self.dtype, shape)
+        self._kernels.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
         return None, dstate
 
     def _fingerprint(self):
@@ -349,7 +441,9 @@ class Embedding(Layer):
         """Give a function of one step: tokens (batch,) or one number -> (batch, features) or (features,)."""
 
         def step(x, out=None):
-            y = self.forward(np.asarray(x), training=False)[0]
+            if not hasattr(x, "shape") or isinstance(x, np.generic):
+                x = self._kernels.arrays.asarray(x)
+            y = self.forward(x, training=False)[0]
             if out is None:
                 return y
             check_writable("out", out)[...] = y
@@ -376,29 +470,28 @@ class Dropout(Layer):
 
     def forward(self, x, state=None, training=True):
         """Give y in the shape and type of x, the state as it came, and a trace."""
-        if not isinstance(x, np.ndarray) or x.dtype.newbyteorder("=") not in (
-            np.float32,
-            np.float64,
-        ):
-            got = x.dtype.name if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"x must be a float32 or float64 array, got {got}")
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        kernels = kernels_of(x)
+        x = float_array(kernels, "x", x)
         if not training:
             return x.copy(), state, None
-        mask = self.rng.random(x.shape, np.float32) >= self.p
-        trace = Trace(self, self._fingerprint(), mask=mask, dtype=x.dtype)
+        mask = kernels.dropout_mask(self.rng, self.p, x.shape)
+        trace = Trace(self, None, mask=mask, dtype=x.dtype, kernels=kernels)
         return self._masked(x, trace), state, trace
 
+    def _fingerprint(self):
+        return None  # there are no weights
+
     def _masked(self, x, trace):
-        y = self._pool.array(x.shape, trace.dtype)
-        np.multiply(x, trace.mask, out=y)
-        y *= trace.dtype.type(1 / (1 - self.p))
+        pool = self._pool if trace.kernels is self._kernels else trace.kernels.Pool()
+        y = pool.array(x.shape, trace.dtype)
+        trace.kernels.masked(y, x, trace.mask, 1 / (1 - self.p))
         return y
 
     def backward(self, dy, trace, dstate=None):
         """Give dx, and dstate as it came."""
         self._check_trace(trace)
-        return self._masked(checked("dy", dy, trace.dtype, trace.mask.shape), trace), dstate
+        dy = trace.kernels.checked("dy", dy, trace.dtype, trace.mask.shape)
+        return self._masked(dy, trace), dstate
 
     def stepper(self, batch=1, num_threads=None):
         """Give a function of one step: stepping is inference, which drops nothing."""

@@ -2,36 +2,27 @@
 
 import math
 
-import numpy as np
-
-from ._kernels import _core
-from ._kernels._core import checked, checked_tokens
-from .layers import check_dtype
+from ._kernels import kernels_of
+from ._kernels._core import describe
+from .layers import float_array
 
 __all__ = ["softmax_cross_entropy", "squared_error"]
 
 
-def _float_array(name, value):
-    if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("=") not in (
-        np.float32,
-        np.float64,
-    ):
-        got = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(f"{name} must be a float32 or float64 array, got {got}")
-    return checked(name, value, check_dtype(value.dtype.newbyteorder("=")), value.shape)
-
-
-def _output(name, out, rows):
+def _output(kernels, name, out, rows):
     """Check an array that is to be written: of the form of rows, and rows itself or apart from it."""
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, kernels.arrays.ndarray):
         raise TypeError(f"{name} must be an ndarray, got {type(out).__name__}")
-    contiguous = out.flags.c_contiguous and out.flags.aligned and out.flags.writeable
+    contiguous = out.flags.c_contiguous and all(
+        getattr(out.flags, flag, True) for flag in ("aligned", "writeable")
+    )
     if not contiguous or out.shape != rows.shape or out.dtype != rows.dtype:
         raise ValueError(
             f"{name} must be a writable contiguous {rows.dtype.name} array "
-            f"{_core.describe(rows.shape)}, got {out.dtype.name} {_core.describe(out.shape)}"
+            f"{describe(rows.shape)}, got {out.dtype.name} {describe(out.shape)}"
         )
-    if out.ctypes.data != rows.ctypes.data and np.may_share_memory(out, rows):
+    same = kernels.address(out) == kernels.address(rows)
+    if not same and kernels.arrays.may_share_memory(out, rows):
         raise ValueError(f"{name} must be logits itself or share no memory with it")
     return out
 
@@ -54,7 +45,8 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, ou
     Returns
     -------
     loss : float
-        The mean over the counted targets, in nats; 0.0 if none is counted.
+        The mean over the counted targets, in nats; 0.0 if none is counted. Of arrays on a GPU an array ()
+        there: ``float(loss)`` waits for it.
     dlogits : ndarray (..., V)
         `out` if that was given.
 
@@ -63,16 +55,18 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, ou
     TypeError, ValueError
         Types or shapes do not fit, or a target is out of range: it is named with its position.
     """
-    rows = _float_array("logits", logits)
+    kernels = kernels_of(logits)
+    rows = float_array(kernels, "logits", logits)
     if rows.ndim == 0 or rows.shape[-1] == 0:
-        raise ValueError(
-            f"logits must be (..., V) with V at least 1, got {_core.describe(rows.shape)}"
-        )
+        raise ValueError(f"logits must be (..., V) with V at least 1, got {describe(rows.shape)}")
     classes = rows.shape[-1]
-    ids = checked_tokens("targets", targets, classes, rows.shape[:-1], ignored=ignore_index)
-    dlogits = np.empty(rows.shape, rows.dtype) if out is None else _output("out", out, rows)
+    ids = kernels.checked_tokens("targets", targets, classes, rows.shape[:-1], ignore_index)
+    if out is None:
+        dlogits = kernels.arrays.empty(rows.shape, rows.dtype)
+    else:
+        dlogits = _output(kernels, "out", out, rows)
     shape = (math.prod(rows.shape[:-1]), classes)
-    loss = _core.softmax_cross_entropy(
+    loss = kernels.softmax_cross_entropy(
         dlogits.reshape(shape), rows.reshape(shape), ids, ignore_index, num_threads
     )
     return loss, dlogits
@@ -89,7 +83,7 @@ def squared_error(y, target, num_threads=None):
     Returns
     -------
     loss : float
-        The mean over all elements; 0.0 if there are none.
+        The mean over all elements; 0.0 if there are none. Of arrays on a GPU an array () there.
     dy : ndarray, in the shape of y
 
     Raises
@@ -97,7 +91,8 @@ def squared_error(y, target, num_threads=None):
     TypeError, ValueError
         Types or shapes differ.
     """
-    y = _float_array("y", y)
-    target = checked("target", target, y.dtype, y.shape)
-    dy = np.empty(y.shape, y.dtype)
-    return _core.squared_error(dy, y, target, num_threads), dy
+    kernels = kernels_of(y)
+    y = float_array(kernels, "y", y)
+    target = kernels.checked("target", target, y.dtype, y.shape)
+    dy = kernels.arrays.empty(y.shape, y.dtype)
+    return kernels.squared_error(dy, y, target, num_threads), dy

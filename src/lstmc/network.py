@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 
+from ._kernels import on_device
 from .layers import Layer, Trace, Views, check_size, flat_views
 
 __all__ = ["Sequential"]
@@ -52,7 +53,12 @@ class Sequential(Layer):
             raise ValueError(
                 f"layers must share one dtype, got {', '.join(sorted(t.name for t in types))}"
             )
-        super().__init__(types.pop() if types else np.float32)
+        places = {
+            layer.device for layer, own in zip(layers, shapes) if own and hasattr(layer, "device")
+        }
+        if len(places) > 1:
+            raise ValueError(f"layers must share one device, got {', '.join(sorted(places))}")
+        super().__init__(types.pop() if types else np.float32, places.pop() if places else "cpu")
         self.layers = layers
         self._shapes = {
             f"{i}.{name}": tuple(shape)
@@ -61,11 +67,28 @@ class Sequential(Layer):
         }
         self._passes_threads = [_accepts(layer, "num_threads") for layer in layers]
         self._passes_need_dx = [_accepts(layer, "need_dx", "backward") for layer in layers]
-        self.bind(flat_views(self._shapes, self.dtype), flat_views(self._shapes, self.dtype))
+        with on_device(self.device) as kernels:
+            self.bind(*(flat_views(self._shapes, self.dtype, kernels) for _ in range(2)))
         for layer in layers:
             layer._in_sequential = True
+        self._use(self._kernels)
+
+    def _use(self, kernels):
+        super()._use(kernels)
+        for layer in getattr(self, "layers", ()):
             if isinstance(layer, Layer):
+                layer._use(kernels)
                 layer._pool = self._pool  # what one has done with, the next one takes
+
+    def _check_movable(self):
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Layer):
+                layer._check_movable()
+            elif hasattr(layer, "parameters") and layer.parameters():
+                raise ValueError(
+                    f"layers[{i}] ({type(layer).__name__}) has parameters and is no lstmc.Layer: "
+                    "it can not be moved"
+                )
 
     def parameters(self):
         """Tell the parameters: a dict of "number.name" to shape."""
@@ -75,7 +98,7 @@ class Sequential(Layer):
         """Move all layers into these views."""
         for i, layer in enumerate(self.layers):
             if any(name.startswith(f"{i}.") for name in params):
-                layer.bind(_part(params, i), _part(grads, i))
+                layer.bind(_part(params, i, self._kernels), _part(grads, i, self._kernels))
         self._params, self._grads = params, grads
 
     def forward(self, x, state=None, training=True, num_threads=None):
@@ -175,18 +198,18 @@ def _accepts(layer, option, method="forward"):
     return option in inspect.signature(getattr(layer, method)).parameters
 
 
-def _part(views, i):
+def _part(views, i, kernels):
     """Give the views of layer i, by the layer's own names, and the stretch of the flat array they span."""
     prefix = f"{i}."
     part = Views(
         {name.removeprefix(prefix): view for name, view in views.items() if name.startswith(prefix)}
     )
-    address = {name: view.__array_interface__["data"][0] for name, view in part.items()}
+    address = {name: kernels.address(view) for name, view in part.items()}
     start = min(address.values())
     end = max(address[name] + part[name].nbytes for name in part)
     itemsize, flat = views.flat.itemsize, views.flat
     step = 64 // itemsize
-    first = (start - flat.__array_interface__["data"][0]) // itemsize
+    first = (start - kernels.address(flat)) // itemsize
     last = first + -(-(end - start) // itemsize // step) * step
     part.flat = flat[first:last]
     return part

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ._kernels import _core
+from ._kernels import copy_into, kernels_of
 
 __all__ = [
     "SGD",
@@ -50,15 +50,12 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     -------
     norm : float
         The norm before. Not finite if a gradient is not: the gradients are then left as they are, and it
-        is for the caller to look (``math.isfinite``) and not to step.
+        is for the caller to look (``math.isfinite``) and not to step. Of a network on a GPU an array ()
+        there.
     """
     if not isinstance(max_norm, (int, float, np.number)) or not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
-    grads = net.grads
-    norm = math.sqrt(_core.sum_of_squares(grads, num_threads))
-    if math.isfinite(norm) and norm > max_norm:
-        _core.scale(grads, max_norm / norm, num_threads)
-    return norm
+    return kernels_of(net.grads).clip(net.grads, float(max_norm), num_threads)
 
 
 class Optimiser:
@@ -77,7 +74,9 @@ class Optimiser:
     def step(self, num_threads=None):
         """Update the parameters from the gradients, in place."""
         for name in self._arrays:
-            if getattr(self, name).size != self.net.params.size:
+            mine = getattr(self, name)
+            same_place = kernels_of(mine) is kernels_of(self.net.params)
+            if mine.size != self.net.params.size or not same_place:
                 raise ValueError(
                     "the network's parameters have moved since this optimiser was made: make a new one"
                 )
@@ -95,11 +94,10 @@ class Optimiser:
         """Take back what ``state()`` gave."""
         if set(arrays) != set(self._arrays):
             raise ValueError(f"arrays must be {sorted(self._arrays)}, got {sorted(arrays)}")
+        dtype, shape = self.net.params.dtype, self.net.params.shape
         for name in self._arrays:
-            checked = _core.checked(
-                name, arrays[name], self.net.params.dtype, self.net.params.shape
-            )
-            getattr(self, name)[...] = checked
+            given = kernels_of(arrays[name]).checked(name, arrays[name], dtype, shape)
+            copy_into(getattr(self, name), given)
         self.lr, self.steps = float(numbers["lr"]), int(numbers["steps"])
 
 
@@ -127,7 +125,7 @@ class SGD(Optimiser):
         super().__init__(net, lr, weight_decay)
 
     def _update(self, params, grads, threads):
-        _core.sgd(
+        kernels_of(params).sgd(
             params,
             self.velocity,
             grads,
@@ -165,7 +163,7 @@ class Adam(Optimiser):
         super().__init__(net, lr, weight_decay)
 
     def _update(self, params, grads, threads):
-        _core.adam(
+        kernels_of(params).adam(
             params,
             self.m,
             self.v,
@@ -214,7 +212,7 @@ class RMSprop(Optimiser):
         super().__init__(net, lr, weight_decay)
 
     def _update(self, params, grads, threads):
-        _core.rmsprop(
+        kernels_of(params).rmsprop(
             params,
             self.square_avg,
             self.velocity,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._kernels import kernels_of
 from ._kernels._core import describe
 from .layers import Dropout, Embedding, Layer, Trace
 from .losses import softmax_cross_entropy, squared_error
@@ -160,7 +161,8 @@ def seeded(net, x, targets, state, trace, dy, num_threads):
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss}: {_NO_GRADIENT}")
     elif dy is None:
-        dy = np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype)
+        drawn = np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype)
+        dy = kernels_of(y).arrays.asarray(drawn)
     _check_finite("dy", dy)
     return loss, dy, trace
 
@@ -181,7 +183,8 @@ def gradient_at(y, targets, num_threads=None):
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"targets(y) must give (loss, dy), got {type(found).__name__}")
         return found
-    targets = np.asarray(targets)
+    if not hasattr(targets, "dtype"):
+        targets = kernels_of(y).arrays.asarray(targets)
     if targets.dtype.kind in "iu":
         return softmax_cross_entropy(y, targets, num_threads=num_threads)
     return squared_error(y, targets.astype(y.dtype, copy=False), num_threads)
@@ -196,5 +199,6 @@ def _check_weights(net):
 
 
 def _check_finite(name, array):
-    if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    if kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} is not finite: {_NO_GRADIENT}")

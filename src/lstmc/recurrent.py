@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from ._kernels import _core
-from ._kernels._core import checked, describe
-from .layers import Layer, Trace, check_size
+from ._kernels import cpu
+from ._kernels._core import ACTIVATIONS, CELLS, describe
+from .layers import Layer, Trace, check_size, freeze, thaw
 
 __all__ = ["LSTM", "RNN"]
 
@@ -33,8 +33,7 @@ class LayerTrace:
 
         self._h, self._c, self._gates = h, c, gates
         for array in (h, c, gates):
-            if array is not None:
-                array.flags.writeable = False
+            freeze(array)
         self.h = view(h[1:])
         self.c = None if c is None else view(c[1:])
         size = h.shape[2]
@@ -102,8 +101,9 @@ class Recurrent(Layer):
         batch_first=False,
         dtype=np.float32,
         rng=None,
+        device="cpu",
     ):
-        super().__init__(dtype)
+        super().__init__(dtype, device)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
@@ -111,8 +111,12 @@ class Recurrent(Layer):
         self.batch_first = bool(batch_first)
         self._activation = 0
         bound = 1 / math.sqrt(self.hidden_size)
-        self._zero_bias = np.zeros(len(self._gates) * self.hidden_size, self.dtype)
+        self._zero_bias = None  # made where it is needed
         self._allocate(np.random.default_rng(rng), dict.fromkeys(self.parameters(), bound))
+
+    def _use(self, kernels):
+        super()._use(kernels)
+        self._zero_bias = None
 
     def parameters(self):
         """Tell the parameters: PyTorch's names and shapes, with one bias.
@@ -128,6 +132,9 @@ class Recurrent(Layer):
         return shapes
 
     def _weights(self, views):
+        if not self.bias and self._zero_bias is None:
+            size = len(self._gates) * self.hidden_size
+            self._zero_bias = self._kernels.arrays.zeros(size, self.dtype)
         return [
             (
                 views[f"weight_ih_l{i}"],
@@ -141,24 +148,28 @@ class Recurrent(Layer):
 
     def _enter(self, name, x, features, like=None):
         """Check a sequence and give it as (T, B, features). `like`: (T, B, unbatched) it must have."""
-        unbatched = like[2] if like else isinstance(x, np.ndarray) and x.ndim == 2
+        x = self._kernels.adopt(x)
+        unbatched = like[2] if like else getattr(x, "ndim", None) == 2
         steps, batch = like[:2] if like else ("T", "B")
         order = (batch, steps) if self.batch_first else (steps, batch)
         wanted = (steps, features) if unbatched else (*order, features)
-        if not like and isinstance(x, np.ndarray) and x.ndim not in (2, 3):
+        if not like and getattr(x, "ndim", 3) not in (2, 3):
             raise ValueError(
                 f"{name} must be {describe(wanted)} or (T, {features}), got {describe(x.shape)}"
             )
         # Checked before it is transposed, so that a message shows the shape that was given.
-        x = checked(name, x, self.dtype, wanted)
+        x = self._kernels.checked(name, x, self.dtype, wanted)
         if unbatched:
             return x[:, None], True
-        return (np.ascontiguousarray(x.swapaxes(0, 1)) if self.batch_first else x), False
+        return (self._turned(x) if self.batch_first else x), False
+
+    def _turned(self, x):
+        return self._kernels.arrays.ascontiguousarray(x.swapaxes(0, 1))
 
     def _leave(self, y, unbatched):
         if unbatched:
             return y[:, 0]
-        return np.ascontiguousarray(y.swapaxes(0, 1)) if self.batch_first else y
+        return self._turned(y) if self.batch_first else y
 
     def _enter_state(self, name, state, batch, unbatched):
         """Check a state, or its gradient, and give its parts as (L, B, H) arrays."""
@@ -177,7 +188,10 @@ class Recurrent(Layer):
                 f"{name} must be None or the tuple ({names}), got {type(state).__name__}"
             )
         labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self._states]
-        parts = [checked(label, part, self.dtype, shape) for label, part in zip(labels, parts)]
+        parts = [
+            self._kernels.checked(label, part, self.dtype, shape)
+            for label, part in zip(labels, parts)
+        ]
         return [part[:, None] if unbatched else part for part in parts]
 
     def _leave_state(self, parts, unbatched):
@@ -218,10 +232,11 @@ class Recurrent(Layer):
         steps, batch, _ = x_in.shape
         layers, hidden = self.num_layers, self.hidden_size
         if state is None:
-            initial = [np.zeros((layers, batch, hidden), self.dtype) for _ in self._states]
+            zeros = self._kernels.arrays.zeros
+            initial = [zeros((layers, batch, hidden), self.dtype) for _ in self._states]
         else:
             initial = self._enter_state("state", state, batch, unbatched)
-        final = [np.empty_like(part) for part in initial]
+        final = [self._kernels.arrays.empty_like(part) for part in initial]
         y = self._empty((steps, batch, hidden))
         traces = [None] * layers
         if training:
@@ -234,8 +249,8 @@ class Recurrent(Layer):
                 t = traces[i]
                 saved = (t._h, t._c, t._gates) if t else (None, None, None)
                 calls.append((*self._pair(final, i), *saved, *self._pair(initial, i), *weights))
-            _core.recurrent_forward(
-                _core.CELLS[self._cell], self._activation, calls, x_in, y, num_threads
+            self._kernels.recurrent_forward(
+                CELLS[self._cell], self._activation, calls, x_in, y, num_threads
             )
         trace = None
         if training:
@@ -289,12 +304,13 @@ class Recurrent(Layer):
         if dstate is not None:
             arriving = self._enter_state("dstate", dstate, batch, unbatched)
         departing = [
-            np.zeros((self.num_layers, batch, self.hidden_size), self.dtype) for _ in self._states
+            self._kernels.arrays.zeros((self.num_layers, batch, self.hidden_size), self.dtype)
+            for _ in self._states
         ]
         dx = None
         if need_dx:
             dx = trace.x.view() if consume else self._empty(trace.x.shape)
-            dx.flags.writeable = True
+            thaw(dx)
         kept = (
             [self._new_gradients(t, trace.x.shape) for t in trace.layers]
             if record is not None
@@ -307,7 +323,7 @@ class Recurrent(Layer):
                 if not need_grads:
                     grads = (None, None, None)
                 elif not self.bias:
-                    grads = (*grads[:2], np.zeros_like(self._zero_bias))
+                    grads = (*grads[:2], self._kernels.arrays.zeros_like(self._zero_bias))
                 handed = (t._gates if consume else None, None, None, None)
                 if kept:
                     above = kept[i - 1].dh_above if i else None
@@ -322,8 +338,8 @@ class Recurrent(Layer):
                         *self._weights(self._params)[i][:2],
                     )
                 )
-            _core.recurrent_backward(
-                _core.CELLS[self._cell], self._activation, calls, dx, dy, trace.x, steps, batch,
+            self._kernels.recurrent_backward(
+                CELLS[self._cell], self._activation, calls, dx, dy, trace.x, steps, batch,
                 num_threads,
             )  # fmt: skip
         if kept:
@@ -352,7 +368,7 @@ class Recurrent(Layer):
         carried (1 or 2, L, B * repeat, H) is one array for h, or h and c, and so is what comes back.
         dx (t1 - t0, B * repeat, I), optional, is written.
         """
-        out, calls = np.empty_like(carried), []
+        out, calls = self._kernels.arrays.empty_like(carried), []
         for i in range(self.num_layers):
             t = trace.layers[i]
             states = (
@@ -368,8 +384,8 @@ class Recurrent(Layer):
                     *self._weights(self._params)[i][:2],
                 )
             )
-        _core.recurrent_backward(
-            _core.CELLS[self._cell], self._activation, calls, dx, None, None, t1 - t0,
+        self._kernels.recurrent_backward(
+            CELLS[self._cell], self._activation, calls, dx, None, None, t1 - t0,
             carried.shape[2], num_threads, repeat,
         )  # fmt: skip
         return out
@@ -379,7 +395,7 @@ class Recurrent(Layer):
 
         It keeps the weights as they are now; its ``refresh()`` takes them as they are then.
         """
-        return Stepper(self, check_size("batch", batch), num_threads)
+        return _stepper_on(self._kernels)(self, check_size("batch", batch), num_threads)
 
     def _check_trace(self, trace, dstate=None):
         super()._check_trace(trace)
@@ -406,7 +422,7 @@ class Recurrent(Layer):
         return LayerTrace(h, c, gates, self._gates, unbatched)
 
 
-class Stepper(_core.RecurrentStepper):
+class StepperFace:
     """Steps a recurrent layer: ``y_t = stepper(x_t)`` or ``stepper(x_t, out=y_t)``.
 
     x_t is (B, I) and y_t (B, H), a fresh array unless `out` is given; with batch=1 also (I,) and (H,).
@@ -418,7 +434,7 @@ class Stepper(_core.RecurrentStepper):
         """Pack the weights of a layer."""
         return super().__new__(
             cls,
-            _core.CELLS[layer._cell],
+            CELLS[layer._cell],
             layer._activation,
             lambda: layer._weights(layer._params),
             batch,
@@ -449,15 +465,29 @@ class Stepper(_core.RecurrentStepper):
             for part in self.states():
                 part[...] = 0
             return
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self._batch,):
+        array = self._layer._kernels.arrays.ndarray
+        if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
             got = (
                 f"{mask.dtype} {describe(mask.shape)}"
-                if isinstance(mask, np.ndarray)
+                if isinstance(mask, array)
                 else type(mask).__name__
             )
             raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
         for part in self.states():
             part[:, mask] = 0
+
+
+class Stepper(StepperFace, cpu.RecurrentStepper):
+    """A stepper on the CPU."""
+
+
+def _stepper_on(kernels):
+    """Give the class of steppers of a device."""
+    if kernels is cpu:
+        return Stepper
+    return type(
+        "Stepper", (StepperFace, kernels.RecurrentStepper), {"__doc__": StepperFace.__doc__}
+    )
 
 
 class RNN(Recurrent):
@@ -478,6 +508,8 @@ class RNN(Recurrent):
     dtype : float32 or float64
     rng : int, numpy Generator or None
         Of the initial values, uniform within 1/sqrt(H).
+    device : "cpu", "cuda" or "cuda:N"
+        Where the weights are, and all arrays of its calls: of NumPy, or of CuPy on the current GPU or GPU N.
 
     Raises
     ------
@@ -499,14 +531,15 @@ class RNN(Recurrent):
         batch_first=False,
         dtype=np.float32,
         rng=None,
+        device="cpu",
     ):
-        if nonlinearity not in _core.ACTIVATIONS:
+        if nonlinearity not in ACTIVATIONS:
             raise ValueError(
-                f"nonlinearity must be one of {', '.join(_core.ACTIVATIONS)}, got {nonlinearity!r}"
+                f"nonlinearity must be one of {', '.join(ACTIVATIONS)}, got {nonlinearity!r}"
             )
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
         self.nonlinearity = nonlinearity
-        self._activation = _core.ACTIVATIONS[nonlinearity]
+        self._activation = ACTIVATIONS[nonlinearity]
 
 
 class LSTM(Recurrent):
@@ -529,6 +562,8 @@ class LSTM(Recurrent):
     dtype : float32 or float64
     rng : int, numpy Generator or None
         Of the initial values, uniform within 1/sqrt(H).
+    device : "cpu", "cuda" or "cuda:N"
+        Where the weights are, and all arrays of its calls: of NumPy, or of CuPy on the current GPU or GPU N.
 
     Raises
     ------

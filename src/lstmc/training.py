@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ._kernels import copy_into, kernels_of
 from .checkpoints import load_checkpoint, read_note, save_checkpoint
 from .files import check_writable_folder, read_safetensors, write_safetensors
 from .layers import check_size
@@ -134,13 +135,19 @@ def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
 def _mean_loss(net, tokens, batch, steps, num_threads, after_each):
     tokens = _check_tokens("tokens", tokens)
     stream = streams(tokens, max(1, min(check_size("batch", batch), len(tokens) // 2)))
+    stream = _on_device_of(net, stream)
     state, total, count = None, 0.0, 0
     for x, targets in windows(stream, steps):
         logits, state, _ = net.forward(x, state, training=False, num_threads=num_threads)
         total += softmax_cross_entropy(logits, targets, num_threads=num_threads)[0] * x.size
         count += x.size
         after_each()
-    return total / count
+    return float(total / count)
+
+
+def _on_device_of(net, stream):
+    """Put streams where a network is."""
+    return kernels_of(net.params).arrays.asarray(stream)
 
 
 # -- stopping by Ctrl-C ---------------------------------------------------------------------------
@@ -337,7 +344,7 @@ class Trainer:
         for path in (checkpoint, metrics):
             if path is not None:
                 check_writable_folder(path)
-        stream = streams(train, self.batch)
+        stream = _on_device_of(self.net, streams(train, self.batch))
         self._check_corpus({"train": _digest(train), "valid": _digest(valid)})
         if note is not None:
             self.note = note
@@ -358,7 +365,7 @@ class Trainer:
             while self.epoch < epochs and not (patience and self._best["waited"] >= patience):
                 self._run_epoch(run)
         if patience and self._best_params is not None:
-            self.net.params[:] = self._best_params
+            copy_into(self.net.params, self._best_params)
         return [dict(record) for record in self.history]
 
     def _check_corpus(self, corpus):
@@ -411,10 +418,11 @@ class Trainer:
         logits, state, trace = net.forward(x, self._state, num_threads=threads)
         loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads, out=logits)
         if self.watch is not None:
-            self.watch(loss, dlogits, trace)
+            self.watch(float(loss), dlogits, trace)
         net.zero_grad()
         net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
-        norm = clip_grad_norm(net, self.clip, threads)
+        norm = float(clip_grad_norm(net, self.clip, threads))
+        loss = float(loss)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise FloatingPointError(
                 f"loss {loss} and gradient norm {norm} in epoch {self.epoch + 1}, window "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._kernels import host
 from .files import check_writable_folder
 from .inspection import at_step, norms_over_time, plain, reach_of
 from .layers import check_size
@@ -95,7 +96,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
 
 def _first(array, backwards=False):
     """Give (step, row) of the first element (T, B, .) that is not finite, or None."""
-    bad = ~np.isfinite(array).all(2)
+    bad = host(~np.isfinite(array).all(2))
     steps = np.flatnonzero(bad.any(1))
     if not len(steps):
         return None
@@ -268,7 +269,7 @@ def _saturated(layer, seen):
     for k in range(gates.shape[2] // hidden):
         part = gates[:, :, k * hidden : (k + 1) * hidden]
         low = -0.9 if k == 2 or seen._gates is None else 0.1
-        count += np.count_nonzero(part < low) + np.count_nonzero(part > 0.9)
+        count += int(np.count_nonzero(part < low)) + int(np.count_nonzero(part > 0.9))
     return float(count / max(1, gates.size))
 
 

@@ -1,1 +1,115 @@
-"""The C kernels and their binding. Private: the public face is ``lstmc`` itself."""
+"""Kernels: those of the CPU, in C, and those of a GPU, in CUDA, under the same names. Private.
+
+This is the one place that chooses between them: by a device's name, or by what an array is.
+"""
+
+import contextlib
+import re
+import sys
+
+import numpy as np
+
+from . import cpu
+
+__all__ = [
+    "copy_into",
+    "device_name",
+    "get_matmul_precision",
+    "host",
+    "kernels_for",
+    "kernels_of",
+    "on_device",
+    "set_matmul_precision",
+]
+
+PRECISIONS = ("float32", "tf32")
+_precision = PRECISIONS[0]
+
+
+def kernels_for(device):
+    """Give the kernels of "cpu", "cuda" or "cuda:N"; say what is missing where there are none."""
+    if device == "cpu":
+        return cpu
+    if not isinstance(device, str) or not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ValueError(f'device must be "cpu", "cuda" or "cuda:N", got {device!r}')
+    try:
+        import cupy
+    except ImportError:
+        raise ImportError(
+            f'device {device!r} needs CuPy: pip install "lstmc[cuda13]", '
+            'or "lstmc[cuda12]" for a driver of CUDA 12'
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(f"device {device!r}: there is no usable GPU here ({error})") from None
+    number = int(device.partition(":")[2] or 0)
+    if number >= count:
+        raise ValueError(f"device {device!r}: there are {count} GPUs, numbered from 0")
+    from . import cuda
+
+    return cuda
+
+
+@contextlib.contextmanager
+def on_device(device):
+    """Give the kernels of a device, and make it the current one within."""
+    kernels = kernels_for(device)
+    _, _, number = device.partition(":")
+    with kernels.arrays.cuda.Device(int(number)) if number else contextlib.nullcontext():
+        yield kernels
+
+
+def kernels_of(array):
+    """Give the kernels that take an array as it is: those of a GPU for what lies there, else the CPU's."""
+    if isinstance(array, (np.ndarray, np.generic)):
+        return cpu
+    on_gpu = type(array).__module__.partition(".")[0] == "cupy"
+    if on_gpu or getattr(array, "__cuda_array_interface__", None) is not None:
+        return kernels_for("cuda")
+    return cpu
+
+
+def device_name(array):
+    """Tell where an array is: "cpu" or "cuda:N"."""
+    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+
+
+def host(array):
+    """Give an array as NumPy has it: a copy of what lies on a GPU, anything else as it is."""
+    cupy = sys.modules.get("cupy")
+    return array.get() if cupy is not None and isinstance(array, cupy.ndarray) else array
+
+
+def copy_into(target, source):
+    """Write the elements of an array into another of the same shape, wherever each of them is."""
+    if isinstance(target, np.ndarray):
+        target[...] = host(source)
+    elif target.size:
+        target[...] = sys.modules["cupy"].asarray(source)
+
+
+def set_matmul_precision(precision):
+    """Choose how matrix products of float32 arrays on a GPU are computed.
+
+    Parameters
+    ----------
+    precision : "float32" or "tf32"
+        "float32", the default: with all 24 bits. "tf32": factors are rounded to 11 bits and multiplied by the
+        tensor cores of GPUs that have them: several times as fast, with relative errors near 1e-3. Everything
+        that is no product of matrices stays float32, and float64 and the CPU are not affected.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    global _precision
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision must be "float32" or "tf32", got {precision!r}')
+    _precision = precision
+
+
+def get_matmul_precision():
+    """Tell how matrix products of float32 arrays on a GPU are computed: "float32" or "tf32"."""
+    return _precision

@@ -1,0 +1,91 @@
+"""The kernels of the CPU: the C ones, and what NumPy does as well.
+
+cuda.py has the same names for arrays on a GPU.
+"""
+
+import math
+
+import numpy as np
+
+from ._core import (
+    LinearStepper,
+    Pool,
+    RecurrentStepper,
+    adam,
+    checked,
+    checked_tokens,
+    embedding_backward,
+    embedding_forward,
+    fingerprint,
+    linear_backward,
+    linear_forward,
+    recurrent_backward,
+    recurrent_forward,
+    rmsprop,
+    scale,
+    sgd,
+    softmax,
+    softmax_cross_entropy,
+    squared_error,
+    sum_of_squares,
+)
+
+__all__ = [
+    "LinearStepper",
+    "Pool",
+    "RecurrentStepper",
+    "adam",
+    "address",
+    "adopt",
+    "arrays",
+    "checked",
+    "checked_tokens",
+    "clip",
+    "dropout_mask",
+    "embedding_backward",
+    "embedding_forward",
+    "fingerprint",
+    "linear_backward",
+    "linear_forward",
+    "masked",
+    "recurrent_backward",
+    "recurrent_forward",
+    "rmsprop",
+    "scale",
+    "sgd",
+    "softmax",
+    "softmax_cross_entropy",
+    "squared_error",
+    "sum_of_squares",
+]
+
+arrays = np  # the module whose arrays these functions take
+
+
+def address(array):
+    """Give the address of an array's first element."""
+    return array.__array_interface__["data"][0]
+
+
+def adopt(value):
+    """Give what a caller gave as an array of this kind, where that needs no copy; else as it is."""
+    return value
+
+
+def clip(grads, max_norm, num_threads=None):
+    """Scale a flat array to a norm of at most max_norm, if its norm is finite; give the norm before."""
+    norm = math.sqrt(sum_of_squares(grads, num_threads))
+    if math.isfinite(norm) and norm > max_norm:
+        scale(grads, max_norm / norm, num_threads)
+    return norm
+
+
+def dropout_mask(rng, share, shape):
+    """Draw an array of booleans, false with probability `share`."""
+    return rng.random(shape, np.float32) >= share
+
+
+def masked(y, x, mask, factor):
+    """Write y = x * mask * factor."""
+    np.multiply(x, mask, out=y)
+    y *= y.dtype.type(factor)

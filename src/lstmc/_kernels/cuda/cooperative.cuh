@@ -1,0 +1,157 @@
+/* A cell over time in one launch, for more hidden units than one multiprocessor can hold: each block keeps the
+ * recurrent weights of some units on chip, for some rows of the batch, and all blocks of the same rows exchange
+ * h (on the way back dgates) through L2, with one barrier among them a step.
+ *
+ * A thread sums for four rows and four outputs over one of `parts` of the terms; the parts are added in order.
+ * Shared memory of a block, in numbers: weights (terms, outputs), the values of `chunk` terms (chunk, rows),
+ * sums of the parts (parts, rows, outputs), c or dh and dc (2, rows, units). rows and outputs are multiples of 4.
+ */
+
+/* How a grid is cut: block x has units [x % unit_blocks * units, ...) and rows [x / unit_blocks * rows, ...). */
+struct cut {
+    int units, unit_blocks, rows, outputs, chunk, parts;
+};
+
+/* sums[part][row][output] of this block: values (batch, terms) times weights (terms, outputs). values were written
+ * by other blocks before the last barrier, so they are read past the first-level cache. */
+template <typename real>
+DEVICE void block_product(real *sums, real *staged, const real *weights, const real *values, index_t first_row,
+                          index_t batch, int terms, const cut &a)
+{
+    const int tiles = a.rows / 4 * (a.outputs / 4), part = threadIdx.x / tiles, tile = threadIdx.x % tiles;
+    const int row = tile / (a.outputs / 4) * 4, output = tile % (a.outputs / 4) * 4;
+    real s[4][4] = {};
+    for (int from = 0; from < terms; from += a.chunk) {
+        const int count = terms - from < a.chunk ? terms - from : a.chunk;
+        __syncthreads(); /* the chunk before has been used */
+        for (int i = threadIdx.x; i < a.rows * count; i += blockDim.x) {
+            const int r = i / count, k = i % count;
+            staged[k * a.rows + r] = first_row + r < batch ? __ldcg(values + (first_row + r) * terms + from + k) : real(0);
+        }
+        __syncthreads();
+        if (part < a.parts)
+            for (int k = part; k < count; k += a.parts) {
+                const four<real> v = *(const four<real> *)(staged + k * a.rows + row);
+                const four<real> w = *(const four<real> *)(weights + (index_t)(from + k) * a.outputs + output);
+                const real vs[4] = {v.x, v.y, v.z, v.w}, ws[4] = {w.x, w.y, w.z, w.w};
+                UNROLL for (int i = 0; i < 4; i++)
+                    UNROLL for (int j = 0; j < 4; j++)
+                        s[i][j] += vs[i] * ws[j];
+            }
+    }
+    if (part < a.parts)
+        UNROLL for (int i = 0; i < 4; i++)
+            UNROLL for (int j = 0; j < 4; j++)
+                sums[(part * a.rows + row + i) * a.outputs + output + j] = s[i][j];
+    __syncthreads();
+}
+
+template <typename real>
+DEVICE real add_parts(const real *sums, int row, int output, const cut &a)
+{
+    real sum = 0;
+    for (int part = 0; part < a.parts; part++)
+        sum += sums[(part * a.rows + row) * a.outputs + output];
+    return sum;
+}
+
+/* h0 (B, H); weight_hh (G*H, H); arrived: a counter for each block of rows, all 0. Outputs of a block are its units'
+ * gates, those of one unit side by side. */
+template <typename real>
+__global__ void __launch_bounds__(256)
+cooperative_forward(const forward_call<real> *where, const real *h0, const real *weight_hh, unsigned *arrived,
+                    index_t steps, index_t batch, int hidden, int units, int unit_blocks, int rows, int outputs, int chunk,
+                    int parts, int activation)
+{
+    DYNAMIC_SHARED(real, shared);
+    const cut a = {units, unit_blocks, rows, outputs, chunk, parts};
+    const forward_call<real> call = *where;
+    const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
+    const index_t first_row = (index_t)row_block * rows;
+    real *weights = shared, *staged = weights + (index_t)hidden * outputs, *sums = staged + chunk * rows;
+    real *c = sums + parts * rows * outputs;
+    for (int i = threadIdx.x; i < hidden * outputs; i += blockDim.x) {
+        const int k = i % hidden, output = i / hidden, u = first_unit + output / CELL_GATES;
+        const bool mine = output < units * CELL_GATES && u < hidden;
+        weights[k * outputs + output] =
+            mine ? weight_hh[((index_t)(output % CELL_GATES) * hidden + u) * hidden + k] : real(0);
+    }
+    for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+        const index_t b = first_row + i / units, u = first_unit + i % units;
+        c[i] = CELL_HAS_C && b < batch && u < hidden ? call.c0[b * hidden + u] : real(0);
+    }
+    for (index_t t = 0; t < steps; t++) {
+        const real *before = t ? call.h + (t - 1) * call.h_step : h0;
+        block_product(sums, staged, weights, before, first_row, batch, hidden, a);
+        for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+            const int row = i / units, unit = i % units;
+            const index_t b = first_row + row, u = first_unit + unit, at = (t * batch + b) * CELL_GATES * hidden + u;
+            if (b >= batch || u >= hidden)
+                continue;
+            real gates[CELL_GATES], out;
+            UNROLL for (int k = 0; k < CELL_GATES; k++)
+                gates[k] = call.sums[at + (index_t)k * hidden] + add_parts(sums, row, unit * CELL_GATES + k, a) +
+                           call.bias[(index_t)k * hidden + u];
+            forward_unit(gates, &out, &c[i], activation);
+            call.h[t * call.h_step + b * hidden + u] = out;
+            if (CELL_HAS_C)
+                call.c[t * call.c_step + b * hidden + u] = c[i];
+            if (CELL_SAVES_GATES && call.gates)
+                UNROLL for (int k = 0; k < CELL_GATES; k++)
+                    call.gates[at + (index_t)k * hidden] = gates[k];
+            if (call.y)
+                call.y[(t * batch + b) * hidden + u] = out;
+        }
+        wait_for_blocks(arrived + row_block, (unsigned)(t + 1) * unit_blocks);
+    }
+}
+
+/* dh_now, dc_now (B, H): in, what arrives through the final state; out, what leaves through the initial one.
+ * Outputs of a block are the gradients at its units' h. */
+template <typename real>
+__global__ void __launch_bounds__(256)
+cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_now, const real *weight_hh,
+                     unsigned *arrived, index_t steps, index_t batch, int hidden, int units, int unit_blocks, int rows,
+                     int outputs, int chunk, int parts, int activation)
+{
+    DYNAMIC_SHARED(real, shared);
+    const cut a = {units, unit_blocks, rows, outputs, chunk, parts};
+    const backward_call<real> call = *where;
+    const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
+    const int terms = CELL_GATES * hidden;
+    const index_t first_row = (index_t)row_block * rows;
+    real *weights = shared, *staged = weights + (index_t)terms * outputs, *sums = staged + chunk * rows;
+    real *dh = sums + parts * rows * outputs, *dc = dh + rows * units;
+    for (int i = threadIdx.x; i < terms * outputs; i += blockDim.x) {
+        const int u = first_unit + i % outputs;
+        weights[i] = i % outputs < units && u < hidden ? weight_hh[(index_t)(i / outputs) * hidden + u] : real(0);
+    }
+    for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+        const index_t b = first_row + i / units, u = first_unit + i % units;
+        const bool mine = b < batch && u < hidden;
+        dh[i] = mine ? dh_now[b * hidden + u] : real(0);
+        dc[i] = CELL_HAS_C && mine ? dc_now[b * hidden + u] : real(0);
+    }
+    for (index_t t = steps - 1; t >= 0; t--) {
+        for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+            const index_t b = first_row + i / units, u = first_unit + i % units;
+            if (b >= batch || u >= hidden)
+                continue;
+            real dgates[CELL_GATES];
+            backward_at(call, saved_at(call, t, b, u, batch, hidden), dgates, &dc[i], dh[i], t, b, u, batch, hidden,
+                        activation);
+        }
+        wait_for_blocks(arrived + row_block, (unsigned)(steps - t) * unit_blocks);
+        block_product(sums, staged, weights, call.dgates + t * batch * terms, first_row, batch, terms, a);
+        for (int i = threadIdx.x; i < rows * units; i += blockDim.x)
+            dh[i] = add_parts(sums, i / units, i % units, a);
+    }
+    for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+        const index_t b = first_row + i / units, u = first_unit + i % units;
+        if (b >= batch || u >= hidden)
+            continue;
+        dh_now[b * hidden + u] = dh[i];
+        if (CELL_HAS_C)
+            dc_now[b * hidden + u] = dc[i];
+    }
+}

@@ -1,0 +1,135 @@
+"""A double of CuPy for tests: its arrays live on the host, and CUDA kernels run there too, as fibers.
+
+`install()` puts it in the place of `cupy`. It is deliberately strict where CuPy is (host and device do
+not mix, reductions give arrays) and where CUDA lets mistakes pass (widths of arguments, writes outside of
+an array, unwritten memory). It says nothing of speed, of order between streams, of the memory model or of
+the rounding of a real device, and has only the part of CuPy that lstmc uses.
+"""
+
+import sys
+import types
+
+import numpy as np
+
+cache_folder = None  # of compiled kernels; None is a folder among the temporary ones
+order = (
+    "ascending"  # of threads between barriers: "ascending", "descending" or the seed of a shuffle
+)
+properties = {
+    "name": b"emulated",
+    "multiProcessorCount": 4,
+    "sharedMemPerBlock": 48 * 1024,
+    "sharedMemPerBlockOptin": 96 * 1024,
+    "sharedMemPerMultiprocessor": 100 * 1024,
+    "regsPerBlock": 65536,
+    "maxThreadsPerBlock": 1024,
+    "warpSize": 32,
+    "major": 9,
+    "minor": 0,
+    "l2CacheSize": 4 << 20,
+    "totalGlobalMem": 8 << 30,
+    "cooperativeLaunch": 1,
+}
+
+from . import arrays, cuda, memory, modules, names, streams  # noqa: E402
+
+_modules = {}
+_hidden = {}
+
+
+def available():
+    """Whether kernels can be run here."""
+    return not modules.why_not()
+
+
+def why_not():
+    """Why kernels cannot be run here; nothing where they can."""
+    return modules.why_not()
+
+
+def order_of_threads():
+    """Return the order as shim.h takes it: a number and a seed."""
+    if order in ("ascending", "descending"):
+        return ("ascending", "descending").index(order), 0
+    return 2, int(order)
+
+
+def pretend_device(array, device_id):
+    """Let an array of the double say that it is of another device."""
+    array._device_id = device_id
+    return array
+
+
+def _module(name, contents):
+    module = types.ModuleType(name, f"A double of {name}, see tests/emulator.")
+    module.__dict__.update(contents)
+    _modules[name] = module
+    return module
+
+
+def _make():
+    part = {
+        "runtime": cuda.RUNTIME,
+        "driver": cuda.DRIVER,
+        "cublas": cuda.CUBLAS,
+        "device": {
+            "Device": cuda.Device,
+            "get_cublas_handle": cuda.get_cublas_handle,
+            "get_compute_capability": lambda: cuda.Device().compute_capability,
+            "get_device_id": lambda: 0,
+        },
+        "memory": {
+            name: getattr(memory, name)
+            for name in ("OutOfMemoryError", "MemoryPool", "MemoryPointer", "Memory", "UnownedMemory",
+                         "alloc")
+        },
+        "stream": {
+            name: getattr(streams, name)
+            for name in ("Stream", "ExternalStream", "Event", "get_current_stream", "get_elapsed_time")
+        },
+        "graph": {"Graph": streams.Graph},
+        "compiler": {"CompileException": modules.CompileException},
+    }  # fmt: skip
+    parts = {name: _module(f"cupy.cuda.{name}", contents) for name, contents in part.items()}
+    shown = {**part["stream"], **part["graph"], **part["memory"], **part["device"]}
+    del shown["OutOfMemoryError"], shown["get_compute_capability"]
+    top = {name: getattr(np, name) for name in names.CONSTANTS}
+    top |= arrays.functions
+    top |= {
+        "__version__": "14.2.0",
+        "ndarray": arrays.ndarray,
+        "RawModule": modules.RawModule,
+        "RawKernel": modules.RawKernel,
+        "linalg": _module("cupy.linalg", {**arrays.linalg, "LinAlgError": np.linalg.LinAlgError}),
+        "cuda": _module("cupy.cuda", {**parts, **shown, "is_available": lambda: True}),
+        "is_available": lambda: True,
+        "get_default_memory_pool": memory.get_default_memory_pool,
+    }
+    _module("cupy", top)
+
+
+def install():
+    """Put the double in the place of CuPy, and return it."""
+    if sys.modules.get("cupy") is _modules["cupy"]:
+        return _modules["cupy"]
+    for name in list(sys.modules):
+        if name.split(".")[0] == "cupy":
+            _hidden[name] = sys.modules.pop(name)
+    sys.modules.update(_modules)
+    return _modules["cupy"]
+
+
+def remove():
+    """Take the double away, and what has been imported with it."""
+    streams.forget_captures()
+    for name in _modules:
+        if sys.modules.get(name) is _modules[name]:
+            del sys.modules[name]
+    sys.modules.update(_hidden)
+    _hidden.clear()
+    for name in [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]:
+        del sys.modules[name]
+        vars(sys.modules["lstmc._kernels"]).pop(name.rpartition(".")[2], None)
+
+
+_make()

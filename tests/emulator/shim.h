@@ -1,0 +1,640 @@
+/* What lets CUDA C++ be compiled by a C++17 compiler and run on the CPU, one fiber per CUDA thread.
+ *
+ * It is a tool of tests: it looks for mistakes in the logic of a kernel (barriers, indices, races between
+ * barriers) and says nothing of speed, of memory ordering or of the rounding of a real device. A kernel
+ * source is appended to it, then a table of the kernels wanted (see modules.py).
+ *
+ * Threads run one at a time, each until it waits (a barrier, a warp operation, a __nanosleep()) or ends.
+ * A round gives every thread that can run one turn, in the order asked for; then barriers are opened. */
+#define LSTMC_EMULATED 1
+
+#include <assert.h>
+#include <limits.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+/* ---- words of the language ---- */
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __align__(n) __attribute__((aligned(n)))
+#define __shared__ _Pragma("GCC error \"declare shared memory with DYNAMIC_SHARED(type, name)\"")
+#define DYNAMIC_SHARED(type, name) type *name = (type *)emulated::dynamic_shared()
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+#define EMULATED_VECTORS(T, name, bytes)                                                           \
+    struct __align__(2 * bytes) name##2 { T x, y; };                                               \
+    struct name##3 { T x, y, z; };                                                                 \
+    struct __align__(4 * bytes > 16 ? 16 : 4 * bytes) name##4 { T x, y, z, w; };                   \
+    static inline name##2 make_##name##2(T x, T y) { return {x, y}; }                              \
+    static inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                      \
+    static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+EMULATED_VECTORS(float, float, 4)
+EMULATED_VECTORS(double, double, 8)
+EMULATED_VECTORS(int, int, 4)
+EMULATED_VECTORS(long long, longlong, 8)
+EMULATED_VECTORS(unsigned long long, ulonglong, 8)
+struct __align__(8) uint2 {
+    unsigned x, y;
+};
+struct __align__(16) uint4 {
+    unsigned x, y, z, w;
+};
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+#undef EMULATED_VECTORS
+
+/* Not static: a compiler may then not assume that they stay over a call that waits. */
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+static constexpr int warpSize = 32;
+
+/* ---- the runtime ---- */
+
+namespace emulated {
+
+struct Failure {
+    const char *what;
+};
+
+struct Fiber {
+    ucontext_t start;
+    jmp_buf where;
+    char *stack;
+    bool started;
+};
+
+enum State { FRESH, READY, SPINNING, AT_BARRIER, AT_WARP, DONE };
+enum WarpOperation { SHUFFLE, BALLOT };
+
+struct Thread {
+    State state;
+    Fiber *fiber;
+    int block; /* among those that run together */
+    uint3 index;
+    unsigned polls;
+    /* of the warp operation that it waits in */
+    WarpOperation operation;
+    unsigned mask, source;
+    unsigned long long value, result;
+};
+
+struct Block {
+    uint3 index;
+    char *shared;
+};
+
+enum { STACK = 256 * 1024, GUARD = 4096, CANARY = 128, QUIET_ROUNDS = 1000, POLLS = 4096 };
+
+typedef void (*Invoke)(void **);
+
+Invoke invoke;
+void **arguments;
+size_t shared_size;
+Thread *current;
+Block *current_block;
+jmp_buf scheduler;
+const char *failure;
+unsigned long long random_state;
+std::vector<Fiber *> idle;
+
+static void enter() {
+    for (;;) {
+        try {
+            invoke(arguments);
+        } catch (const Failure &caught) {
+            failure = caught.what;
+        } catch (...) {
+            failure = "a C++ exception";
+        }
+        current->state = DONE;
+        if (_setjmp(current->fiber->where) == 0) _longjmp(scheduler, 1);
+    }
+}
+
+static Fiber *take_fiber() {
+    if (!idle.empty()) {
+        Fiber *fiber = idle.back();
+        idle.pop_back();
+        return fiber;
+    }
+    void *stack = mmap(nullptr, STACK + GUARD, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED) throw Failure{"no memory for the stack of a fiber"};
+    mprotect(stack, GUARD, PROT_NONE);
+    Fiber *fiber = new Fiber();
+    fiber->stack = (char *)stack + GUARD;
+    fiber->started = false;
+    return fiber;
+}
+
+static __noinline__ void resume(Thread &thread, Block *blocks) {
+    current = &thread;
+    current_block = &blocks[thread.block];
+    threadIdx = thread.index;
+    blockIdx = current_block->index;
+    if (!thread.fiber) thread.fiber = take_fiber();
+    Fiber *fiber = thread.fiber;
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber->started) _longjmp(fiber->where, 1);
+    fiber->started = true;
+    getcontext(&fiber->start);
+    fiber->start.uc_stack.ss_sp = fiber->stack;
+    fiber->start.uc_stack.ss_size = STACK;
+    fiber->start.uc_link = nullptr;
+    makecontext(&fiber->start, enter, 0);
+    setcontext(&fiber->start);
+}
+
+static __noinline__ void wait(State state) {
+    current->state = state;
+    if (_setjmp(current->fiber->where) == 0) _longjmp(scheduler, 1);
+}
+
+static inline void *dynamic_shared() { return current_block->shared; }
+
+/* A loop that waits for memory without __nanosleep() gets here through its loads and atomics. */
+static inline void poll() {
+    if (++current->polls % POLLS == 0) wait(SPINNING);
+}
+
+static inline unsigned lane_of(const Thread &thread) {
+    return (thread.index.x + blockDim.x * (thread.index.y + blockDim.y * thread.index.z)) % 32;
+}
+
+static unsigned long long warp(WarpOperation operation, unsigned mask, unsigned long long value,
+                               unsigned source) {
+    if (!(mask >> lane_of(*current) & 1)) throw Failure{"a lane is not in the mask it gives"};
+    current->operation = operation;
+    current->mask = mask;
+    current->value = value;
+    current->source = source;
+    wait(AT_WARP);
+    return current->result;
+}
+
+/* Finishes the operations of a warp whose lanes have all come; says whether there was one. */
+static bool open_warp(Thread *lanes, int count) {
+    unsigned live = 0, done = 0;
+    for (int i = 0; i < count; i++) live |= (unsigned)(lanes[i].state != DONE) << i;
+    for (int i = 0; i < count; i++) {
+        if (lanes[i].state != AT_WARP || done >> i & 1) continue;
+        unsigned group = lanes[i].mask & live, here = 0, ballot = 0;
+        for (int j = 0; j < count; j++) {
+            bool same = lanes[j].state == AT_WARP && lanes[j].mask == lanes[i].mask &&
+                        lanes[j].operation == lanes[i].operation;
+            here |= (unsigned)(same && (group >> j & 1)) << j;
+            ballot |= (unsigned)(same && lanes[j].value != 0) << j;
+        }
+        if (here != group) continue;
+        for (int j = 0; j < count; j++) {
+            if (!(group >> j & 1)) continue;
+            unsigned source = lanes[j].source;
+            if (lanes[j].operation == BALLOT) {
+                lanes[j].result = ballot;
+            } else if (source < 32 && (group >> source & 1)) {
+                lanes[j].result = lanes[source].value;
+            } else {
+                lanes[j].result = 0x7ff8dead7fc0deadull; /* undefined in CUDA; a NaN here */
+            }
+        }
+        done |= group;
+    }
+    for (int i = 0; i < count; i++) {
+        if (done >> i & 1) lanes[i].state = READY;
+    }
+    return done != 0;
+}
+
+/* Opens the barrier of a block whose threads have all come; says whether it did. */
+static bool open_block(Thread *threads, int count) {
+    int waiting = 0, ended = 0;
+    for (int i = 0; i < count; i++) {
+        waiting += threads[i].state == AT_BARRIER;
+        ended += threads[i].state == DONE;
+    }
+    if (waiting && ended) throw Failure{"__syncthreads() not reached by all threads of the block"};
+    if (waiting != count) return false;
+    for (int i = 0; i < count; i++) threads[i].state = READY;
+    return true;
+}
+
+static unsigned long long draw() {
+    unsigned long long z = random_state += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+enum Order { ASCENDING, DESCENDING, SHUFFLED };
+
+static void arrange(std::vector<int> &order, Order how) {
+    int count = (int)order.size();
+    for (int i = 0; i < count; i++) order[i] = how == DESCENDING ? count - 1 - i : i;
+    if (how != SHUFFLED) return;
+    for (int i = count - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
+}
+
+/* Runs blocks that are all live at once. */
+static void run_together(std::vector<Block> &blocks, std::vector<Thread> &threads, Order how) {
+    int size = blockDim.x * blockDim.y * blockDim.z, total = size * (int)blocks.size();
+    threads.assign(total, Thread());
+    for (int i = 0; i < total; i++) {
+        unsigned t = i % size;
+        threads[i].block = i / size;
+        threads[i].index = {t % blockDim.x, t / blockDim.x % blockDim.y,
+                            t / (blockDim.x * blockDim.y)};
+    }
+    std::vector<int> order(total);
+    int live = total, quiet = 0;
+    while (live) {
+        bool moved = false;
+        arrange(order, how);
+        for (int i : order) {
+            Thread &thread = threads[i];
+            State before = thread.state;
+            if (before != FRESH && before != READY && before != SPINNING) continue;
+            thread.state = READY;
+            resume(thread, blocks.data());
+            if (failure) throw Failure{failure};
+            moved |= before != SPINNING || thread.state != SPINNING;
+            if (thread.state != DONE) continue;
+            idle.push_back(thread.fiber);
+            thread.fiber = nullptr;
+            live--;
+        }
+        for (int first = 0; first < total; first += size) {
+            for (int lane = 0; lane < size; lane += 32) {
+                moved |= open_warp(&threads[first + lane], size - lane < 32 ? size - lane : 32);
+            }
+            moved |= open_block(&threads[first], size);
+        }
+        quiet = moved ? 0 : quiet + 1;
+        if (quiet <= QUIET_ROUNDS) continue;
+        int states[DONE + 1] = {};
+        for (const Thread &thread : threads) states[thread.state]++;
+        static char text[200];
+        snprintf(text, sizeof text,
+                 "deadlock: of the threads that run together %d wait in __syncthreads(), %d in a warp "
+                 "operation, %d spin, %d have ended",
+                 states[AT_BARRIER], states[AT_WARP], states[SPINNING], states[DONE]);
+        throw Failure{text};
+    }
+}
+
+/* Runs blocks with shared memory of their own, filled with NaN (ints: -1), and looks at what is behind it. */
+static void run_blocks(std::vector<Block> &blocks, std::vector<Thread> &threads,
+                       std::vector<char> &memory, Order how) {
+    size_t room = (shared_size + CANARY + 127) / 128 * 128;
+    memory.assign(blocks.size() * room + 128, (char)0xff);
+    char *start = memory.data() + (128 - (uintptr_t)memory.data() % 128);
+    for (size_t i = 0; i < blocks.size(); i++) {
+        blocks[i].shared = start + i * room;
+        memset(blocks[i].shared + shared_size, 0x5a, room - shared_size);
+    }
+    run_together(blocks, threads, how);
+    for (const Block &block : blocks) {
+        for (size_t i = shared_size; i < room; i++) {
+            if (block.shared[i] != 0x5a) throw Failure{"wrote past the end of shared memory"};
+        }
+    }
+}
+
+static void run_grid(std::vector<Thread> &threads, bool cooperative, Order how) {
+    std::vector<int> order((size_t)gridDim.x * gridDim.y * gridDim.z);
+    arrange(order, cooperative ? ASCENDING : how); /* together, the threads are arranged, not the blocks */
+    std::vector<Block> blocks;
+    std::vector<char> memory;
+    for (int i : order) {
+        unsigned b = i;
+        blocks.push_back(
+            {{b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y)}, nullptr});
+        if (cooperative) continue;
+        run_blocks(blocks, threads, memory, how);
+        blocks.clear();
+    }
+    if (cooperative) run_blocks(blocks, threads, memory, how);
+}
+
+/* ---- what Python asks (see modules.py) ---- */
+
+/* kind is 'p' of a pointer, 'f' of a floating number, 'i' of an integer, 'b' of a bool, 'o' of others;
+ * target and target_size say the same of what a pointer points to. */
+struct Parameter {
+    unsigned long long size, target_size;
+    char kind, target;
+};
+
+template <typename T>
+static constexpr char kind_of() {
+    if (std::is_pointer<T>::value) return 'p';
+    if (std::is_floating_point<T>::value) return 'f';
+    if (std::is_same<typename std::remove_cv<T>::type, bool>::value) return 'b';
+    if (std::is_integral<T>::value || std::is_enum<T>::value) return 'i';
+    return 'o';
+}
+
+template <typename T>
+static Parameter parameter_of() {
+    typedef typename std::remove_pointer<T>::type Target;
+    if constexpr (!std::is_pointer<T>::value || std::is_void<Target>::value) {
+        return {sizeof(T), 0, kind_of<T>(), 'o'};
+    } else {
+        return {sizeof(T), sizeof(Target), 'p', kind_of<Target>()};
+    }
+}
+
+template <auto function>
+struct Kernel;
+template <typename... P, void (*function)(P...)>
+struct Kernel<function> {
+    template <size_t... I>
+    static void call(void **args, std::index_sequence<I...>) {
+        (void)args;
+        function(*(P *)args[I]...);
+    }
+    static void invoke(void **args) { call(args, std::index_sequence_for<P...>()); }
+    static int describe(Parameter *out, int room) {
+        const Parameter all[] = {parameter_of<P>()..., Parameter()};
+        for (int i = 0; i < (int)sizeof...(P) && i < room; i++) out[i] = all[i];
+        return sizeof...(P);
+    }
+};
+
+struct Entry {
+    void (*invoke)(void **);
+    int (*describe)(Parameter *, int);
+};
+
+} /* namespace emulated */
+
+extern const emulated::Entry emulated_kernels[]; /* appended to the source */
+
+#define EMULATED_EXPORT extern "C" __attribute__((visibility("default")))
+
+EMULATED_EXPORT int emulated_describe(int kernel, emulated::Parameter *out, int room) {
+    return emulated_kernels[kernel].describe(out, room);
+}
+
+EMULATED_EXPORT int emulated_launch(int kernel, const unsigned *grid, const unsigned *block,
+                                    size_t shared, void **args, int cooperative, int order,
+                                    unsigned long long seed, char *message, size_t room) {
+    using namespace emulated;
+    invoke = emulated_kernels[kernel].invoke;
+    arguments = args;
+    shared_size = shared;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    failure = nullptr;
+    random_state = seed;
+    std::vector<Thread> threads;
+    try {
+        run_grid(threads, cooperative, (Order)order);
+    } catch (const Failure &caught) {
+        snprintf(message, room, "%s", caught.what);
+        for (Thread &thread : threads) {
+            if (!thread.fiber) continue;
+            thread.fiber->started = false; /* leaves what was on its stack */
+            idle.push_back(thread.fiber);
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* What g++ -fsanitize calls; all of them are given where in the source it is first. */
+
+namespace emulated {
+struct Place {
+    const char *file;
+    unsigned line, column;
+};
+[[noreturn]] static __noinline__ void complain(const Place *place, const char *what) {
+    static char text[300];
+    snprintf(text, sizeof text, "%s at %s:%u", what, place->file, place->line);
+    failure = text;
+    current->state = DONE;
+    _longjmp(scheduler, 1);
+}
+} /* namespace emulated */
+
+#define EMULATED_CHECK extern "C" __attribute__((used)) void
+EMULATED_CHECK __ubsan_handle_type_mismatch_v1(const emulated::Place *place, uintptr_t pointer) {
+    emulated::complain(place, pointer < 4096 ? "a null pointer is used" : "an address is not aligned");
+}
+EMULATED_CHECK __ubsan_handle_out_of_bounds(const emulated::Place *place, uintptr_t) {
+    emulated::complain(place, "an index is outside of an array");
+}
+EMULATED_CHECK __ubsan_handle_divrem_overflow(const emulated::Place *place, uintptr_t, uintptr_t) {
+    emulated::complain(place, "a division by zero");
+}
+#undef EMULATED_CHECK
+
+/* ---- barriers, warps, atomics ---- */
+
+static inline void __syncthreads() { emulated::wait(emulated::AT_BARRIER); }
+static inline void __nanosleep(unsigned) { emulated::wait(emulated::SPINNING); }
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+static inline void __threadfence_system() {}
+[[noreturn]] static inline void __trap() { throw emulated::Failure{"__trap()"}; }
+static inline long long clock64() {
+    static long long now;
+    return now += 100;
+}
+
+static inline unsigned __ballot_sync(unsigned mask, int predicate) {
+    return (unsigned)emulated::warp(emulated::BALLOT, mask, predicate != 0, 0);
+}
+static inline void __syncwarp(unsigned mask = 0xffffffffu) { __ballot_sync(mask, 0); }
+static inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+static inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+
+namespace emulated {
+template <typename T>
+static T shuffle(unsigned mask, T value, unsigned source) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a shuffle is of 4 or 8 bytes");
+    unsigned long long bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    bits = warp(SHUFFLE, mask, bits, source);
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+} /* namespace emulated */
+
+template <typename T>
+static T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+    unsigned lane = emulated::lane_of(*emulated::current);
+    return emulated::shuffle(mask, value, (lane & ~(width - 1)) + (source & (width - 1)));
+}
+template <typename T>
+static T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+    unsigned lane = emulated::lane_of(*emulated::current), source = lane ^ bits;
+    if (source >= (lane & ~(width - 1)) + width) source = lane;
+    return emulated::shuffle(mask, value, source);
+}
+template <typename T>
+static T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
+    unsigned lane = emulated::lane_of(*emulated::current);
+    bool inside = (lane & (width - 1)) + by < (unsigned)width;
+    return emulated::shuffle(mask, value, inside ? lane + by : lane);
+}
+template <typename T>
+static T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
+    unsigned lane = emulated::lane_of(*emulated::current);
+    bool inside = (lane & (width - 1)) >= by;
+    return emulated::shuffle(mask, value, inside ? lane - by : lane);
+}
+
+/* The value's type is not deduced, so that atomicAdd(&an_unsigned, 1) is what it is in CUDA. */
+namespace emulated {
+template <typename T>
+struct Same {
+    typedef T type;
+};
+template <typename T>
+using same = typename Same<T>::type;
+} /* namespace emulated */
+
+#define EMULATED_ATOMIC(name, allowed, new_value)                                                  \
+    template <typename T>                                                                          \
+    static inline T name(T *address, emulated::same<T> value) {                                    \
+        static_assert(sizeof(T) == 4 || sizeof(T) == 8, #name " is of 4 or 8 bytes");              \
+        static_assert(std::is_##allowed<T>::value, #name " is not of this type");                  \
+        T old = *address;                                                                          \
+        *address = new_value;                                                                      \
+        emulated::poll();                                                                          \
+        return old;                                                                                \
+    }
+EMULATED_ATOMIC(atomicAdd, arithmetic, old + value)
+EMULATED_ATOMIC(atomicSub, integral, old - value)
+EMULATED_ATOMIC(atomicMax, integral, old < value ? value : old)
+EMULATED_ATOMIC(atomicMin, integral, value < old ? value : old)
+EMULATED_ATOMIC(atomicAnd, integral, old & value)
+EMULATED_ATOMIC(atomicOr, integral, old | value)
+EMULATED_ATOMIC(atomicXor, integral, old ^ value)
+EMULATED_ATOMIC(atomicExch, arithmetic, value)
+#undef EMULATED_ATOMIC
+template <typename T>
+static inline T atomicCAS(T *address, emulated::same<T> compare, emulated::same<T> value) {
+    static_assert(std::is_integral<T>::value, "atomicCAS is of integers");
+    T old = *address;
+    if (old == compare) *address = value;
+    emulated::poll();
+    return old;
+}
+
+/* ---- loads, stores and numbers ---- */
+
+/* Those of an integer may be of a loop that waits; it then gets its turn to wait. */
+#define EMULATED_LOAD(name)                                                                        \
+    template <typename T>                                                                          \
+    static inline T name(const T *address) {                                                       \
+        if (std::is_integral<T>::value) emulated::poll();                                          \
+        __asm__ volatile("" ::: "memory");                                                         \
+        return *address;                                                                           \
+    }
+EMULATED_LOAD(__ldg)
+EMULATED_LOAD(__ldca)
+EMULATED_LOAD(__ldcg)
+EMULATED_LOAD(__ldcs)
+EMULATED_LOAD(__ldlu)
+EMULATED_LOAD(__ldcv)
+#undef EMULATED_LOAD
+#define EMULATED_STORE(name)                                                                       \
+    template <typename T>                                                                          \
+    static inline void name(T *address, emulated::same<T> value) {                                 \
+        *address = value;                                                                          \
+    }
+EMULATED_STORE(__stwb)
+EMULATED_STORE(__stcg)
+EMULATED_STORE(__stcs)
+EMULATED_STORE(__stwt)
+#undef EMULATED_STORE
+
+#define EMULATED_BITS(name, From, To)                                                              \
+    static inline To name(From from) {                                                             \
+        To to;                                                                                     \
+        memcpy(&to, &from, sizeof to);                                                             \
+        return to;                                                                                 \
+    }
+EMULATED_BITS(__float_as_uint, float, unsigned)
+EMULATED_BITS(__float_as_int, float, int)
+EMULATED_BITS(__uint_as_float, unsigned, float)
+EMULATED_BITS(__int_as_float, int, float)
+EMULATED_BITS(__double_as_longlong, double, long long)
+EMULATED_BITS(__longlong_as_double, long long, double)
+#undef EMULATED_BITS
+
+/* min and max of any two numbers; of floating ones, NaN is what the other is, as in CUDA. */
+template <typename A, typename B>
+static inline typename std::common_type<A, B>::type min(A a, B b) {
+    typedef typename std::common_type<A, B>::type T;
+    if constexpr (std::is_floating_point<T>::value) return fmin((T)a, (T)b);
+    else return (T)a < (T)b ? (T)a : (T)b;
+}
+template <typename A, typename B>
+static inline typename std::common_type<A, B>::type max(A a, B b) {
+    typedef typename std::common_type<A, B>::type T;
+    if constexpr (std::is_floating_point<T>::value) return fmax((T)a, (T)b);
+    else return (T)a < (T)b ? (T)b : (T)a;
+}
+
+static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
+static inline float rsqrt(float x) { return rsqrtf(x); }
+#define __expf expf /* macros, as glibc has functions of these names */
+#define __logf logf
+#define __powf powf
+#define __sinf sinf
+#define __cosf cosf
+static inline float __frcp_rn(float x) { return 1 / x; }
+static inline float __fsqrt_rn(float x) { return sqrtf(x); }
+static inline float __fdividef(float a, float b) { return a / b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline double __dadd_rn(double a, double b) { return a + b; }
+static inline double __dsub_rn(double a, double b) { return a - b; }
+static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+static inline float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
+static inline int __float2int_rn(float x) { return (int)rintf(x); }
+static inline unsigned __umulhi(unsigned a, unsigned b) {
+    return (unsigned)((unsigned long long)a * b >> 32);
+}
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+static inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
