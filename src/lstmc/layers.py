@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ._kernels import copy_into, cpu, device_name, kernels_of, on_device
+from ._kernels import copy_into, cpu, device_name, differ, kernels_of, on_device
 from ._kernels._core import get_num_threads
 
 __all__ = ["Dropout", "Embedding", "Layer", "Linear"]
@@ -94,6 +94,7 @@ class Trace:
     def __init__(self, owner, weights, **kept):
         self._owner = owner
         self._weights = weights
+        self._checked = False  # by the network around the layer, just before its backward
         for name, value in kept.items():
             freeze(value)
             setattr(self, name, value)
@@ -239,16 +240,24 @@ class Layer:
 
     def _check_trace(self, trace, dstate=None):
         """Refuse a trace of another layer, or one whose weights are no longer the layer's."""
+        self._check_form(trace, dstate)
+        if not trace._checked and differ(self._then_and_now(trace)):
+            raise ValueError(
+                "the weights have changed since forward(): backward must see the same weights"
+            )
+
+    def _then_and_now(self, trace):
+        """Give pairs of fingerprints of weights: when forward saw them, and as they are."""
+        return [(trace._weights, self._fingerprint())]
+
+    def _check_form(self, trace, dstate=None):
+        """Refuse what is no trace of this layer."""
         if not isinstance(trace, Trace):
             raise TypeError(f"trace must come from forward(), got {type(trace).__name__}")
         if trace._owner is not self:
             owner = type(trace._owner).__name__
             raise ValueError(
                 f"trace must come from this layer's forward(), got one of another {owner}"
-            )
-        if trace._weights != self._fingerprint():
-            raise ValueError(
-                "the weights have changed since forward(): backward must see the same weights"
             )
 
 

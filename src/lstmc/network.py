@@ -156,11 +156,18 @@ class Sequential(Layer):
         ValueError
             The trace is another network's or spent; the weights have changed. No gradient is changed then.
         """
-        self._check_trace(trace)
+        self._check_trace(trace, dstate)  # all layers, before the first gradient is touched
         arriving = self._check_state("dstate", dstate)
-        for layer, kept, part in zip(self.layers, trace.layers, arriving):
-            if isinstance(layer, Layer):
-                layer._check_trace(kept, part)  # all of them before the first gradient is touched
+        checked = [kept for _, kept, _ in self._own_layers(trace) if kept is not None]
+        for kept in checked:
+            kept._checked = True
+        try:
+            return self._backward(dy, trace, arriving, num_threads, need_dx, consume)
+        finally:
+            for kept in checked:
+                kept._checked = False
+
+    def _backward(self, dy, trace, arriving, num_threads, need_dx, consume):
         departing = []
         for i in reversed(range(len(self.layers))):
             options = {"num_threads": num_threads} if self._passes_threads[i] else {}
@@ -172,8 +179,29 @@ class Sequential(Layer):
             departing.append(out)
         return dy, tuple(reversed(departing))
 
+    def _own_layers(self, trace, dstate=None):
+        """Walk through the layers that derive from Layer: layer, its trace, its part of dstate."""
+        parts = self._check_state("dstate", dstate)
+        for layer, kept, part in zip(self.layers, trace.layers, parts):
+            if isinstance(layer, Layer):
+                yield layer, kept, part
+
+    def _check_form(self, trace, dstate=None):
+        super()._check_form(trace)
+        for layer, kept, part in self._own_layers(trace, dstate):
+            if kept is not None:
+                layer._check_form(kept, part)
+
+    def _then_and_now(self, trace):
+        return [
+            pair
+            for layer, kept, _ in self._own_layers(trace)
+            if kept is not None
+            for pair in layer._then_and_now(kept)
+        ]
+
     def _fingerprint(self):
-        return None  # each layer checks its own
+        return None  # each layer has its own
 
     def _check_state(self, name, state):
         if state is None:

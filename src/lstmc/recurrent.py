@@ -397,8 +397,8 @@ class Recurrent(Layer):
         """
         return _stepper_on(self._kernels)(self, check_size("batch", batch), num_threads)
 
-    def _check_trace(self, trace, dstate=None):
-        super()._check_trace(trace)
+    def _check_form(self, trace, dstate=None):
+        super()._check_form(trace)
         if trace.x is None:
             raise ValueError("trace was consumed by an earlier backward: call forward again")
         if dstate is not None:

@@ -14,6 +14,7 @@ from . import cpu
 __all__ = [
     "copy_into",
     "device_name",
+    "differ",
     "get_matmul_precision",
     "host",
     "kernels_for",
@@ -79,6 +80,15 @@ def host(array):
     """Give an array as NumPy has it: a copy of what lies on a GPU, anything else as it is."""
     cupy = sys.modules.get("cupy")
     return array.get() if cupy is not None and isinstance(array, cupy.ndarray) else array
+
+
+def differ(pairs):
+    """Tell whether any two fingerprints differ. Those of a GPU are waited for, once for all."""
+    total = 0
+    for one, other in pairs:
+        if one is not other:
+            total = total | (one ^ other)
+    return bool(total)
 
 
 def copy_into(target, source):

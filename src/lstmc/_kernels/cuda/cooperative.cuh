@@ -82,6 +82,11 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
     }
     for (index_t t = 0; t < steps; t++) {
         const real *before = t ? call.h + (t - 1) * call.h_step : h0;
+        real inputs[CELL_GATES] = {}; /* the inputs' part of the sums, of the thread's first row and unit: fetched ahead */
+        const index_t first_b = first_row + threadIdx.x / units, first_u = first_unit + threadIdx.x % units;
+        if ((int)threadIdx.x < rows * units && first_b < batch && first_u < hidden)
+            UNROLL for (int k = 0; k < CELL_GATES; k++)
+                inputs[k] = call.sums[((t * batch + first_b) * CELL_GATES + k) * hidden + first_u];
         block_product(sums, staged, weights, before, first_row, batch, hidden, a);
         for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
             const int row = i / units, unit = i % units;
@@ -89,9 +94,10 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
             if (b >= batch || u >= hidden)
                 continue;
             real gates[CELL_GATES], out;
-            UNROLL for (int k = 0; k < CELL_GATES; k++)
-                gates[k] = call.sums[at + (index_t)k * hidden] + add_parts(sums, row, unit * CELL_GATES + k, a) +
-                           call.bias[(index_t)k * hidden + u];
+            UNROLL for (int k = 0; k < CELL_GATES; k++) {
+                const real input = i == (int)threadIdx.x ? inputs[k] : call.sums[at + (index_t)k * hidden];
+                gates[k] = input + add_parts(sums, row, unit * CELL_GATES + k, a) + call.bias[(index_t)k * hidden + u];
+            }
             forward_unit(gates, &out, &c[i], activation);
             call.h[t * call.h_step + b * hidden + u] = out;
             if (CELL_HAS_C)
@@ -132,15 +138,23 @@ cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_no
         dh[i] = mine ? dh_now[b * hidden + u] : real(0);
         dc[i] = CELL_HAS_C && mine ? dc_now[b * hidden + u] : real(0);
     }
+    const index_t first_b = first_row + threadIdx.x / units, first_u = first_unit + threadIdx.x % units;
+    const bool has_first = (int)threadIdx.x < rows * units && first_b < batch && first_u < hidden;
+    saved_unit<real> next = {}; /* of the thread's first row and unit: fetched one step ahead */
+    if (has_first && steps)
+        next = saved_at(call, steps - 1, first_b, first_u, batch, hidden);
     for (index_t t = steps - 1; t >= 0; t--) {
         for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
             const index_t b = first_row + i / units, u = first_unit + i % units;
             if (b >= batch || u >= hidden)
                 continue;
+            const saved_unit<real> saved =
+                i == (int)threadIdx.x ? next : saved_at(call, t, b, u, batch, hidden);
             real dgates[CELL_GATES];
-            backward_at(call, saved_at(call, t, b, u, batch, hidden), dgates, &dc[i], dh[i], t, b, u, batch, hidden,
-                        activation);
+            backward_at(call, saved, dgates, &dc[i], dh[i], t, b, u, batch, hidden, activation);
         }
+        if (has_first && t)
+            next = saved_at(call, t - 1, first_b, first_u, batch, hidden);
         wait_for_blocks(arrived + row_block, (unsigned)(steps - t) * unit_blocks);
         block_product(sums, staged, weights, call.dgates + t * batch * terms, first_row, batch, terms, a);
         for (int i = threadIdx.x; i < rows * units; i += blockDim.x)

@@ -150,7 +150,7 @@ __global__ void softmax_rows(real *out, double *losses, const real *logits, cons
             out[i] = 0;
         return;
     }
-    real largest = -INFINITY, sum = 0;
+    real largest = log(real(0)), sum = 0; /* -infinity */
     for (index_t i = threadIdx.x; i < columns; i += BLOCK)
         largest = in[i] > largest ? in[i] : largest;
     largest = block_most(largest, room);

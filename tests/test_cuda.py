@@ -1,0 +1,287 @@
+"""The kernels of a GPU: that they compile for every architecture, and that they give what the C kernels give.
+
+Without a GPU the second is true of their emulation (emulator/), which runs the same sources as plain C++.
+"""
+
+import importlib
+import itertools
+
+import cuda_compilers
+import emulator
+import numpy as np
+import pytest
+from support import assert_close, assert_same_bits
+
+import lstmc
+from lstmc._kernels import cpu
+
+ARCHITECTURES = (75, 80, 90)
+WAYS = ("steps", "graph", "persistent", "cooperative")
+# float64 sums of some hundred terms; float32 the same, and exp and tanh of another library
+TOLERANCE = {np.dtype(np.float64): 1e-11, np.dtype(np.float32): 1e-5}
+
+
+@pytest.fixture
+def kernels(cupy):
+    return importlib.import_module("lstmc._kernels.cuda")
+
+
+@pytest.fixture
+def time(cupy):
+    return importlib.import_module("lstmc._kernels.cuda_time")
+
+
+@pytest.fixture
+def compiled_together():
+    """What cuda_launch compiles together; it imports CuPy, so the double stands in where there is none."""
+    emulator.install()
+    try:
+        return importlib.import_module("lstmc._kernels.cuda_launch")
+    finally:
+        emulator.remove()
+
+
+# -- compiling --------------------------------------------------------------------------------------
+
+SIZES = [(128, 1), (40, 4), (3, 2)]  # HIDDEN, ROWS
+SOURCES = [
+    *(("lstm.cu", "steps", ()), ("rnn.cu", "steps", ())),
+    *(("lstm.cu", "cooperative", ()), ("rnn.cu", "cooperative", ())),
+    *(("lstm.cu", "persistent", size) for size in SIZES),
+    *(("rnn.cu", "persistent", SIZES[0]), ("flat.cu", "flat", ()), ("flat.cu", "flat of no type", ())),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(bool(cuda_compilers.why_not()), reason=cuda_compilers.why_not())
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("file", "group", "size"), SOURCES, ids=lambda part: str(part).replace(" ", "-")
+)
+def test_sources_compile(compiled_together, file, group, size, architecture):
+    launch = compiled_together
+    types = ("double",) if group == "persistent" and size[0] == 3 else ("float", "double")
+    types = ("float",) if group == "persistent" and size[0] == 128 else types
+    names = launch.GROUPS[group]
+    if "no type" not in group:
+        names = [f"{name}<{kind}>" for name in names for kind in types]
+    defines = [f"-D{k}={n}" for k, n in zip(("HIDDEN", "ROWS"), size)] + ["-DBUDGET=184"]
+    cuda_compilers.compile_all(launch.source_text(file), names, defines, architecture)
+
+
+def test_every_kernel_is_compiled_somewhere(compiled_together):
+    sources = "".join(compiled_together.source_text(f) for f in ("lstm.cu", "rnn.cu", "flat.cu"))
+    written = {line.split("(")[0].split()[-1] for line in _heads(sources)}
+    assert written == set(itertools.chain(*compiled_together.GROUPS.values()))
+
+
+def _heads(sources):
+    """Give the text after every __global__ up to its arguments, launch bounds left out."""
+    for part in sources.split("__global__")[1:]:
+        part = part.split("\n{")[0]
+        if "__launch_bounds__" in part:
+            part = part.split(")", 1)[1]
+        yield " ".join(part.split())
+
+
+def test_the_gpu_has_every_function_of_the_cpu(kernels):
+    assert set(cpu.__all__) <= set(kernels.__all__)
+    assert all(hasattr(kernels, name) for name in kernels.__all__)
+
+
+# -- a layer over time ------------------------------------------------------------------------------
+
+
+def _twins(kind, cupy, inputs, hidden, layers, dtype, **more):
+    """Make the same layer on the CPU and on the GPU."""
+    layer = kind(inputs, hidden, layers, dtype=dtype, rng=1, **more)
+    return layer, kind(inputs, hidden, layers, dtype=dtype, rng=1, **more).to("cuda")
+
+
+def _draw(rng, *shape, dtype):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _all_of(layer, arrays, steps, batch, inputs, hidden, layers, dtype, seed=3):
+    """Run forward and backward on drawn arrays, and give everything that comes out, on the host."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return arrays.asarray(_draw(rng, *shape, dtype=dtype))
+
+    def state():
+        parts = tuple(draw(layers, batch, hidden) for _ in layer._states)
+        return parts[0] if len(parts) == 1 else parts
+
+    layer.zero_grad()
+    y, final, trace = layer.forward(draw(steps, batch, inputs), state())
+    record = []
+    dy, dstate = draw(steps, batch, hidden), state()
+    dx, initial = layer.backward(dy, trace, dstate, record=record)
+    again, first = layer.backward(dy, trace, dstate, consume=True)
+    found = [y, final, dx, initial, again, first]
+    for kept in record:
+        found += [kept.dh_later, kept.dgates, kept.dx]
+        found += [] if kept.dc_later is None else [kept.dc_later]
+    found.append({name: layer.grad(name) for name in layer.parameters()})
+    found.append(layer.forward(draw(steps, batch, inputs), state(), training=False)[:2])
+    return _host(found)
+
+
+def _host(value):
+    if isinstance(value, dict):
+        return {key: _host(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_host(part) for part in value)
+    return value if isinstance(value, np.ndarray) else value.get()
+
+
+def _flat(value):
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [a for part in value for a in _flat(part)] if isinstance(value, tuple) else [value]
+
+
+def _compare(kernels, cupy, way, kind, dtype, steps, batch, inputs, hidden, layers=1, **more):
+    mine, theirs = _twins(kind, cupy, inputs, hidden, layers, dtype, **more)
+    sizes = (steps, batch, inputs, hidden, layers, dtype)
+    expected = _all_of(mine, np, *sizes)
+    with kernels.use_way(way):
+        for _ in range(3 if way == "graph" else 1):  # a graph is recorded at the second call
+            found = _all_of(theirs, cupy, *sizes)
+    for number, (actual, wanted) in enumerate(zip(_flat(found), _flat(expected), strict=True)):
+        assert_close(actual, wanted, TOLERANCE[np.dtype(dtype)], f"result {number}")
+    with kernels.use_way(way):
+        assert_same_bits(_all_of(theirs, cupy, *sizes), found)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [lstmc.LSTM, lstmc.RNN])
+@pytest.mark.parametrize(
+    ("steps", "batch", "inputs", "hidden", "layers"), [(3, 5, 4, 7, 2), (1, 1, 1, 1, 1), (6, 9, 33, 17, 1)]
+)  # fmt: skip
+def test_layers_agree_with_the_cpu(
+    kernels, cupy, way, kind, dtype, steps, batch, inputs, hidden, layers
+):
+    _compare(kernels, cupy, way, kind, dtype, steps, batch, inputs, hidden, layers)
+
+
+@pytest.mark.parametrize("hidden", [31, 64, 65, 100, 128])
+def test_persistent_ways_of_many_units(kernels, cupy, hidden):
+    """Weights in registers alone, and partly in shared memory; one sum and two of a thread."""
+    _compare(kernels, cupy, "persistent", lstmc.LSTM, np.float32, 3, 5, 2, hidden)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 9, 17])
+def test_persistent_ways_of_many_rows(kernels, cupy, batch):
+    """One row a block, two and four: the emulated device has four multiprocessors."""
+    _compare(kernels, cupy, "persistent", lstmc.LSTM, np.float32, 4, batch, 2, 9)
+
+
+@pytest.mark.parametrize(("batch", "hidden"), [(1, 70), (33, 20), (20, 130), (3, 5)])
+def test_cooperative_ways_are_cut_in_many_manners(kernels, cupy, batch, hidden):
+    _compare(kernels, cupy, "cooperative", lstmc.LSTM, np.float32, 3, batch, 2, hidden)
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
+@pytest.mark.parametrize("way", WAYS)
+def test_other_nonlinearities(kernels, cupy, way, nonlinearity):
+    _compare(kernels, cupy, way, lstmc.RNN, np.float64, 4, 3, 2, 6, nonlinearity=nonlinearity)
+
+
+@pytest.mark.parametrize("order", ["descending", 5])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_leans_on_the_order_of_threads(request, kernels, cupy, way, order, monkeypatch):
+    """A barrier that is missing shows when threads run in another order between two others."""
+    if "emulated" not in request.node.name:
+        pytest.skip("the order of a GPU's threads is its own")
+    monkeypatch.setattr(emulator, "order", order)
+    _compare(kernels, cupy, way, lstmc.LSTM, np.float64, 3, 6, 2, 10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sequence_in_parts_is_the_whole(kernels, cupy, way, monkeypatch):
+    """Inference holds the inputs' part of some steps at once."""
+    monkeypatch.setattr(kernels, "INFERENCE_BYTES", 2 * 3 * 4 * 6 * 8)  # two steps
+    mine, theirs = _twins(lstmc.LSTM, cupy, 5, 6, 2, np.float64)
+    x = _draw(np.random.default_rng(0), 7, 3, 5, dtype=np.float64)
+    with kernels.use_way(way):
+        y, (h, c) = theirs(cupy.asarray(x))
+    expected, (h_n, c_n) = mine(x)
+    for actual, wanted in ((y, expected), (h, h_n), (c, c_n)):
+        assert_close(actual.get(), wanted, 1e-11)
+
+
+def test_ways_not_yet_proven_are_not_taken_by_themselves(time):
+    chosen = []
+    for hidden, batch in itertools.product((8, 128, 500), (1, 64)):
+        weight = time.cupy.zeros((4 * hidden, hidden), np.float32)
+        chosen.append(type(time._choose(time.Cell(1, 0, weight, 5, batch))).__name__.lower())
+    assert not set(chosen) & time.EXPERIMENTAL
+    assert set(time.WAYS) >= time.EXPERIMENTAL
+
+
+def test_the_first_way_that_fits_is_taken(request, time, monkeypatch):
+    monkeypatch.setattr(time, "EXPERIMENTAL", set())
+    time.Graph.forget()
+
+    def ways(hidden):
+        cell = time.Cell(1, 0, time.cupy.zeros((4 * hidden, hidden), np.float32), 5, 3)
+        return [type(time._choose(cell)) for _ in range(2)]
+
+    assert ways(30) == [time.Persistent] * 2
+    if "emulated" in request.node.name:  # whose multiprocessors are few and small
+        assert ways(130) == [time.Cooperative] * 2
+        assert ways(600) == [time.Steps, time.Graph]  # recorded at the second call
+
+
+@pytest.mark.parametrize("way", ["persistent", "cooperative"])
+def test_a_way_that_does_not_fit_says_so(kernels, cupy, way):
+    layer = lstmc.LSTM(2, 3000, device="cuda")
+    x = cupy.zeros((2, 3, 2), np.float32)
+    with kernels.use_way(way), pytest.raises(ValueError, match=f"{way}.*3 rows of 3000 units"):
+        layer(x)
+
+
+def test_an_unknown_way_is_refused(kernels):
+    with (
+        pytest.raises(ValueError, match="one of persistent, .* got 'fast'"),
+        kernels.use_way("fast"),
+    ):
+        pass
+
+
+def test_graphs_are_kept_by_shape_and_limited(kernels, time, cupy, monkeypatch):
+    monkeypatch.setattr(time.Graph, "MOST", 3)
+    time.Graph.forget()
+    layer = lstmc.LSTM(2, 4, device="cuda")
+    with kernels.use_way("graph"):
+        for _ in range(2):
+            for steps in range(1, 6):
+                layer(cupy.zeros((steps, 2, 2), np.float32))
+    assert len(time.Graph._kept) == 3
+    time.Graph.forget()
+    assert not time.Graph._kept
+
+
+@pytest.mark.parametrize("gates", [1, 4])
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_cuts_cover_all_and_fit(time, gates, back, itemsize):
+    """Every row and unit is some block's, and a block asks for no more than a multiprocessor has."""
+    found = 0
+    for hidden, batch in itertools.product((1, 5, 64, 200, 512, 768, 1100), (1, 3, 16, 64, 300)):
+        cut = time._cut(gates, hidden, batch, itemsize, 132, 227 << 10, back)
+        if cut is None:
+            continue
+        (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared = cut
+        terms = hidden * (gates if back else 1)
+        assert units * unit_blocks >= hidden > units * (unit_blocks - 1)
+        assert rows * row_blocks >= batch > rows * (row_blocks - 1) - 4
+        assert unit_blocks * row_blocks <= 132
+        assert outputs % 4 == rows % 4 == 0
+        assert outputs >= units * (1 if back else gates)
+        assert 1 <= parts * (rows // 4) * (outputs // 4) <= 256
+        assert 1 <= chunk <= terms
+        assert shared <= 227 << 10
+        found += 1
+    assert found > 10
