@@ -1,9 +1,9 @@
-"""Breaks the kernels in some fifty ways, one at a time, and asks that a test fails for each.
+"""Breaks the kernels in some eighty ways, one at a time, and asks that a test fails for each.
 
     python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
 
-A mutant is one line of the C sources changed in a copy of the tree, built for the best instruction
-set of this machine, and put to the quick kernel tests. It prints a line for each; the exit code is
+A mutant is one line of the C or CUDA sources changed in a copy of the tree, built for the best
+instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It prints a line for each; the exit code is
 1 if a mutant survives, or if its line is no longer in the source exactly once. It needs a compiler
 and what the tests need. Deliberately not a test: pytest does not collect it.
 """
@@ -27,6 +27,7 @@ TESTS = ["test_recurrent", "test_recurrent_inputs", "test_layers", "test_losses"
 FIRST = {"flat.h": ["test_losses", "test_optim", "test_layers"], "linear.h": ["test_layers"],
          "vmath.h": ["test_c_api"], "dispatch.c": ["test_c_api"], "_core.pyx": ["test_recurrent_inputs"],
          "team.c": ["test_recurrent_inputs"]}  # fmt: skip
+GPU_TESTS = ["test_cuda", "test_device"]  # of files whose names begin with cuda: they need no build
 
 # name, file, what is there, what takes its place
 MUTANTS = [
@@ -153,6 +154,47 @@ MUTANTS = [
     ("stepper: refresh takes the first weights again", "_core.pyx",
      "self.weights = weights\n        self.inputs",
      "self.weights = [[a.copy() for a in w] for w in first].copy\n        self.inputs"),
+    # Those of a GPU
+    ("GPU LSTM: gates i and f swapped", "cuda/lstm.cu", "*c = f * *c + i * g;", "*c = i * *c + f * g;"),
+    ("GPU LSTM: df from c, not c before", "cuda/lstm.cu", "d_f = d_c * c_before;", "d_f = d_c * c;"),
+    ("GPU LSTM: dc not carried", "cuda/lstm.cu", "*dc = d_c * f;", "*dc = d_c - d_c;"),
+    ("GPU RNN: slope of relu at 0", "cuda/rnn.cu", "h > 0 ? dh", "h >= 0 ? dh"),
+    ("GPU steps: bias dropped", "cuda/sequence.cuh", " + recurrent[k] + call.bias[k * hidden + u];",
+     " + recurrent[k];"),
+    ("GPU steps: c0 instead of the carried c", "cuda/sequence.cuh",
+     "c = t ? call.c[(t - 1) * call.c_step + i] : call.c0[i];", "c = call.c0[i];"),
+    ("GPU steps: dy ignored", "cuda/sequence.cuh", "s.dy + dh, s.gates", "dh, s.gates"),
+    ("GPU steps: repeat ignored", "cuda/sequence.cuh", "t * rows + (int)b / call.repeat",
+     "t * rows + (int)b"),
+    ("GPU one step: y not written", "cuda/sequence.cuh", "if (y)\n            y[i] = out;", ""),
+    ("GPU persistent: a barrier left out", "cuda/persistent.cuh",
+     "__syncthreads();\n        if (part < PARTS) {", "if (part < PARTS) {"),
+    ("GPU persistent: weights in shared memory ignored", "cuda/persistent.cuh",
+     "for (int t = 0; t < ALL_TERMS - IN_REGISTERS; t += 4)",
+     "for (int t = 4; t < ALL_TERMS - IN_REGISTERS; t += 4)"),
+    ("GPU persistent: the first part ignored", "cuda/persistent.cuh", "for (int p = 0; p < PARTS; p++)",
+     "for (int p = 1; p < PARTS; p++)"),
+    ("GPU cooperative: blocks do not wait", "cuda/cooperative.cuh",
+     "wait_for_blocks(arrived + row_block, (unsigned)(t + 1) * unit_blocks);", "__syncthreads();"),
+    ("GPU cooperative: a barrier left out", "cuda/cooperative.cuh",
+     "__syncthreads(); /* the chunk before has been used */\n        for", "for"),
+    ("GPU cooperative: parts ignored", "cuda/cooperative.cuh",
+     "for (int part = 0; part < a.parts; part++)", "for (int part = 1; part < a.parts; part++)"),
+    ("GPU softmax: overflows", "cuda/flat.cu", "largest = block_most(largest, room);", "largest = 0;"),
+    ("GPU cross entropy: mean over all rows", "cuda/flat.cu",
+     "counted += targets[row] != ignored;", "counted += 1;"),
+    ("GPU embedding: a token's first row alone", "cuda/flat.cu",
+     "k < rows && keys[k] / rows == token", "k == first"),
+    ("GPU Adam: no correction of v", "cuda/flat.cu", " / (real)root_of_correction", ""),
+    ("GPU clip: always", "cuda/flat.cu", "isfinite(*norm) && *norm > most", "isfinite(*norm)"),
+    ("GPU dropout: not scaled", "cuda/flat.cu", "x[i] * (real)factor", "x[i]"),
+    ("GPU fingerprint: places do not count", "cuda/flat.cu", "(i + 1) * 0x9e3779b97f4a7c15ull + ", ""),
+    ("GPU sums of rows: the last ones dropped", "cuda/flat.cu",
+     "row < rows && row < from + many", "row + 1 < rows && row < from + many"),
+    ("GPU graph: that of other weights", "cuda_time.py", "cell.weight_hh.data.ptr, ", ""),
+    ("GPU products: nothing added", "cuda_launch.py", "_ONE if add else _ZERO", "_ZERO"),
+    ("GPU stepper: h does not move on", "cuda.py", "self._h, self._h_after = self._h_after, self._h",
+     "pass"),
 ]  # fmt: skip
 
 
@@ -190,8 +232,8 @@ class Copy:
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
         return run(command, self.folder, self.environment, 600)
 
-    def test(self, first=()):
-        names = dict.fromkeys([*first, *TESTS])  # each once
+    def test(self, first=(), gpu=False):
+        names = dict.fromkeys([*first, *(GPU_TESTS if gpu else TESTS)])  # each once
         tests = [f"tests/{name}.py" for name in names]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
         command = [sys.executable, "-m", "pytest", *options, *tests]
@@ -205,10 +247,11 @@ class Copy:
             return f"LOST: its line is {source.count(old)} times in {file}"
         path.write_text(source.replace(old, new))
         try:
-            status, output = self.build()
+            gpu = file.startswith("cuda")
+            status, output = (0, "") if gpu else self.build()
             if status != 0:
                 return f"NO BUILD: {output.strip().splitlines()[-1]}"
-            status, output = self.test(FIRST.get(file, ()))
+            status, output = self.test(FIRST.get(file, ()), gpu)
         finally:
             path.write_text(source)
         if status is None:
@@ -245,8 +288,9 @@ def prepare(copies):
         if status == 0:
             copy.environment["LSTMC_BUILD_ISAS"] = best
             status, output = copy.build()
-    if status == 0:
-        status, output = first.test()
+    for gpu in (False, True):
+        if status == 0:
+            status, output = first.test(gpu=gpu)
     if status != 0:
         sys.exit(f"{output}\nthe sources fail before any change")
 

@@ -285,3 +285,24 @@ def test_cuts_cover_all_and_fit(time, gates, back, itemsize):
         assert shared <= 227 << 10
         found += 1
     assert found > 10
+
+
+def test_graphs_of_two_layers_do_not_mix(kernels, cupy):
+    x = cupy.asarray(_draw(np.random.default_rng(0), 3, 2, 4, dtype=np.float32))
+    layers = [lstmc.LSTM(4, 6, rng=seed, device="cuda") for seed in (1, 2)]
+    expected = [layer(x)[0].get() for layer in layers]
+    with kernels.use_way("graph"):
+        for _ in range(3):
+            assert_same_bits([layer(x)[0].get() for layer in layers], expected)
+
+
+def test_a_fingerprint_sees_places_and_signs(kernels, cupy):
+    rng = np.random.default_rng(0)
+    array = _draw(rng, 1000, dtype=np.float32)
+    changed = [array.copy() for _ in range(4)]
+    changed[1][[3, 700]] = changed[1][[700, 3]]
+    changed[2][[5, 6]] *= -1
+    changed[3][999] = np.nextafter(changed[3][999], np.float32(9))
+    found = {int(kernels.fingerprint([cupy.asarray(a)])) for a in changed}
+    assert len(found) == 4
+    assert int(kernels.fingerprint([cupy.asarray(array)])) in found

@@ -211,7 +211,7 @@ def _layer_forward(cell, activation, layer, x, y):
         c[0] = c0
     elif c_n is not None:
         c_n[...] = c0
-    at_once = steps
+    at_once = max(1, steps)
     if gates is None:
         at_once = max(1, INFERENCE_BYTES // (batch * width * x.dtype.itemsize))
     for start in range(0, steps, at_once):

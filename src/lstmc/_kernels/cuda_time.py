@@ -11,6 +11,7 @@ the same for all ways and not here. The ways:
 """
 
 import functools
+import math
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import ClassVar
@@ -334,32 +335,33 @@ def _round_up(n, to):
 def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
     """Cut units and rows into blocks: (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, bytes.
 
-    Of all cuts that fit the one whose step costs least, counted as multiplications by the 128 units of a
-    multiprocessor and as words that come to it from L2, some 16 a cycle. None if none fits.
+    Of all cuts that fit, the one whose step costs least, in cycles of a multiprocessor by a rough count: the
+    multiplications, 128 a cycle or one of a thread in some 20; the sums of parts; and the words that come from
+    L2, some 16 a cycle. None if none fits.
     """
-    best, least = None, None
+    best, least = None, math.inf
     for row_blocks in range(1, multiprocessors + 1):
         rows = _round_up(-(-batch // row_blocks), 4)
-        if rows * (row_blocks - 1) >= batch and row_blocks > 1:
+        if rows * (row_blocks - 1) >= batch > 0 and row_blocks > 1:
             continue  # the last would have none
         units = -(-hidden // min(hidden, multiprocessors // row_blocks))
         unit_blocks = -(-hidden // units)
         outputs = _round_up(units, 4) if back else _round_up(units * gates, 4)
         terms = hidden * gates if back else hidden
         tiles = rows // 4 * (outputs // 4)
-        if tiles > THREADS:
-            continue
-        parts = THREADS // tiles
-        fixed = terms * outputs + parts * rows * outputs + 2 * rows * units
-        room = (most_shared // itemsize - fixed) // rows
-        if room < min(terms, 32):
-            continue
-        chunk = min(terms, room)
-        cost = terms * (rows * outputs / 128 + rows * itemsize / 4 / 16)
-        if least is None or cost < least:
-            least = cost
-            shared = (fixed + chunk * rows) * itemsize
-            best = (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared
+        for parts in (1, 2, 4, 8, 16, 32):
+            fixed = terms * outputs + parts * rows * outputs + 2 * rows * units
+            room = (most_shared // itemsize - fixed) // rows
+            if parts * tiles > THREADS or room < min(terms, 32):
+                continue
+            products = max(terms * rows * outputs / 128, terms / parts * 20)
+            cost = (
+                products + parts * 10 * -(-rows * units // THREADS) + rows * terms * itemsize / 64
+            )
+            if cost < least:
+                least, chunk = cost, min(terms, room)
+                shared = (fixed + chunk * rows) * itemsize
+                best = (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared
     return best
 
 
