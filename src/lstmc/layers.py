@@ -162,6 +162,8 @@ class Layer:
         if self._in_sequential:
             raise ValueError(f"{type(self).__name__} is part of a network: move the network")
         with on_device(device) as kernels:
+            if device_name(kernels.arrays.empty(0)) == self.device:
+                return self
             self._check_movable()
             views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
             self._use(kernels)

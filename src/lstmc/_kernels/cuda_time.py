@@ -133,12 +133,10 @@ class Steps:
         """Launch all steps."""
         cell = self.cell
         step, size = cell.kernel("forward_step"), cell.batch * cell.hidden
+        sizes = (i32(cell.batch), i32(cell.hidden), cell.activation)
         for t in range(cell.steps):
             product(self.sums, self.states, cell.weight_hh, turn_b=True)
-            launch(
-                step, size, self.record, self.states, self.sums, i64(t), i32(cell.batch), i32(cell.hidden),
-                cell.activation,
-            )  # fmt: skip
+            launch(step, size, self.record, self.states, self.sums, i64(t), *sizes)
 
     def backward(self, begin, dh_now, dc_now):
         """Run backward; begin(record, dh_now, dc_now) says where the call's arrays are."""
@@ -149,11 +147,10 @@ class Steps:
         """Launch all steps, the last one first."""
         cell = self.cell
         step, size = cell.kernel("backward_step"), cell.batch * cell.hidden
+        sizes = (i32(cell.batch), i32(cell.hidden), cell.activation)
+        dc_now = _pointer(dc_now)
         for t in reversed(range(cell.steps)):
-            launch(
-                step, size, self.record, self.sums, _pointer(dc_now), dh_now, i64(t), i32(cell.batch),
-                i32(cell.hidden), cell.activation,
-            )  # fmt: skip
+            launch(step, size, self.record, self.sums, dc_now, dh_now, i64(t), *sizes)
             product(dh_now, self.sums, cell.weight_hh)
 
 
@@ -335,9 +332,9 @@ def _round_up(n, to):
 def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
     """Cut units and rows into blocks: (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, bytes.
 
-    Of all cuts that fit, the one whose step costs least, in cycles of a multiprocessor by a rough count: the
-    multiplications, 128 a cycle or one of a thread in some 20; the sums of parts; and the words that come from
-    L2, some 16 a cycle. None if none fits.
+    Of all cuts that fit, the one whose step costs least, in cycles of a multiprocessor by a rough count: of
+    multiplications 128 a cycle, and a thread's in some 20; the sums of parts; the words that come from L2, some
+    16 a cycle. None if none fits.
     """
     best, least = None, math.inf
     for row_blocks in range(1, multiprocessors + 1):
