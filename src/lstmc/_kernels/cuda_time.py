@@ -333,8 +333,8 @@ def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
     """Cut units and rows into blocks: (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, bytes.
 
     Of all cuts that fit, the one whose step costs least, in cycles of a multiprocessor by a rough count: of
-    multiplications 128 a cycle, and a thread's in some 20; the sums of parts; the words that come from L2, some
-    16 a cycle. None if none fits.
+    multiplications 128 a cycle, and a thread's in some 20; the sums of parts; the words that come from L2,
+    some 16 a cycle. None if none fits.
     """
     best, least = None, math.inf
     for row_blocks in range(1, multiprocessors + 1):
