@@ -55,7 +55,7 @@ MEMORY = np.zeros(40, np.float32)
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ([1.0], "out must be an ndarray, got list"),
+        ([1.0], "out must be an ndarray where logits is, got list"),
         (np.zeros((2, 4)), r"float32 array \(2, 4\), got float64 \(2, 4\)"),
         (np.zeros((2, 5), np.float32), r"float32 array \(2, 4\), got float32 \(2, 5\)"),
         (np.zeros((2, 8), np.float32)[:, ::2], "writable contiguous"),

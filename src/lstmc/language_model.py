@@ -122,7 +122,10 @@ class LanguageModel:
         """Give the stepper behind `step`, packed from the weights as they are now."""
         weights = [host(layer._fingerprint()) for layer in self.net.layers]
         if self._stepper is None or self._stepper_on != self.net.device:
-            self._stepper, self._stepper_on = self.net.stepper(batch=1), self.net.device
+            made = self.net.stepper(batch=1)
+            if self._stepper is not None:  # the network has moved, and the memory moves with it
+                made.state = _moved(self._stepper.state, self.net._kernels.arrays.asarray)
+            self._stepper, self._stepper_on = made, self.net.device
         elif weights != self._packed_from:
             self._stepper.refresh()
         self._packed_from = weights
@@ -333,6 +336,13 @@ def build_network(tokens, cell, layers, hidden, embed, dropout, dtype, rng):
     else:
         stack.append(recurrent(embed, hidden, layers, dtype=dtype, rng=rng))
     return Sequential(*stack, Linear(hidden, tokens, dtype=dtype, rng=rng))
+
+
+def _moved(state, put):
+    """Give a state whose arrays are where put(array) puts them."""
+    if isinstance(state, tuple):
+        return tuple(_moved(part, put) for part in state)
+    return None if state is None else put(host(state))
 
 
 def _check_temperature(value):

@@ -2,7 +2,7 @@
 
 import math
 
-from ._kernels import kernels_of
+from ._kernels import kernels_of, kind_of
 from ._kernels._core import describe
 from .layers import float_array
 
@@ -12,7 +12,7 @@ __all__ = ["softmax_cross_entropy", "squared_error"]
 def _output(kernels, name, out, rows):
     """Check an array that is to be written: of the form of rows, and rows itself or apart from it."""
     if not isinstance(out, kernels.arrays.ndarray):
-        raise TypeError(f"{name} must be an ndarray, got {type(out).__name__}")
+        raise TypeError(f"{name} must be an ndarray where logits is, got {kind_of(out)}")
     contiguous = out.flags.c_contiguous and all(
         getattr(out.flags, flag, True) for flag in ("aligned", "writeable")
     )

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._kernels import cpu
+from ._kernels import cpu, kind_of
 from ._kernels._core import ACTIVATIONS, CELLS, describe
 from .layers import Layer, Trace, check_size, freeze, thaw
 
@@ -468,9 +468,7 @@ class StepperFace:
         array = self._layer._kernels.arrays.ndarray
         if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
             got = (
-                f"{mask.dtype} {describe(mask.shape)}"
-                if isinstance(mask, array)
-                else type(mask).__name__
+                f"{mask.dtype} {describe(mask.shape)}" if isinstance(mask, array) else kind_of(mask)
             )
             raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
         for part in self.states():

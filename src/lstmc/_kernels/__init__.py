@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from . import cpu
+from ._core import kind_of
 
 __all__ = [
     "copy_into",
@@ -17,8 +18,10 @@ __all__ = [
     "differ",
     "get_matmul_precision",
     "host",
+    "is_on_gpu",
     "kernels_for",
     "kernels_of",
+    "kind_of",
     "on_device",
     "set_matmul_precision",
 ]
@@ -44,9 +47,12 @@ def kernels_for(device):
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(f"device {device!r}: there is no usable GPU here ({error})") from None
-    number = int(device.partition(":")[2] or 0)
-    if number >= count:
-        raise ValueError(f"device {device!r}: there are {count} GPUs, numbered from 0")
+    if not count:
+        raise RuntimeError(f"device {device!r}: there is no usable GPU here")
+    if int(device.partition(":")[2] or 0) >= count:
+        raise ValueError(
+            f"device {device!r} does not exist: the last GPU here is 'cuda:{count - 1}'"
+        )
     from . import cuda
 
     return cuda
@@ -65,10 +71,15 @@ def kernels_of(array):
     """Give the kernels that take an array as it is: those of a GPU for what lies there, else the CPU's."""
     if isinstance(array, (np.ndarray, np.generic)):
         return cpu
-    on_gpu = type(array).__module__.partition(".")[0] == "cupy"
-    if on_gpu or getattr(array, "__cuda_array_interface__", None) is not None:
-        return kernels_for("cuda")
-    return cpu
+    return kernels_for("cuda") if is_on_gpu(array) else cpu
+
+
+def is_on_gpu(array):
+    """Tell whether an array, of whatever library, lies on a GPU."""
+    if getattr(array, "__cuda_array_interface__", None) is not None:
+        return True
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] in (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 def device_name(array):

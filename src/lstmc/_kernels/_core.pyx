@@ -332,6 +332,17 @@ scratch_pool.any_size = True
 
 # ---- checks -------------------------------------------------------------------------------------------
 
+def kind_of(value):
+    """Name what a caller gave in place of the array that was wanted, for messages."""
+    kind = type(value)
+    if kind is np.ndarray:
+        return "a NumPy array"
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if getattr(value, "__cuda_array_interface__", None) is not None:
+        name += ": this is on the CPU, and that on a GPU"
+    return name
+
+
 def describe(shape):
     """Write a shape as messages do: (T, B, 64)."""
     inside = ", ".join(str(n) for n in shape)
@@ -345,7 +356,7 @@ def checked(name, value, dtype, shape):
     contiguous, aligned and native already is given back as it is, others as a copy.
     """
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a {dtype.name} array {describe(shape)}, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a {dtype.name} array {describe(shape)}, got {kind_of(value)}")
     if value.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name} must be {dtype.name}, got {value.dtype.name}")
     matches = value.ndim == len(shape)
@@ -367,7 +378,7 @@ def contiguous(value, dtype):
 def checked_tokens(name, value, limit, shape=None, ignored=None):
     """Give token ids as a contiguous int64 array; each must be in [0, limit) or be `ignored`."""
     if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("=") not in (np.int64, np.int32):
-        got = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
+        got = value.dtype.name if isinstance(value, np.ndarray) else kind_of(value)
         raise TypeError(f"{name} must be an int64 or int32 array, got {got}")
     if shape is not None and value.shape != tuple(shape):
         raise ValueError(f"{name} must be {describe(shape)}, got {describe(value.shape)}")

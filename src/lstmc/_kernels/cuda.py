@@ -13,39 +13,12 @@ import math
 import cupy
 import numpy as np
 
+from . import cpu, is_on_gpu, kind_of
 from ._core import check_threads, describe
 from .cuda_launch import NULL, THREADS, i32, i64, kernel, launch, number, product
 from .cuda_time import Cell, run_backward, run_forward, use_way
 
-__all__ = [
-    "LinearStepper",
-    "Pool",
-    "RecurrentStepper",
-    "adam",
-    "address",
-    "adopt",
-    "arrays",
-    "checked",
-    "checked_tokens",
-    "clip",
-    "dropout_mask",
-    "embedding_backward",
-    "embedding_forward",
-    "fingerprint",
-    "linear_backward",
-    "linear_forward",
-    "masked",
-    "recurrent_backward",
-    "recurrent_forward",
-    "rmsprop",
-    "scale",
-    "sgd",
-    "softmax",
-    "softmax_cross_entropy",
-    "squared_error",
-    "sum_of_squares",
-    "use_way",
-]
+__all__ = [*cpu.__all__, "use_way"]
 
 arrays = cupy  # the module whose arrays these functions take
 
@@ -82,20 +55,21 @@ def address(array):
 
 def adopt(value):
     """Give an array of another library that lies on a GPU as one of CuPy, the same memory; else as it is."""
-    if isinstance(value, (cupy.ndarray, np.ndarray)):
+    if isinstance(value, (cupy.ndarray, np.ndarray)) or not is_on_gpu(value):
         return value
     if getattr(value, "__cuda_array_interface__", None) is not None:
         return cupy.asarray(value)
-    where = getattr(value, "__dlpack_device__", None)
-    if where is not None and where()[0] in (2, 13):  # kDLCUDA, kDLCUDAManaged
-        return cupy.from_dlpack(value)
-    return value
+    return cupy.from_dlpack(value)
 
 
 def _found(value):
     if isinstance(value, np.ndarray):
         return "a NumPy array: nothing is copied to the GPU by itself, cupy.asarray() does it"
-    return type(value).__name__
+    return kind_of(value)
+
+
+def _contiguous(array):
+    return array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
 
 
 def _here(name, array):
@@ -126,7 +100,7 @@ def checked(name, value, dtype, shape):
     )
     if not matches:
         raise ValueError(f"{name} must be {describe(shape)}, got {describe(value.shape)}")
-    return cupy.ascontiguousarray(_here(name, value))
+    return _contiguous(_here(name, value))
 
 
 def checked_tokens(name, value, limit, shape=None, ignored=None):
@@ -140,7 +114,7 @@ def checked_tokens(name, value, limit, shape=None, ignored=None):
         raise TypeError(f"{name} must be an int64 or int32 array on the GPU, got {got}")
     if shape is not None and value.shape != tuple(shape):
         raise ValueError(f"{name} must be {describe(shape)}, got {describe(value.shape)}")
-    ids = cupy.ascontiguousarray(_here(name, value).astype(np.int64, copy=False))
+    ids = _contiguous(_here(name, value).astype(np.int64, copy=False))
     if not ids.size:
         return ids
     bad = cupy.full(1, NEVER, np.uint64)
@@ -362,17 +336,13 @@ class RecurrentStepper:
 
     def _check_out(self, out, x):
         shape = (*x.shape[:-1], self._outputs)
-        fits = isinstance(out, cupy.ndarray) and out.dtype == self.dtype and out.shape == shape
-        if not fits or not out.flags.c_contiguous or cupy.may_share_memory(out, x):
-            got = (
-                f"{out.dtype.name} {describe(out.shape)}"
-                if isinstance(out, cupy.ndarray)
-                else _found(out)
-            )
-            raise ValueError(
-                f"out must be a contiguous {self.dtype.name} array {describe(shape)} on the GPU "
-                f"that does not overlap x, got {got}"
-            )
+        wanted = f"out must be a contiguous {self.dtype.name} array {describe(shape)} on the GPU"
+        if not isinstance(out, cupy.ndarray):
+            raise TypeError(f"{wanted}, got {_found(out)}")
+        fits = out.dtype == self.dtype and out.shape == shape and out.flags.c_contiguous
+        if not fits or cupy.may_share_memory(out, x):
+            got = f"{out.dtype.name} {describe(out.shape)}"
+            raise ValueError(f"{wanted} that does not overlap x, got {got}")
 
     def _by_rows(self, x, out):
         """Take a step of a few rows: one launch a layer."""
