@@ -3,9 +3,10 @@
     python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
 
 A mutant is one line of the C or CUDA sources changed in a copy of the tree, built for the best
-instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It prints a line for each; the exit code is
-1 if a mutant survives, or if its line is no longer in the source exactly once. It needs a compiler
-and what the tests need. Deliberately not a test: pytest does not collect it.
+instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It
+prints a line for each; the exit code is 1 if a mutant survives, or if its line is no longer in the
+source exactly once. It needs a compiler and what the tests need. Deliberately not a test: pytest
+does not collect it.
 """
 
 import argparse

@@ -244,7 +244,7 @@ def test_a_way_that_does_not_fit_says_so(kernels, cupy, way):
 
 def test_an_unknown_way_is_refused(kernels):
     with (
-        pytest.raises(ValueError, match="one of persistent, .* got 'fast'"),
+        pytest.raises(ValueError, match=r"one of persistent, .* got 'fast'"),
         kernels.use_way("fast"),
     ):
         pass

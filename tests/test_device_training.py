@@ -509,7 +509,7 @@ def test_the_command_line(cupy, tmp_path, monkeypatch, capsys):
     """It trains on the device; the model is for everyone, and the run goes on elsewhere."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT * 3)
-    small = "--hidden 12 --embed 6 --layers 1 --batch 8 --steps 10 --dtype float64 --threads 1"
+    small = "--hidden 12 --embed 6 --layers 1 --batch 8 --steps 10 --dtype float64"
     begin = ["train", "text.txt", *small.split(), "--epochs", "1", "--out"]
     assert cli.main([*begin, "there", "--device", "cuda"]) == 0
     assert cli.main([*begin, "here"]) == 0
