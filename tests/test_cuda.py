@@ -306,3 +306,14 @@ def test_a_fingerprint_sees_places_and_signs(kernels, cupy):
     found = {int(kernels.fingerprint([cupy.asarray(a)])) for a in changed}
     assert len(found) == 4
     assert int(kernels.fingerprint([cupy.asarray(array)])) in found
+
+
+def test_large_logits_do_not_overflow(cupy, dtype):
+    logits = np.array([[1e4, 0, -1e4], [-1e5, -1e5, -1e5], [3, np.nan, 2]], dtype)
+    targets = np.array([1, 0, 2])
+    expected = lstmc.softmax_cross_entropy(logits[:2], targets[:2])
+    found = lstmc.softmax_cross_entropy(cupy.asarray(logits[:2]), cupy.asarray(targets[:2]))
+    assert_close(float(found[0]), expected[0], 1e-6)
+    assert_close(found[1].get(), expected[1], 1e-6)
+    _, dlogits = lstmc.softmax_cross_entropy(cupy.asarray(logits), cupy.asarray(targets))
+    assert np.isnan(dlogits.get()).any(1).tolist() == [False, False, True]

@@ -5,7 +5,7 @@
  * source is appended to it, then a table of the kernels wanted (see modules.py).
  *
  * Threads run one at a time, each until it waits (a barrier, a warp operation, a __nanosleep()) or ends.
- * A round gives every thread that can run one turn, in the order asked for; then barriers are opened. */
+ * A round gives every thread of a block that can run one turn, in the order asked for; then barriers are opened. */
 #define LSTMC_EMULATED 1
 
 #include <assert.h>
@@ -259,7 +259,31 @@ static void arrange(std::vector<int> &order, Order how) {
     for (int i = count - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
 }
 
-/* Runs blocks that are all live at once. */
+/* Gives every thread of a block that can run one turn, then opens barriers; false if nothing came of it. */
+static bool run_round(std::vector<Block> &blocks, Thread *threads, std::vector<int> &order, Order how, int *live) {
+    const int size = (int)order.size();
+    bool moved = false;
+    arrange(order, how);
+    for (int i : order) {
+        Thread &thread = threads[i];
+        State before = thread.state;
+        if (before != FRESH && before != READY && before != SPINNING) continue;
+        thread.state = READY;
+        resume(thread, blocks.data());
+        if (failure) throw Failure{failure};
+        moved |= before != SPINNING || thread.state != SPINNING;
+        if (thread.state != DONE) continue;
+        idle.push_back(thread.fiber);
+        thread.fiber = nullptr;
+        --*live;
+    }
+    for (int lane = 0; lane < size; lane += 32)
+        moved |= open_warp(&threads[lane], size - lane < 32 ? size - lane : 32);
+    return open_block(threads, size) || moved;
+}
+
+/* Runs blocks that are all live at once. Each runs on until it waits for others: so a block that does not wait where
+ * it should is far ahead of them. */
 static void run_together(std::vector<Block> &blocks, std::vector<Thread> &threads, Order how) {
     int size = blockDim.x * blockDim.y * blockDim.z, total = size * (int)blocks.size();
     threads.assign(total, Thread());
@@ -269,30 +293,13 @@ static void run_together(std::vector<Block> &blocks, std::vector<Thread> &thread
         threads[i].index = {t % blockDim.x, t / blockDim.x % blockDim.y,
                             t / (blockDim.x * blockDim.y)};
     }
-    std::vector<int> order(total);
+    std::vector<int> order(size), turns(blocks.size());
     int live = total, quiet = 0;
     while (live) {
         bool moved = false;
-        arrange(order, how);
-        for (int i : order) {
-            Thread &thread = threads[i];
-            State before = thread.state;
-            if (before != FRESH && before != READY && before != SPINNING) continue;
-            thread.state = READY;
-            resume(thread, blocks.data());
-            if (failure) throw Failure{failure};
-            moved |= before != SPINNING || thread.state != SPINNING;
-            if (thread.state != DONE) continue;
-            idle.push_back(thread.fiber);
-            thread.fiber = nullptr;
-            live--;
-        }
-        for (int first = 0; first < total; first += size) {
-            for (int lane = 0; lane < size; lane += 32) {
-                moved |= open_warp(&threads[first + lane], size - lane < 32 ? size - lane : 32);
-            }
-            moved |= open_block(&threads[first], size);
-        }
+        arrange(turns, how);
+        for (int block : turns)
+            while (run_round(blocks, &threads[block * size], order, how, &live)) moved = true;
         quiet = moved ? 0 : quiet + 1;
         if (quiet <= QUIET_ROUNDS) continue;
         int states[DONE + 1] = {};
