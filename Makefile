@@ -3,6 +3,7 @@
 #   make test   installs lstmc with what its tests need and runs them
 # And make bench, which installs PyTorch, ONNX Runtime and JAX to time them beside lstmc.
 # Each makes a virtual environment of its own, again when a source has changed.
+# And make gpu, on a machine with an NVIDIA GPU that has everything: builds, tests, checks and times there.
 
 PYTHON ?= python3
 MINUTES ?= 1.7
@@ -11,7 +12,7 @@ SENTENCE = The value of the expression is converted to a string, and the name of
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v _core.c$$)
 
-.PHONY: demo test bench lint clean check-python
+.PHONY: demo test bench gpu lint clean check-python
 
 demo: .venv-demo/stamp
 	rm -rf demo
@@ -31,12 +32,20 @@ test: .venv-test/stamp
 bench: .venv-bench/stamp
 	.venv-bench/bin/python -m benchmarks $(BENCH)
 
+# GPU="test" or GPU="time --quick" runs that alone; benchmarks/gpu.sh --help says what there is.
+gpu:
+	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh $(GPU)
+
 .venv-demo/stamp: EXTRAS = plot
 .venv-test/stamp: EXTRAS = test,plot
+# That CUDA sources compile is tested with nvcc or, where that is missing and there is one to be had, with NVRTC.
+.venv-test/stamp: AFTERWARDS = @command -v nvcc > /dev/null || .venv-test/bin/python -m pip install --quiet \
+	--disable-pip-version-check nvidia-cuda-nvrtc || true
 .venv-bench/stamp: EXTRAS = bench
 .venv-%/stamp: $(SOURCES) | check-python
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ".[$(EXTRAS)]"
+	$(AFTERWARDS)
 	touch $@
 
 check-python:
