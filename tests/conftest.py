@@ -3,10 +3,14 @@
 Deliberately without helpers to import: those are in support.py and stacks.py.
 """
 
+import gc
+
 import emulator
 import numpy as np
 import pytest
+from devices import is_emulated
 
+import lstmc
 from lstmc._kernels import _core, kernels_for
 
 
@@ -40,3 +44,27 @@ def cupy(request):
         yield emulator.install()
     finally:
         emulator.remove()
+
+
+@pytest.fixture
+def emulated(cupy):
+    """For what a real device can not be brought to do."""
+    if not is_emulated(cupy):
+        pytest.skip("only of the double")
+    return cupy
+
+
+@pytest.fixture
+def pool(emulated):
+    """The memory of the device, whose limit is lifted afterwards."""
+    gc.collect()
+    yield emulated.get_default_memory_pool()
+    emulated.get_default_memory_pool().set_limit(size=0)
+
+
+@pytest.fixture
+def precision():
+    """Put back how matrices are multiplied."""
+    before = lstmc.get_matmul_precision()
+    yield
+    lstmc.set_matmul_precision(before)

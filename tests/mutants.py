@@ -30,7 +30,7 @@ FIRST = {"flat.h": ["test_losses", "test_optim", "test_layers"], "linear.h": ["t
          "team.c": ["test_recurrent_inputs"],
          "cuda/flat.cu": ["test_device_training"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
-GPU_TESTS = ["test_cuda", "test_device", "test_device_training"]
+GPU_TESTS = ["test_cuda", "test_device_layers", "test_device_training", "test_device_inspection"]
 
 # name, file, what is there, what takes its place
 MUTANTS = [

@@ -1,0 +1,275 @@
+"""What layers on a GPU take and what they refuse: forms of arrays, places, shapes, stale weights."""
+
+import emulator
+import numpy as np
+import pytest
+from devices import (
+    CASE,
+    to_device,
+    to_host,
+)
+from stacks import (
+    arriving_state,
+    as_type,
+    first_state,
+    make_layer,
+    random_problem,
+    seed_of,
+    solution,
+    states_of,
+)
+from support import assert_same_bits
+from test_recurrent_inputs import DY_ERRORS, STATE_ERRORS, X_ERRORS
+
+import lstmc
+
+# --------------------------------------------------------------------------------------------------
+# Forms of the same array
+# --------------------------------------------------------------------------------------------------
+
+
+class Interface:
+    """An array of another library's, as __cuda_array_interface__ tells it."""
+
+    def __init__(self, array):
+        self._array = array
+
+    @property
+    def __cuda_array_interface__(self):
+        return self._array.__cuda_array_interface__
+
+
+class Capsule:
+    """An array of another library's, as DLPack hands it over."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+def every_other(a):
+    wide = a.repeat(2).reshape(*a.shape, 2)
+    wide[..., 1] = 7
+    return wide[..., 0]
+
+
+FORMS = {
+    "every other element": every_other,
+    "axes turned": lambda a: a.T.copy().T,
+    "backwards": lambda a: a[::-1].copy()[::-1],
+    "__cuda_array_interface__": Interface,
+    "__cuda_array_interface__ with strides": lambda a: Interface(every_other(a)),
+    "DLPack": Capsule,
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_forms_of_the_same_array(cupy, dtype, cell, form):
+    problem = as_type(random_problem(cell, *CASE), dtype)
+    given = to_device(cupy, problem)
+    layer = make_layer(given, device="cuda")
+    expected = to_host(cupy, solution(given, layer))
+    changed = dict(given)
+    for name in [key for key in given if key in ("x", "dy") or (key[0] in "hc" and "0" in key)]:
+        changed[name] = form(given[name])
+    for state in states_of(cell):
+        changed[f"d{state}_n"] = form(given[f"d{state}_n"])
+    assert_same_bits(to_host(cupy, solution(changed, layer)), expected)
+    for name in ("x", "dy", "h0"):
+        assert_same_bits(given[name].get(), problem[name])
+    stepper = layer.stepper(3)
+    first = stepper(given["x"][0])
+    stepper.reset()
+    assert_same_bits(stepper(form(given["x"][0])).get(), first.get())
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_forms_of_tokens_and_targets(cupy, form):
+    generator = np.random.default_rng(seed_of("tokens"))
+    tokens = cupy.asarray(generator.integers(6, size=(4, 3)))
+    layer = lstmc.Embedding(6, 6, rng=1, device="cuda")
+    y = layer(tokens)[0]
+    assert_same_bits(layer(form(tokens))[0].get(), y.get())
+    loss, dy = lstmc.softmax_cross_entropy(y, tokens)
+    again, found = lstmc.softmax_cross_entropy(form(y), form(tokens))
+    assert float(loss) == float(again)
+    assert_same_bits(found.get(), dy.get())
+
+
+# --------------------------------------------------------------------------------------------------
+# What is refused
+# --------------------------------------------------------------------------------------------------
+
+
+class Setting:
+    """A stack, a table, a map and what goes in, on one device; `wrong` is the same of the other."""
+
+    def __init__(self, right, wrong, device):
+        self.right, self.wrong = right, wrong
+        self.layer = make_layer(right, device=device)
+        self.table = lstmc.Embedding(6, 3, rng=1, device=device)
+        self.map = lstmc.Linear(7, 9, rng=1, device=device)
+
+    def trace(self, layer, name):
+        return layer.forward(self.right[name])[2]
+
+
+# What the argument is called, and a call where it alone is of the wrong kind.
+MIXED = {
+    "x": lambda s: s.layer.forward(s.wrong["x"]),
+    "x of __call__": lambda s: s.layer(s.wrong["x"]),
+    "state": lambda s: s.layer.forward(s.right["x"], first_state(s.wrong)),
+    "dy": lambda s: s.layer.backward(s.wrong["dy"], s.trace(s.layer, "x")),
+    "dstate": lambda s: s.layer.backward(
+        s.right["dy"], s.trace(s.layer, "x"), arriving_state(s.wrong)
+    ),
+    "x of a stepper": lambda s: s.layer.stepper(3)(s.wrong["x"][0]),
+    "out of a stepper": lambda s: s.layer.stepper(3)(s.right["x"][0], out=s.wrong["dy"][0]),
+    "state of a stepper": lambda s: setattr(s.layer.stepper(3), "state", first_state(s.wrong)),
+    "tokens": lambda s: s.table.forward(s.wrong["tokens"]),
+    "tokens of a stepper": lambda s: s.table.stepper(3)(s.wrong["tokens"]),
+    "x of linear": lambda s: s.map.forward(s.wrong["x"]),
+    "dy of linear": lambda s: s.map.backward(s.wrong["dy"], s.trace(s.map, "x")),
+    "dy of embedding": lambda s: s.table.backward(s.wrong["rows"], s.trace(s.table, "tokens")),
+    "targets": lambda s: lstmc.softmax_cross_entropy(s.right["rows"], s.wrong["tokens"]),
+    "logits": lambda s: lstmc.softmax_cross_entropy(s.wrong["rows"], s.right["tokens"]),
+    "out of a loss": lambda s: lstmc.softmax_cross_entropy(
+        s.right["rows"], s.right["tokens"], out=s.wrong["rows"]
+    ),
+    "target": lambda s: lstmc.squared_error(s.right["x"], s.wrong["x"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("what", MIXED)
+def test_arrays_of_host_and_device_do_not_mix(cupy, device, what):
+    """No copy is made unasked: the argument is named."""
+    problem = as_type(random_problem("lstm", *CASE), np.float32)
+    problem["tokens"] = np.array([2, 0, 1])
+    problem["rows"] = np.ones((3, 3), np.float32)
+    both = problem, to_device(cupy, problem)
+    setting = Setting(*(both if device == "cpu" else both[::-1]), device)
+    # A loss has no device of its own: it goes by the logits, and either may be the one that is named.
+    name = "(logits|targets)" if what == "logits" else what.split()[0]
+    told = "NumPy" if device == "cuda" and what != "logits" else ""
+    # On the CPU, whatever is no good for out is a ValueError.
+    errors = ValueError if (device, what) == ("cpu", "out of a stepper") else TypeError
+    with pytest.raises(errors, match=rf"^{name}\b.*{told}"):
+        MIXED[what](setting)
+    for layer in (setting.layer, setting.map, setting.table):
+        assert not layer.grads.any()
+
+
+def kept(errors):
+    """Return the errors but those of a type that CuPy has not."""
+    return {name: error for name, error in errors.items() if name != "object"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"), kept(X_ERRORS).values(), ids=kept(X_ERRORS)
+)
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_x_that_is_refused(cupy, cell, change, error, message):
+    given = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
+    message = message.replace(", got", ".*, got")  # it may say where the array is to be
+    with pytest.raises(error, match=message):
+        make_layer(given, device="cuda").forward(change(given["x"]))
+
+
+@pytest.mark.parametrize(("change", "error", "message"), STATE_ERRORS.values(), ids=STATE_ERRORS)
+def test_states_that_are_refused(cupy, change, error, message):
+    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer, wrong = make_layer(given, device="cuda"), change(given["h0"], given["c0"])
+    with pytest.raises(error, match="state.*" + message):
+        layer.forward(given["x"], wrong)
+    _, _, trace = layer.forward(given["x"])
+    with pytest.raises(error, match="dstate.*" + message):
+        layer.backward(given["dy"], trace, wrong)
+    with pytest.raises(error, match="state.*" + message):
+        layer.stepper(batch=3).state = wrong
+    assert not layer.grads.any()
+
+
+@pytest.mark.parametrize(("change", "error", "message"), DY_ERRORS.values(), ids=DY_ERRORS)
+def test_dy_that_is_refused(cupy, change, error, message):
+    """The trace stays good, and the gradients as they were."""
+    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer = make_layer(given, device="cuda")
+    _, _, trace = layer.forward(given["x"])
+    with pytest.raises(error, match=message):
+        layer.backward(change(given["dy"]), trace, consume=True)
+    assert not layer.grads.any()
+    layer.backward(given["dy"], trace, consume=True)
+    assert layer.grads.any()
+    with pytest.raises(ValueError, match="trace was consumed"):
+        layer.backward(given["dy"], trace)
+
+
+@pytest.mark.parametrize("tokens", [[[0, 1], [2, 6]], [0, -1], [2**40], 7], ids=str)
+def test_tokens_out_of_range(cupy, tokens):
+    """The first is named with its position, as on the CPU."""
+    tokens = np.array(tokens, np.int64)
+    with pytest.raises(ValueError, match=r"tokens\[.*\] must be in \[0, 6\), got") as expected:
+        lstmc.Embedding(6, 3)(tokens)
+    layer = lstmc.Embedding(6, 3, device="cuda")
+    with pytest.raises(ValueError) as found:
+        layer(cupy.asarray(tokens))
+    assert str(found.value) == str(expected.value)
+    assert layer(cupy.asarray([[5, 0]]))[0].shape == (1, 2, 3)  # one error does not spoil the next
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("kind", ["weight_ih", "weight_hh", "bias"])
+def test_backward_after_the_weights_changed(cupy, dtype, kind, place):
+    """The smallest change of the first or the last number is seen; undone, the trace is good."""
+    given = to_device(cupy, as_type(random_problem("lstm", 3, 2, 5, 9, 2), dtype))
+    layer = make_layer(given, device="cuda")
+    _, _, trace = layer.forward(given["x"])
+    layer.grads[...] = 1
+    weight = layer[f"{kind}_l1"].reshape(-1)
+    before = weight.get()
+    weight[place] = np.nextafter(before[place], dtype.type(99))
+    with pytest.raises(ValueError, match=r"weights have changed since forward\(\)"):
+        layer.backward(given["dy"], trace)
+    assert (layer.grads == 1).all()
+    weight.set(before)
+    layer.backward(given["dy"], trace)
+    assert (layer.grads != 1).any()
+
+
+def test_a_trace_of_before_a_move_is_refused(cupy):
+    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer = make_layer(given, device="cuda")
+    _, _, trace = layer.forward(given["x"])
+    layer.to("cpu")
+    with pytest.raises((TypeError, ValueError), match=r"trace|weights have changed"):
+        layer.backward(given["dy"].get(), trace)
+    assert not layer.grads.any()
+
+
+FOREIGN = {
+    "x": lambda layer, a, far: layer.forward(far["x"]),
+    "state": lambda layer, a, far: layer.forward(a["x"], first_state(far)),
+    "dy": lambda layer, a, far: layer.backward(far["dy"], layer.forward(a["x"])[2]),
+    "stepper": lambda layer, a, far: layer.stepper(3)(far["x"][0]),
+    "targets": lambda layer, a, far: lstmc.squared_error(a["x"], far["x"]),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_an_array_of_another_device(emulated, what):
+    problem = as_type(random_problem("lstm", *CASE), np.float32)
+    given, far = (to_device(emulated, problem) for _ in range(2))
+    for array in far.values():
+        if isinstance(array, emulated.ndarray):
+            emulator.pretend_device(array, 1)
+    layer = make_layer(given, device="cuda")
+    with pytest.raises((TypeError, ValueError), match=r"device.*\b0\b.*\b1\b"):
+        FOREIGN[what](layer, given, far)
+    assert not layer.grads.any()
