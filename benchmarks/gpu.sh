@@ -23,7 +23,7 @@ Options of time:
                go to benchmarks/ if everything is timed and not quickly, logs to build/gpu-logs)
 
 Variables: PYTHON (python3); GPU_OUT; GPU_SITE (build/gpu-site); GPU_TOOLS ("memcheck racecheck initcheck
-synccheck"); GPU_TOOL_LIMIT, seconds for each of these (110); GPU_LIMIT, seconds for test and for time (570).
+synccheck"); GPU_TOOL_LIMIT, seconds for each of these (300); GPU_LIMIT, seconds for test and for time (570).
 END
 }
 
@@ -32,7 +32,7 @@ site=${GPU_SITE:-build/gpu-site}
 out=${GPU_OUT:-}
 tools=${GPU_TOOLS:-memcheck racecheck initcheck synccheck}
 limit=${GPU_LIMIT:-570}
-tool_limit=${GPU_TOOL_LIMIT:-110}
+tool_limit=${GPU_TOOL_LIMIT:-300}
 stages=()
 options=()
 failed=()

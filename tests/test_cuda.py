@@ -269,14 +269,15 @@ def test_cuts_cover_all_and_fit(time, gates, back, itemsize):
         if cut is None:
             continue
         (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared = cut
-        terms = hidden * (gates if back else 1)
+        terms = -(-hidden * (gates if back else 1) // 4) * 4
         assert units * unit_blocks >= hidden > units * (unit_blocks - 1)
         assert rows * row_blocks >= batch > rows * (row_blocks - 1) - 4
         assert unit_blocks * row_blocks <= 132
         assert outputs % 4 == rows % 4 == 0
         assert outputs >= units * (1 if back else gates)
         assert 1 <= parts * (rows // 4) * (outputs // 4) <= 256
-        assert 1 <= chunk <= terms
+        assert chunk % 4 == 0
+        assert 4 <= chunk <= terms
         assert shared <= 227 << 10
         found += 1
     assert found > 10
@@ -312,3 +313,14 @@ def test_large_logits_do_not_overflow(cupy, dtype):
     assert_close(found[1].get(), expected[1], 1e-6)
     _, dlogits = lstmc.softmax_cross_entropy(cupy.asarray(logits), cupy.asarray(targets))
     assert np.isnan(dlogits.get()).any(1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_states_that_begin_anywhere(kernels, cupy, way, dtype):
+    """Four numbers are read at once only where they are on a boundary of 16 bytes."""
+    layer, x = lstmc.LSTM(4, 8, rng=0, dtype=dtype, device="cuda"), cupy.ones((3, 2, 4), dtype)
+    room = cupy.asarray(_draw(np.random.default_rng(0), 2, 40, dtype=dtype))
+    h, c = (part[3 : 3 + 16].reshape(1, 2, 8) for part in room)
+    expected = layer(x, (h, c))[0].get()
+    with kernels.use_way(way):
+        assert_close(layer(x, (h, c))[0].get(), expected, TOLERANCE[dtype])

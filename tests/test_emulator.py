@@ -367,11 +367,31 @@ def test_gemm_keeps_to_its_mode_and_to_memory(cupy):
         gemm(cupy, np.float64, one, one, c, 0, 0)
 
 
-def test_gemm_in_a_graph_reads_its_factors_when_called(cupy):
+def test_gemm_refuses_a_stream_that_captures(cupy):
+    """As CuPy's binding of cuBLAS does."""
     a, c = cupy.full((2, 2), 3.0), cupy.zeros((2, 2))
     with cupy.cuda.Stream() as stream:
         stream.begin_capture()
-        gemm(cupy, np.float64, a, a, c, 0, 0, alpha=1)
+        with pytest.raises(NotImplementedError, match="cuBLAS API during stream capture"):
+            gemm(cupy, np.float64, a, a, c, 0, 0, alpha=1)
+        stream.end_capture()
+
+
+def test_the_library_itself_is_recorded(cupy):
+    """It reads its factors when it is called, and its stream is the one that the handle was given."""
+    library = ctypes.CDLL("libcublas.so.13")
+    library.cublasDgemm_v2.argtypes = [None] * 14
+    library.cublasSetStream_v2.argtypes = [None] * 2
+    handle, factors = cupy.cuda.device.get_cublas_handle(), np.ones(2)
+    a, c, one = cupy.full((2, 2), 3.0), cupy.zeros((2, 2)), factors.ctypes.data
+    call = (handle, 0, 0, 2, 2, 2, one, a.data.ptr, 2, a.data.ptr, 2, one, c.data.ptr, 2)
+    with cupy.cuda.Stream() as stream:
+        stream.begin_capture()
+        with pytest.raises(AssertionError, match="another stream"):
+            library.cublasDgemm_v2(*call)
+        library.cublasSetStream_v2(handle, stream.ptr)
+        library.cublasDgemm_v2(*call)
+        factors[:] = 5
         graph = stream.end_capture()
         assert not c.any()
         graph.launch()

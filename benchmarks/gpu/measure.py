@@ -28,7 +28,7 @@ class Effort:
     """How long to measure: seconds to warm up, for a workload, for a turn; rounds; calls of a step."""
 
     warm: float = 0.3
-    seconds: float = 5.0
+    seconds: float = 3.0
     turn: float = 0.05
     least: int = 5
     most: int = 41
@@ -145,10 +145,13 @@ def _checked(result, sides, expected, tolerance, banned, say, label=""):
         try:
             side = make()
             off = difference(answers_of(side), expected)
-        except ValueError as error:
-            if "does not fit" not in str(error):
+        except Exception as error:
+            if _is_broken(error):  # nothing that follows would work in this process
                 raise
-            result.notes.append(f"{name}: {error}")
+            if "does not fit" in str(error):
+                result.notes.append(f"{name}: {error}")
+            else:
+                result.failed[name] = f"{type(error).__name__}: {error}"
             continue
         result.off[name + label] = off
         if off <= tolerance:
@@ -156,6 +159,11 @@ def _checked(result, sides, expected, tolerance, banned, say, label=""):
         else:
             result.wrong.append(name + label)
     return found
+
+
+def _is_broken(error):
+    """Tell an error of CUDA, after which the device is of no use to this process."""
+    return type(error).__name__ in ("CUDARuntimeError", "CUDADriverError", "AcceleratorError")
 
 
 def agree(w, banned, say):
@@ -187,7 +195,10 @@ def on_one_stream(peer_device):
         return nullcontext()
     import cupy
 
-    return cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+    address = torch.cuda.current_stream().cuda_stream
+    if not address:  # the default stream, as CuPy's
+        return nullcontext()
+    return cupy.cuda.ExternalStream(address)
 
 
 def measure(w, precision, banned, say, effort, peer_device="cuda"):

@@ -6,6 +6,7 @@ an array, unwritten memory). It says nothing of speed, of order between streams,
 the rounding of a real device, and has only the part of CuPy that lstmc uses.
 """
 
+import ctypes
 import sys
 import types
 
@@ -33,6 +34,7 @@ properties = {
 
 from . import arrays, cuda, memory, modules, names, streams  # noqa: E402
 
+_real_library = ctypes.CDLL
 _modules = {}
 _hidden = {}
 
@@ -116,11 +118,20 @@ def install():
         if name.split(".")[0] == "cupy":
             _hidden[name] = sys.modules.pop(name)
     sys.modules.update(_modules)
+    ctypes.CDLL = _library
     return _modules["cupy"]
+
+
+def _library(name, *args, **more):
+    """What ctypes loads: of cuBLAS, the double."""
+    if str(name).startswith("libcublas.so"):
+        return cuda.Library()
+    return _real_library(name, *args, **more)
 
 
 def remove():
     """Take the double away, and what has been imported with it."""
+    ctypes.CDLL = _real_library
     streams.forget_captures()
     for name in _modules:
         if sys.modules.get(name) is _modules[name]:

@@ -148,7 +148,7 @@ DRIVER = {
 
 # ---- cuBLAS: column-major, by addresses
 
-_handle = {"math": 0, "pointers": 0}
+_handle = {"math": 0, "pointers": 0, "stream": 0}
 
 
 def get_cublas_handle():
@@ -210,7 +210,7 @@ def _product(dtype, math, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, 
         out[...] = result + beta * out if beta else result
 
 
-def _gemm(dtype, strided):
+def _gemm(dtype):
     dtype = np.dtype(dtype)
 
     def run(handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc,
@@ -235,9 +235,28 @@ def _gemm(dtype, strided):
         submit(action)
 
     def one(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
+        _refuse_capture()
         run(handle, transa, transb, m, n, k, alpha, A, lda, 0, B, ldb, 0, beta, C, ldc, 0, 1)
 
-    return run if strided else one
+    def batched(*args):
+        _refuse_capture()
+        run(*args)
+
+    def bare(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
+        """The function of the library: its stream is that of the handle."""
+        assert _handle["stream"] == get_current_stream().ptr, "the handle is of another stream"
+        run(handle, transa, transb, m, n, k, alpha, A, lda, 0, B, ldb, 0, beta, C, ldc, 0, 1)
+        return 0
+
+    return {"one": one, "batched": batched, "bare": bare}
+
+
+def _refuse_capture():
+    if get_current_stream().is_capturing():
+        raise NotImplementedError(
+            "calling cuBLAS API during stream capture is currently unsupported"
+        )
+    _handle["stream"] = get_current_stream().ptr
 
 
 CUBLAS = {
@@ -253,9 +272,50 @@ CUBLAS = {
     "getMathMode": _getter("math"),
     "setPointerMode": _setter("pointers"),
     "getPointerMode": _getter("pointers"),
-    "sgemm": _gemm(np.float32, False),
-    "dgemm": _gemm(np.float64, False),
-    "sgemmStridedBatched": _gemm(np.float32, True),
-    "dgemmStridedBatched": _gemm(np.float64, True),
+    "sgemm": _gemm(np.float32)["one"],
+    "dgemm": _gemm(np.float64)["one"],
+    "sgemmStridedBatched": _gemm(np.float32)["batched"],
+    "dgemmStridedBatched": _gemm(np.float64)["batched"],
     "CUBLASError": CUBLASError,
 }
+
+
+class Library:
+    """What ctypes gives of libcublas: functions that return a status, whose stream is the handle's."""
+
+    def __init__(self):
+        for name, function in (
+            ("cublasSgemm_v2", _gemm(np.float32)["bare"]),
+            ("cublasDgemm_v2", _gemm(np.float64)["bare"]),
+            ("cublasSetStream_v2", self._set_stream),
+            ("cublasGetStream_v2", self._get_stream),
+            ("cublasSetWorkspace_v2", self._set_workspace),
+        ):
+            setattr(self, name, _Function(name, function))
+
+    def _set_stream(self, handle, stream):
+        _check_handle(handle)
+        _handle["stream"] = getattr(stream, "value", stream) or 0
+        return 0
+
+    def _get_stream(self, handle, stream):
+        _check_handle(handle)
+        stream._obj.value = _handle["stream"]
+        return 0
+
+    def _set_workspace(self, handle, address, size):
+        _check_handle(handle)
+        return 0 if address % 256 == 0 and size else 7
+
+
+class _Function:
+    """A function of a ctypes library, with its types and its check of the status."""
+
+    def __init__(self, name, function):
+        self.__name__, self._function = name, function
+        self.argtypes = self.restype = self.errcheck = None
+
+    def __call__(self, *args):
+        assert len(args) == len(self.argtypes)
+        status = self._function(*args)
+        return self.errcheck(status, self, args) if self.errcheck else status

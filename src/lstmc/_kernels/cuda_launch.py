@@ -3,8 +3,11 @@
 Sources are compiled by NVRTC when they are first needed; CuPy keeps what comes out, in memory and on disk.
 """
 
+import ctypes
 import functools
 import re
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cupy
@@ -22,6 +25,7 @@ __all__ = [
     "number",
     "product",
     "properties",
+    "recording",
     "source_text",
 ]
 
@@ -125,7 +129,7 @@ def product(out, a, b, turn_a=False, turn_b=False, add=False):
     if not (m and n and k):
         return
     blas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
-    gemm = blas.sgemm if out.dtype.itemsize == 4 else blas.dgemm
+    gemm = _gemm(out.dtype, getattr(_recording, "library", None))
     beta = _ONE if add else _ZERO
     fast = out.dtype.itemsize == 4 and get_matmul_precision() != "float32"
     if fast:
@@ -139,3 +143,67 @@ def product(out, a, b, turn_a=False, turn_b=False, add=False):
     finally:
         if fast:
             blas.setMathMode(handle, before)
+
+
+def _gemm(dtype, library):
+    if library is not None:
+        return library.cublasSgemm_v2 if dtype.itemsize == 4 else library.cublasDgemm_v2
+    return cupy.cuda.cublas.sgemm if dtype.itemsize == 4 else cupy.cuda.cublas.dgemm
+
+
+# -- products while a graph is recorded ---------------------------------------------------------------
+
+WORKSPACE = 32 << 20  # bytes; what cuBLAS takes on recent GPUs
+
+_recording = threading.local()
+
+
+@functools.cache
+def _library():
+    """Give cuBLAS itself, which CuPy has loaded: CuPy's binding refuses a stream that is being recorded."""
+    library = ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
+    pointer, whole = ctypes.c_void_p, ctypes.c_int
+
+    def of(name, *types):
+        function = getattr(library, name)
+        function.argtypes, function.restype, function.errcheck = types, whole, _check
+        return function
+
+    of("cublasSetStream_v2", pointer, pointer)
+    of("cublasGetStream_v2", pointer, ctypes.POINTER(pointer))
+    of("cublasSetWorkspace_v2", pointer, pointer, ctypes.c_size_t)
+    for name in ("cublasSgemm_v2", "cublasDgemm_v2"):
+        of(name, pointer, *5 * (whole,), pointer, *2 * (pointer, whole), *2 * (pointer,), whole)
+    return library
+
+
+def _check(status, function, arguments):
+    if status:
+        raise RuntimeError(f"{function.__name__} of cuBLAS failed with status {status}")
+
+
+@contextmanager
+def recording(stream):
+    """Record, within, what is launched on a stream, products too; give a list that gets the graph.
+
+    The graph uses a workspace that must live as long as it does: it is in the list too.
+    """
+    cupy.cuda.cublas  # noqa: B018 that it is loaded
+    library, handle = _library(), cupy.cuda.device.get_cublas_handle()
+    workspace, before, made = cupy.empty(WORKSPACE, np.uint8), ctypes.c_void_p(), []
+    library.cublasGetStream_v2(handle, ctypes.byref(before))
+    with stream:
+        stream.begin_capture()
+        try:
+            library.cublasSetStream_v2(handle, stream.ptr)
+            library.cublasSetWorkspace_v2(handle, workspace.data.ptr, workspace.nbytes)
+            _recording.library = library
+            yield made
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                stream.end_capture()
+            raise
+        finally:
+            _recording.library = None
+            library.cublasSetStream_v2(handle, before)
+        made += [stream.end_capture(), workspace]

@@ -10,8 +10,10 @@ the same for all ways and not here. The ways:
 - "cooperative": all steps in one launch, each block with the weights of some units, and one barrier a step.
 """
 
+import atexit
 import functools
 import math
+import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import ClassVar
@@ -20,7 +22,17 @@ import cupy
 import numpy as np
 
 from . import get_matmul_precision
-from .cuda_launch import NULL, THREADS, i32, i64, kernel, launch, product, properties
+from .cuda_launch import (
+    NULL,
+    THREADS,
+    i32,
+    i64,
+    kernel,
+    launch,
+    product,
+    properties,
+    recording,
+)
 
 __all__ = ["EXPERIMENTAL", "WAYS", "Cell", "run_backward", "run_forward", "use_way"]
 
@@ -161,7 +173,9 @@ class Graph(Steps):
     first call of a shape runs step by step, the second records.
     """
 
-    _kept: ClassVar[OrderedDict] = OrderedDict()  # by shape and stream: None after the first call
+    _kept: ClassVar[OrderedDict] = (
+        OrderedDict()
+    )  # by shape, stream, thread: None after the first call
     MOST = 32
 
     def __init__(self, cell):
@@ -175,7 +189,7 @@ class Graph(Steps):
         key = (
             cell.file, cell.dtype, cell.steps, cell.batch, cell.hidden, int(cell.activation),
             cell.weight_hh.data.ptr, cell.weight_hh.device.id, cupy.cuda.get_current_stream().ptr,
-            get_matmul_precision(),
+            threading.get_ident(), get_matmul_precision(),
         )  # fmt: skip
         if key in cls._kept:
             cls._kept.move_to_end(key)
@@ -194,15 +208,10 @@ class Graph(Steps):
 
     def _replay(self, name, launches):
         if name not in self.graphs:
-            stream = cupy.cuda.Stream(non_blocking=True)
-            with stream:
-                stream.begin_capture()
-                try:
-                    launches()
-                finally:
-                    graph = stream.end_capture()
-            self.graphs[name] = graph
-        self.graphs[name].launch()
+            with recording(cupy.cuda.Stream(non_blocking=True)) as made:
+                launches()
+            self.graphs[name] = made
+        self.graphs[name][0].launch()
 
     def forward(self, begin, h0):
         """Run forward; begin(record, h_now) says where the call's arrays are."""
@@ -218,6 +227,9 @@ class Graph(Steps):
         dh_now[...] = self.states
         if dc_now is not None:
             dc_now[...] = self.dc_now
+
+
+atexit.register(Graph.forget)  # while CUDA is still there
 
 
 # -- all steps in one launch ------------------------------------------------------------------------
@@ -287,6 +299,25 @@ def _persistent_sizes(file, dtype, defines, device):
     return tuple(int(n) for n in sizes.get())
 
 
+_resident: dict = {}
+
+
+def _check_resident(run, device, blocks, shared):
+    """Refuse a launch whose blocks can not all run at once: they would wait for each other for ever."""
+    key = run, device, shared
+    if key not in _resident:
+        if shared > 48 << 10:
+            run.max_dynamic_shared_size_bytes = shared
+        each = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            run.kernel.ptr, THREADS, shared
+        )
+        _resident[key] = each * properties(device)["multiProcessorCount"]
+    if blocks > _resident[key]:
+        raise RuntimeError(
+            f"a cooperative launch needs {blocks} blocks at once, the GPU takes {_resident[key]}"
+        )
+
+
 class Cooperative:
     """Each block has some units, for some rows, and the recurrent weights of those on its multiprocessor."""
 
@@ -305,8 +336,10 @@ class Cooperative:
     def _run(self, name, arrays):
         cell, (cut, row_blocks, shared) = self.cell, self.cuts[name]
         arrived = cupy.zeros(row_blocks, np.uint32)
+        run, blocks = cell.kernel(f"cooperative_{name}"), row_blocks * cut[1]
+        _check_resident(run, cell.weight_hh.device.id, blocks, shared)
         _run(
-            cell.kernel(f"cooperative_{name}"), row_blocks * cut[1], THREADS, shared,
+            run, blocks, THREADS, shared,
             (*arrays, cell.weight_hh, arrived, i64(cell.steps), i64(cell.batch), i32(cell.hidden),
              *map(i32, cut), cell.activation),
         )  # fmt: skip
@@ -344,11 +377,11 @@ def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
         units = -(-hidden // min(hidden, multiprocessors // row_blocks))
         unit_blocks = -(-hidden // units)
         outputs = _round_up(units, 4) if back else _round_up(units * gates, 4)
-        terms = hidden * gates if back else hidden
+        terms = _round_up(hidden * gates if back else hidden, 4)
         tiles = rows // 4 * (outputs // 4)
         for parts in (1, 2, 4, 8, 16, 32):
             fixed = terms * outputs + parts * rows * outputs + 2 * rows * units
-            room = (most_shared // itemsize - fixed) // rows
+            room = ((most_shared // itemsize - fixed) // rows - 4) // 4 * 4
             if parts * tiles > THREADS or room < min(terms, 32):
                 continue
             products = max(terms * rows * outputs / 128, terms / parts * 20)
@@ -357,7 +390,7 @@ def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
             )
             if cost < least:
                 least, chunk = cost, min(terms, room)
-                shared = (fixed + chunk * rows) * itemsize
+                shared = (fixed + (chunk + 4) * rows) * itemsize
                 best = (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared
     return best
 

@@ -3,8 +3,9 @@
  * h (on the way back dgates) through L2, with one barrier among them a step.
  *
  * A thread sums for four rows and four outputs over one of `parts` of the terms; the parts are added in order.
- * Shared memory of a block, in numbers: weights (terms, outputs), the values of `chunk` terms (chunk, rows),
- * sums of the parts (parts, rows, outputs), c or dh and dc (2, rows, units). rows and outputs are multiples of 4.
+ * Shared memory of a block, in numbers: weights (terms, outputs), the values of `chunk` terms (rows, chunk + 4: so
+ * that rows lie in other banks), sums of the parts (parts, rows, outputs), c or dh and dc (2, rows, units). rows,
+ * outputs and chunk are multiples of 4, and so, with zeros, are the terms.
  */
 
 /* How a grid is cut: block x has units [x % unit_blocks * units, ...) and rows [x / unit_blocks * rows, ...). */
@@ -12,31 +13,67 @@ struct cut {
     int units, unit_blocks, rows, outputs, chunk, parts;
 };
 
+#define FOURS(n) (((n) + 3) / 4 * 4)
+
+/* Four numbers that other blocks wrote, read past the first-level cache; on a 16-byte boundary. */
+DEVICE four<float> written_four(const float *a)
+{
+    const float4 v = __ldcg((const float4 *)a);
+    return {v.x, v.y, v.z, v.w};
+}
+
+DEVICE four<double> written_four(const double *a)
+{
+    const double2 v = __ldcg((const double2 *)a), w = __ldcg((const double2 *)a + 1);
+    return {v.x, v.y, w.x, w.y};
+}
+
 /* sums[part][row][output] of this block: values (batch, terms) times weights (terms, outputs). values were written
- * by other blocks before the last barrier, so they are read past the first-level cache. */
+ * by other blocks before the last barrier. */
 template <typename real>
 DEVICE void block_product(real *sums, real *staged, const real *weights, const real *values, index_t first_row,
                           index_t batch, int terms, const cut &a)
 {
     const int tiles = a.rows / 4 * (a.outputs / 4), part = threadIdx.x / tiles, tile = threadIdx.x % tiles;
-    const int row = tile / (a.outputs / 4) * 4, output = tile % (a.outputs / 4) * 4;
+    const int row = tile / (a.outputs / 4) * 4, output = tile % (a.outputs / 4) * 4, stride = a.chunk + 4;
+    const bool in_fours = terms % 4 == 0 && (unsigned long long)values % 16 == 0;
     real s[4][4] = {};
     for (int from = 0; from < terms; from += a.chunk) {
-        const int count = terms - from < a.chunk ? terms - from : a.chunk;
+        const int count = terms - from < a.chunk ? terms - from : a.chunk, fours = FOURS(count) / 4;
         __syncthreads(); /* the chunk before has been used */
-        for (int i = threadIdx.x; i < a.rows * count; i += blockDim.x) {
-            const int r = i / count, k = i % count;
-            staged[k * a.rows + r] = first_row + r < batch ? __ldcg(values + (first_row + r) * terms + from + k) : real(0);
+        _Pragma("unroll 4") for (int i = threadIdx.x; i < a.rows * fours; i += blockDim.x) {
+            const int r = i / fours, k = i % fours * 4;
+            const real *from_row = values + (first_row + r) * terms + from + k;
+            four<real> v = {};
+            if (first_row + r < batch) {
+                if (in_fours)
+                    v = written_four(from_row);
+                else {
+                    v.x = __ldcg(from_row);
+                    v.y = k + 1 < count ? __ldcg(from_row + 1) : real(0);
+                    v.z = k + 2 < count ? __ldcg(from_row + 2) : real(0);
+                    v.w = k + 3 < count ? __ldcg(from_row + 3) : real(0);
+                }
+            }
+            *(four<real> *)(staged + r * stride + k) = v;
         }
         __syncthreads();
         if (part < a.parts)
-            for (int k = part; k < count; k += a.parts) {
-                const four<real> v = *(const four<real> *)(staged + k * a.rows + row);
-                const four<real> w = *(const four<real> *)(weights + (index_t)(from + k) * a.outputs + output);
-                const real vs[4] = {v.x, v.y, v.z, v.w}, ws[4] = {w.x, w.y, w.z, w.w};
-                UNROLL for (int i = 0; i < 4; i++)
-                    UNROLL for (int j = 0; j < 4; j++)
-                        s[i][j] += vs[i] * ws[j];
+            for (int k = part * 4; k < count; k += a.parts * 4) {
+                four<real> v[4], w[4];
+                UNROLL for (int i = 0; i < 4; i++) {
+                    v[i] = *(const four<real> *)(staged + (row + i) * stride + k);
+                    w[i] = *(const four<real> *)(weights + (index_t)(from + k + i) * a.outputs + output);
+                }
+                UNROLL for (int i = 0; i < 4; i++) {
+                    const real vs[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+                    UNROLL for (int n = 0; n < 4; n++) {
+                        s[i][0] += vs[n] * w[n].x;
+                        s[i][1] += vs[n] * w[n].y;
+                        s[i][2] += vs[n] * w[n].z;
+                        s[i][3] += vs[n] * w[n].w;
+                    }
+                }
             }
     }
     if (part < a.parts)
@@ -68,11 +105,12 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
     const forward_call<real> call = *where;
     const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
     const index_t first_row = (index_t)row_block * rows;
-    real *weights = shared, *staged = weights + (index_t)hidden * outputs, *sums = staged + chunk * rows;
+    const int terms = FOURS(hidden);
+    real *weights = shared, *staged = weights + (index_t)terms * outputs, *sums = staged + (chunk + 4) * rows;
     real *c = sums + parts * rows * outputs;
-    for (int i = threadIdx.x; i < hidden * outputs; i += blockDim.x) {
-        const int k = i % hidden, output = i / hidden, u = first_unit + output / CELL_GATES;
-        const bool mine = output < units * CELL_GATES && u < hidden;
+    for (int i = threadIdx.x; i < terms * outputs; i += blockDim.x) {
+        const int k = i % terms, output = i / terms, u = first_unit + output / CELL_GATES;
+        const bool mine = output < units * CELL_GATES && u < hidden && k < hidden;
         weights[k * outputs + output] =
             mine ? weight_hh[((index_t)(output % CELL_GATES) * hidden + u) * hidden + k] : real(0);
     }
@@ -108,7 +146,8 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
             if (call.y)
                 call.y[(t * batch + b) * hidden + u] = out;
         }
-        wait_for_blocks(arrived + row_block, (unsigned)(t + 1) * unit_blocks);
+        if (t + 1 < steps)
+            wait_for_blocks(arrived + row_block, (unsigned)(t + 1) * unit_blocks);
     }
 }
 
@@ -126,11 +165,12 @@ cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_no
     const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
     const int terms = CELL_GATES * hidden;
     const index_t first_row = (index_t)row_block * rows;
-    real *weights = shared, *staged = weights + (index_t)terms * outputs, *sums = staged + chunk * rows;
+    real *weights = shared, *staged = weights + (index_t)FOURS(terms) * outputs;
+    real *sums = staged + (chunk + 4) * rows;
     real *dh = sums + parts * rows * outputs, *dc = dh + rows * units;
-    for (int i = threadIdx.x; i < terms * outputs; i += blockDim.x) {
-        const int u = first_unit + i % outputs;
-        weights[i] = i % outputs < units && u < hidden ? weight_hh[(index_t)(i / outputs) * hidden + u] : real(0);
+    for (int i = threadIdx.x; i < FOURS(terms) * outputs; i += blockDim.x) {
+        const int u = first_unit + i % outputs, j = i / outputs;
+        weights[i] = i % outputs < units && u < hidden && j < terms ? weight_hh[(index_t)j * hidden + u] : real(0);
     }
     for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
         const index_t b = first_row + i / units, u = first_unit + i % units;
