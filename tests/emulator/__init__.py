@@ -118,15 +118,17 @@ def install():
         if name.split(".")[0] == "cupy":
             _hidden[name] = sys.modules.pop(name)
     sys.modules.update(_modules)
-    ctypes.CDLL = _library
+    ctypes.CDLL = _Library
     return _modules["cupy"]
 
 
-def _library(name, *args, **more):
+class _Library(_real_library):
     """What ctypes loads: of cuBLAS, the double."""
-    if str(name).startswith("libcublas.so"):
-        return cuda.Library()
-    return _real_library(name, *args, **more)
+
+    def __new__(cls, name, *args, **more):
+        if str(name).startswith("libcublas.so"):
+            return cuda.Library()
+        return super().__new__(cls)
 
 
 def remove():
