@@ -67,6 +67,7 @@ class Sequential(Layer):
         }
         self._passes_threads = [_accepts(layer, "num_threads") for layer in layers]
         self._passes_need_dx = [_accepts(layer, "need_dx", "backward") for layer in layers]
+        self._passes_consume = [_accepts(layer, "consume", "backward") for layer in layers]
         with on_device(self.device) as kernels:
             self.bind(*(flat_views(self._shapes, self.dtype, kernels) for _ in range(2)))
         for layer in layers:
@@ -158,14 +159,14 @@ class Sequential(Layer):
         """
         self._check_trace(trace, dstate)  # all layers, before the first gradient is touched
         arriving = self._check_state("dstate", dstate)
-        checked = [kept for _, kept, _ in self._own_layers(trace) if kept is not None]
-        for kept in checked:
-            kept._checked = True
+        own = [(layer, kept) for layer, kept, _ in self._own_layers(trace) if kept is not None]
+        for layer, kept in own:
+            kept._checked_for = layer
         try:
             return self._backward(dy, trace, arriving, num_threads, need_dx, consume)
         finally:
-            for kept in checked:
-                kept._checked = False
+            for _, kept in own:
+                kept._checked_for = None
 
     def _backward(self, dy, trace, arriving, num_threads, need_dx, consume):
         departing = []
@@ -173,7 +174,7 @@ class Sequential(Layer):
             options = {"num_threads": num_threads} if self._passes_threads[i] else {}
             if self._passes_need_dx[i]:
                 options["need_dx"] = i > 0 or need_dx
-            if consume and _accepts(self.layers[i], "consume", "backward"):
+            if consume and self._passes_consume[i]:
                 options["consume"] = True
             dy, out = self.layers[i].backward(dy, trace.layers[i], arriving[i], **options)
             departing.append(out)
