@@ -322,65 +322,74 @@ class Cooperative:
     """Each block has some units, for some rows, and the recurrent weights of those on its multiprocessor."""
 
     def __init__(self, cell, forward, backward):
-        self.cell, self.cuts = cell, {"forward": forward, "backward": backward}
+        self.cell, self.cut, self.cut_back = cell, forward, backward
 
     @classmethod
     def fitting(cls, cell):
-        """Give the way, with the cut that moves least; None where the weights do not fit on the chip."""
+        """Give the way, with the cuts that cost least; None where the weights do not fit on the chip."""
         device = cell.weight_hh.device.id
         known = (cell.gates, cell.hidden, cell.batch, cell.dtype.itemsize,
                  properties(device)["multiProcessorCount"], _most_shared(device))  # fmt: skip
-        forward, backward = _cut(*known, back=False), _cut(*known, back=True)
+        forward, backward = _cut(*known), _cut_back(*known)
         return forward and backward and cls(cell, forward, backward)
 
-    def _run(self, name, arrays):
-        cell, (cut, row_blocks, shared) = self.cell, self.cuts[name]
+    def _run(self, name, arrays, cut, row_blocks, shared):
+        cell = self.cell
         arrived = cupy.zeros(row_blocks, np.uint32)
         run, blocks = cell.kernel(f"cooperative_{name}"), row_blocks * cut[1]
         _check_resident(run, cell.weight_hh.device.id, blocks, shared)
         _run(
             run, blocks, THREADS, shared,
-            (*arrays, cell.weight_hh, arrived, i64(cell.steps), i64(cell.batch), i32(cell.hidden),
-             *map(i32, cut), cell.activation),
+            (*arrays, arrived, i64(cell.steps), i64(cell.batch), i32(cell.hidden), *map(i32, cut),
+             cell.activation),
         )  # fmt: skip
 
     def forward(self, begin, h0):
         """Run forward; begin(record, h_now) says where the call's arrays are."""
         record = _record()
         begin(record, self.cell.rows(self.cell.hidden))
-        self._run("forward", (record, h0))
+        self._run("forward", (record, h0, self.cell.weight_hh), *self.cut)
 
     def backward(self, begin, dh_now, dc_now):
         """Run backward; begin(record, dh_now, dc_now) says where the call's arrays are."""
-        record = _record()
+        cell, record = self.cell, _record()
         begin(record, dh_now, dc_now)
-        self._run("backward", (record, dh_now, _pointer(dc_now)))
+        (_, unit_blocks, rows), row_blocks, _ = self.cut_back
+        exchange = cupy.empty(
+            (2, row_blocks * unit_blocks, rows, _round_up(cell.hidden, 4)), cell.dtype
+        )
+        arrays = (record, dh_now, _pointer(dc_now), cell.weight_hh, exchange)
+        self._run("backward", arrays, *self.cut_back)
 
 
 def _round_up(n, to):
     return -(-n // to) * to
 
 
+def _blocks(hidden, batch, multiprocessors):
+    """Walk through the ways to share units and rows among blocks: row_blocks, rows, units, unit_blocks."""
+    for row_blocks in range(1, multiprocessors + 1):
+        rows = _round_up(-(-batch // row_blocks), 4)
+        if rows * (row_blocks - 1) >= batch and row_blocks > 1:
+            continue  # the last would have none
+        units = -(-hidden // min(hidden, multiprocessors // row_blocks))
+        yield row_blocks, rows, units, -(-hidden // units)
+
+
 @functools.cache
-def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
-    """Cut units and rows into blocks: (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, bytes.
+def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared):
+    """Cut a forward pass into blocks: (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, bytes.
 
     Of all cuts that fit, the one whose step costs least, in cycles of a multiprocessor by a rough count: of
     multiplications 128 a cycle, and a thread's in some 20; the sums of parts; the words that come from L2,
     some 16 a cycle. None if none fits.
     """
     best, least = None, math.inf
-    for row_blocks in range(1, multiprocessors + 1):
-        rows = _round_up(-(-batch // row_blocks), 4)
-        if rows * (row_blocks - 1) >= batch > 0 and row_blocks > 1:
-            continue  # the last would have none
-        units = -(-hidden // min(hidden, multiprocessors // row_blocks))
-        unit_blocks = -(-hidden // units)
-        outputs = _round_up(units, 4) if back else _round_up(units * gates, 4)
-        terms = _round_up(hidden * gates if back else hidden, 4)
+    for row_blocks, rows, units, unit_blocks in _blocks(hidden, batch, multiprocessors):
+        outputs, terms = _round_up(units * gates, 4), _round_up(hidden, 4)
         tiles = rows // 4 * (outputs // 4)
         for parts in (1, 2, 4, 8, 16, 32):
-            fixed = terms * outputs + parts * rows * outputs + 2 * rows * units
+            fixed = terms * outputs + parts * rows * outputs + rows * units
             room = ((most_shared // itemsize - fixed) // rows - 4) // 4 * 4
             if parts * tiles > THREADS or room < min(terms, 32):
                 continue
@@ -392,6 +401,24 @@ def _cut(gates, hidden, batch, itemsize, multiprocessors, most_shared, back):
                 least, chunk = cost, min(terms, room)
                 shared = (fixed + (chunk + 4) * rows) * itemsize
                 best = (units, unit_blocks, rows, outputs, chunk, parts), row_blocks, shared
+    return best
+
+
+@functools.cache
+def _cut_back(gates, hidden, batch, itemsize, multiprocessors, most_shared):
+    """Cut a backward pass into blocks: (units, unit_blocks, rows), row_blocks, bytes; counted as forward."""
+    best, least = None, math.inf
+    for row_blocks, rows, units, unit_blocks in _blocks(hidden, batch, multiprocessors):
+        columns, terms = _round_up(hidden, 4), units * gates
+        shared = (terms * columns + terms * rows + 2 * rows * units) * itemsize
+        if shared > most_shared:
+            continue
+        rounds = -(-(rows // 4 * (columns // 4)) // THREADS)
+        products = max(terms * rows * columns / 128, terms * rounds * 20)
+        sums = -(-rows * units // THREADS) * (600 + 5 * unit_blocks)
+        cost = products + sums + 2 * rows * columns * itemsize / 64
+        if cost < least:
+            best, least = ((units, unit_blocks, rows), row_blocks, shared), cost
     return best
 
 

@@ -1,11 +1,11 @@
 /* A cell over time in one launch, for more hidden units than one multiprocessor can hold: each block keeps the
- * recurrent weights of some units on chip, for some rows of the batch, and all blocks of the same rows exchange
- * h (on the way back dgates) through L2, with one barrier among them a step.
+ * recurrent weights of some units on chip, for some rows of the batch, and the blocks of the same rows exchange h, on
+ * the way back the parts of its gradient, through L2, with one barrier among them a step.
  *
- * A thread sums for four rows and four outputs over one of `parts` of the terms; the parts are added in order.
+ * Forward, a thread sums for four rows and four outputs over one of `parts` of the terms; the parts are added in order.
  * Shared memory of a block, in numbers: weights (terms, outputs), the values of `chunk` terms (rows, chunk + 4: so
- * that rows lie in other banks), sums of the parts (parts, rows, outputs), c or dh and dc (2, rows, units). rows,
- * outputs and chunk are multiples of 4, and so, with zeros, are the terms.
+ * that rows lie in other banks), sums of the parts (parts, rows, outputs), c (rows, units). rows, outputs and chunk are
+ * multiples of 4, and so, with zeros, are the terms.
  */
 
 /* How a grid is cut: block x has units [x % unit_blocks * units, ...) and rows [x / unit_blocks * rows, ...). */
@@ -152,26 +152,33 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
 }
 
 /* dh_now, dc_now (B, H): in, what arrives through the final state; out, what leaves through the initial one.
- * Outputs of a block are the gradients at its units' h. */
+ *
+ * A block multiplies its own units' dgates, which it has on chip, with their rows of the weights: that is its part of
+ * the gradient at h of all units before. The blocks exchange these parts and add up those of their own units, in the
+ * order of blocks. So h's gradient goes through L2, not dgates, which are G times as many.
+ *
+ * exchange (2, blocks, rows, H rounded up to 4): two turns, so that one barrier a step is enough. Shared memory:
+ * weights (G*units, H rounded up), dgates (G*units, rows), dh and dc (2, rows, units). */
 template <typename real>
 __global__ void __launch_bounds__(256)
 cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_now, const real *weight_hh,
-                     unsigned *arrived, index_t steps, index_t batch, int hidden, int units, int unit_blocks, int rows,
-                     int outputs, int chunk, int parts, int activation)
+                     real *exchange, unsigned *arrived, index_t steps, index_t batch, int hidden, int units,
+                     int unit_blocks, int rows, int activation)
 {
     DYNAMIC_SHARED(real, shared);
-    const cut a = {units, unit_blocks, rows, outputs, chunk, parts};
     const backward_call<real> call = *where;
     const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
-    const int terms = CELL_GATES * hidden;
-    const index_t first_row = (index_t)row_block * rows;
-    real *weights = shared, *staged = weights + (index_t)FOURS(terms) * outputs;
-    real *sums = staged + (chunk + 4) * rows;
-    real *dh = sums + parts * rows * outputs, *dc = dh + rows * units;
-    for (int i = threadIdx.x; i < FOURS(terms) * outputs; i += blockDim.x) {
-        const int u = first_unit + i % outputs, j = i / outputs;
-        weights[i] = i % outputs < units && u < hidden && j < terms ? weight_hh[(index_t)j * hidden + u] : real(0);
+    const int columns = FOURS(hidden), terms = units * CELL_GATES, tiles = rows / 4 * (columns / 4);
+    const index_t first_row = (index_t)row_block * rows, room = (index_t)rows * columns;
+    real *weights = shared, *dgates = weights + (index_t)terms * columns, *dh = dgates + terms * rows;
+    real *dc = dh + rows * units;
+    for (int i = threadIdx.x; i < terms * columns; i += blockDim.x) {
+        const int term = i / columns, v = i % columns, u = first_unit + term / CELL_GATES;
+        const index_t j = (index_t)(term % CELL_GATES) * hidden + u;
+        weights[i] = u < hidden && v < hidden ? weight_hh[j * hidden + v] : real(0);
     }
+    for (int i = threadIdx.x; i < terms * rows; i += blockDim.x)
+        dgates[i] = 0; /* and so it stays in rows past the last and units past the last */
     for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
         const index_t b = first_row + i / units, u = first_unit + i % units;
         const bool mine = b < batch && u < hidden;
@@ -183,22 +190,49 @@ cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_no
     saved_unit<real> next = {}; /* of the thread's first row and unit: fetched one step ahead */
     if (has_first && steps)
         next = saved_at(call, steps - 1, first_b, first_u, batch, hidden);
+    __syncthreads();
     for (index_t t = steps - 1; t >= 0; t--) {
         for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
-            const index_t b = first_row + i / units, u = first_unit + i % units;
+            const int row = i / units, unit = i % units;
+            const index_t b = first_row + row, u = first_unit + unit;
             if (b >= batch || u >= hidden)
                 continue;
-            const saved_unit<real> saved =
-                i == (int)threadIdx.x ? next : saved_at(call, t, b, u, batch, hidden);
-            real dgates[CELL_GATES];
-            backward_at(call, saved, dgates, &dc[i], dh[i], t, b, u, batch, hidden, activation);
+            const saved_unit<real> saved = i == (int)threadIdx.x ? next : saved_at(call, t, b, u, batch, hidden);
+            real out[CELL_GATES];
+            backward_at(call, saved, out, &dc[i], dh[i], t, b, u, batch, hidden, activation);
+            UNROLL for (int k = 0; k < CELL_GATES; k++)
+                dgates[(unit * CELL_GATES + k) * rows + row] = out[k];
         }
         if (has_first && t)
             next = saved_at(call, t - 1, first_b, first_u, batch, hidden);
+        __syncthreads();
+        real *turn = exchange + (t & 1) * gridDim.x * room;
+        for (int tile = threadIdx.x; tile < tiles; tile += blockDim.x) {
+            const int row = tile / (columns / 4) * 4, column = tile % (columns / 4) * 4;
+            real s[4][4] = {};
+            for (int k = 0; k < terms; k++) {
+                const four<real> v = *(const four<real> *)(dgates + k * rows + row);
+                const four<real> w = *(const four<real> *)(weights + (index_t)k * columns + column);
+                const real vs[4] = {v.x, v.y, v.z, v.w}, ws[4] = {w.x, w.y, w.z, w.w};
+                UNROLL for (int i = 0; i < 4; i++)
+                    UNROLL for (int j = 0; j < 4; j++)
+                        s[i][j] += vs[i] * ws[j];
+            }
+            real *to = turn + blockIdx.x * room + row * columns + column;
+            UNROLL for (int i = 0; i < 4; i++)
+                *(four<real> *)(to + i * columns) = {s[i][0], s[i][1], s[i][2], s[i][3]};
+        }
         wait_for_blocks(arrived + row_block, (unsigned)(steps - t) * unit_blocks);
-        block_product(sums, staged, weights, call.dgates + t * batch * terms, first_row, batch, terms, a);
-        for (int i = threadIdx.x; i < rows * units; i += blockDim.x)
-            dh[i] = add_parts(sums, i / units, i % units, a);
+        turn += (index_t)row_block * unit_blocks * room;
+        for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+            const int row = i / units, u = first_unit + i % units;
+            if (u >= hidden)
+                continue;
+            real sum = 0;
+            _Pragma("unroll 16") for (int block = 0; block < unit_blocks; block++)
+                sum += __ldcg(turn + block * room + row * columns + u);
+            dh[i] = sum;
+        }
     }
     for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
         const index_t b = first_row + i / units, u = first_unit + i % units;
