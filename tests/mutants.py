@@ -184,7 +184,7 @@ MUTANTS = [
     ("GPU cooperative: one turn of what is exchanged", "cuda/cooperative.cuh", "(t & 1) * gridDim.x * room",
      "0 * gridDim.x * room"),
     ("GPU cooperative: a barrier left out", "cuda/cooperative.cuh",
-     "__syncthreads(); /* the chunk before has been used */\n        for", "for"),
+     "__syncthreads(); /* the chunk before has been used */", ""),
     ("GPU cooperative: parts ignored", "cuda/cooperative.cuh",
      "for (int part = 0; part < a.parts; part++)", "for (int part = 1; part < a.parts; part++)"),
     ("GPU softmax: overflows", "cuda/flat.cu", "largest = block_most(largest, room);", "largest = 0;"),

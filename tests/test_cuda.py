@@ -226,7 +226,7 @@ def test_the_first_way_that_fits_is_taken(request, time, monkeypatch):
     assert ways(30) == [time.Persistent] * 2
     if "emulated" in request.node.name:  # whose multiprocessors are few and small
         assert ways(130) == [time.Cooperative] * 2
-        assert ways(600) == [time.Steps, time.Graph]  # recorded at the second call
+        assert ways(600) == [time.Graph] * 2
 
 
 @pytest.mark.parametrize("way", ["persistent", "cooperative"])
@@ -282,6 +282,19 @@ def test_cuts_cover_all_and_fit(time, gates, itemsize):
             assert 1 <= parts * (rows // 4) * (outputs // 4) <= 256
             assert 4 <= chunk <= hidden + 3
     assert found > 30
+
+
+def test_a_graph_is_recorded_at_the_second_call(kernels, time, cupy):
+    time.Graph.forget()
+    layer, x = lstmc.LSTM(2, 4, device="cuda"), cupy.ones((3, 2, 2), np.float32)
+    found = []
+    with kernels.use_way("graph"):
+        for _ in range(3):
+            y, _, trace = layer.forward(x)
+            layer.backward(y, trace)
+            (graph,) = time.Graph._kept.values()
+            found.append({name: made is not None for name, made in graph.graphs.items()})
+    assert found == [{"forward": n > 0, "backward": n > 0} for n in range(3)]
 
 
 def test_graphs_of_two_layers_do_not_mix(kernels, cupy):

@@ -115,7 +115,7 @@ def install():
     if sys.modules.get("cupy") is _modules["cupy"]:
         return _modules["cupy"]
     for name in list(sys.modules):
-        if name.split(".")[0] == "cupy":
+        if name.split(".")[0] in ("cupy", "cupyx"):
             _hidden[name] = sys.modules.pop(name)
     sys.modules.update(_modules)
     ctypes.CDLL = _Library

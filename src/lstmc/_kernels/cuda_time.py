@@ -170,44 +170,44 @@ class Graph(Steps):
     """The same launches, recorded and replayed: the host asks for all steps at once.
 
     A graph knows addresses, so its arrays are its own, and a call's arrays are found through the record. The
-    first call of a shape runs step by step, the second records.
+    first call of a shape, forward and backward, runs step by step, so that all is loaded; the second records.
     """
 
-    _kept: ClassVar[OrderedDict] = (
-        OrderedDict()
-    )  # by shape, stream, thread: None after the first call
+    _kept: ClassVar[OrderedDict] = OrderedDict()  # by shape, weights, stream and thread
     MOST = 32
 
     def __init__(self, cell):
         super().__init__(cell)
         self.dc_now = cell.rows(cell.hidden) if cell.has_c else None
-        self.graphs = {}
+        self.graphs = {}  # by direction; None after the first call
 
     @classmethod
     def fitting(cls, cell):
-        """Give the recorded way for these sizes, weights and stream, or the one that is not."""
+        """Give the way for these sizes, weights, stream and thread: it fits all."""
         key = (
             cell.file, cell.dtype, cell.steps, cell.batch, cell.hidden, int(cell.activation),
             cell.weight_hh.data.ptr, cell.weight_hh.device.id, cupy.cuda.get_current_stream().ptr,
             threading.get_ident(), get_matmul_precision(),
         )  # fmt: skip
-        if key in cls._kept:
-            cls._kept.move_to_end(key)
-            if cls._kept[key] is None:
-                cls._kept[key] = cls(cell)
-            return cls._kept[key]
-        cls._kept[key] = None
+        if key not in cls._kept:
+            cls._kept[key] = cls(cell)
+        cls._kept.move_to_end(key)
         while len(cls._kept) > cls.MOST:
             cls._kept.popitem(last=False)
-        return Steps(cell)
+        return cls._kept[key]
 
     @classmethod
     def forget(cls):
         """Let go of all graphs and of the memory that they hold."""
         cls._kept.clear()
 
-    def _replay(self, name, launches):
+    def _launch(self, name, launches):
+        """Launch the steps: by themselves, then recorded, then as recorded."""
         if name not in self.graphs:
+            self.graphs[name] = None
+            launches()
+            return
+        if self.graphs[name] is None:
             with recording(cupy.cuda.Stream(non_blocking=True)) as made:
                 launches()
             self.graphs[name] = made
@@ -217,13 +217,13 @@ class Graph(Steps):
         """Run forward; begin(record, h_now) says where the call's arrays are."""
         begin(self.record, self.states)
         if self.cell.steps:
-            self._replay("forward", self.launch_forward)
+            self._launch("forward", self.launch_forward)
 
     def backward(self, begin, dh_now, dc_now):
         """Run backward; begin(record, dh_now, dc_now) says where the call's arrays are."""
         begin(self.record, self.states, self.dc_now)
         if self.cell.steps:
-            self._replay("backward", lambda: self.launch_backward(self.states, self.dc_now))
+            self._launch("backward", lambda: self.launch_backward(self.states, self.dc_now))
         dh_now[...] = self.states
         if dc_now is not None:
             dc_now[...] = self.dc_now
