@@ -172,9 +172,13 @@ def test_persistent_ways_of_many_rows(kernels, cupy, batch):
     _compare(kernels, cupy, "persistent", lstmc.LSTM, np.float32, 4, batch, 2, 9)
 
 
-@pytest.mark.parametrize(("batch", "hidden"), [(1, 70), (33, 20), (20, 130), (3, 5)])
-def test_cooperative_ways_are_cut_in_many_manners(kernels, cupy, batch, hidden):
-    _compare(kernels, cupy, "cooperative", lstmc.LSTM, np.float32, 3, batch, 2, hidden)
+@pytest.mark.parametrize(
+    ("batch", "hidden", "dtype"),
+    [(1, 70, "f4"), (33, 20, "f4"), (20, 130, "f4"), (3, 5, "f4"), (33, 82, "f8"), (17, 82, "f8")],
+)
+def test_cooperative_ways_are_cut_in_many_manners(kernels, cupy, batch, hidden, dtype):
+    """On the emulated device the last two have the values of a step in several chunks."""
+    _compare(kernels, cupy, "cooperative", lstmc.LSTM, np.dtype(dtype), 3, batch, 2, hidden)
 
 
 @pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
