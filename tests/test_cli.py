@@ -31,6 +31,19 @@ def folder(tmp_path, monkeypatch):
     cli.set_num_threads(None)
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "lstmc: error: device 'cuda'"), ("gpu", 'device must be "cpu", "cuda" or "cuda:N"')],
+)
+def test_a_device_that_is_not_there(device, message, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert cli.main(["train", "text.txt", "--out", "there", "--device", device]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not os.path.exists("there")
+
+
 def run(*arguments):
     return cli.main([str(a) for a in arguments])
 

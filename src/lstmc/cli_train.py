@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import optim
+from ._kernels import kernels_for
 from .files import check_writable_folder
 from .language_model import LanguageModel
 from .text import Vocabulary, default_text, read_text
@@ -32,11 +33,8 @@ DEFAULTS = {
     "optimizer": "adam", "lr": None, "clip": 5.0, "schedule": "none", "decay": None, "decay_every": None,
     "epochs": 10, "patience": None, "valid": 0.1, "seed": 0,
 }  # fmt: skip
-CHANGEABLE = (
-    "file",
-    "epochs",
-    "device",
-)  # in a resumed run; the text is compared with the one before
+# In a resumed run; the text is compared with the one before.
+CHANGEABLE = ("file", "epochs", "device")
 
 
 class UsageError(Exception):
@@ -50,6 +48,7 @@ def train(args):
     settings, text_id = (
         resumed_settings(args, checkpoint) if args.resume else (new_settings(args), None)
     )
+    check_device(settings["device"])
     if settings["file"] not in (None, "-"):  # to be found again from another folder
         settings["file"] = os.path.abspath(settings["file"])
     text = default_text() if settings["file"] is None else read_text(settings["file"])
@@ -75,6 +74,14 @@ def train(args):
     if stopped:
         print(f"the time is up; to go on: {how_to_resume(out, settings)}")
     return 0
+
+
+def check_device(device):
+    """Refuse a device that is not to be had here, in the words of an error of the command."""
+    try:
+        kernels_for(device)
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def new_settings(args):

@@ -74,8 +74,15 @@ def kernels_of(array):
     return kernels_for("cuda") if is_on_gpu(array) else cpu
 
 
+def _is_cupys(array):
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
 def is_on_gpu(array):
     """Tell whether an array, of whatever library, lies on a GPU."""
+    if _is_cupys(array):
+        return True
     if getattr(array, "__cuda_array_interface__", None) is not None:
         return True
     where = getattr(array, "__dlpack_device__", None)
@@ -89,8 +96,7 @@ def device_name(array):
 
 def host(array):
     """Give an array as NumPy has it: a copy of what lies on a GPU, anything else as it is."""
-    cupy = sys.modules.get("cupy")
-    return array.get() if cupy is not None and isinstance(array, cupy.ndarray) else array
+    return array.get() if _is_cupys(array) else array
 
 
 def differ(pairs):
