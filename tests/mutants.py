@@ -191,7 +191,7 @@ MUTANTS = [
     ("GPU cross entropy: mean over all rows", "cuda/flat.cu",
      "counted += targets[row] != ignored;", "counted += 1;"),
     ("GPU embedding: a token's first row alone", "cuda/flat.cu",
-     "k < rows && keys[k] / rows == token", "k == first"),
+     "found[j] = k + j < rows", "found[j] = j == 0 && k + j < rows"),
     ("GPU Adam: no correction of v", "cuda/flat.cu", " / (real)root_of_correction", ""),
     ("GPU clip: always", "cuda/flat.cu", "isfinite(*norm) && *norm > most", "isfinite(*norm)"),
     ("GPU dropout: not scaled", "cuda/flat.cu", "x[i] * (real)factor", "x[i]"),

@@ -31,13 +31,18 @@ __global__ void embedding_forward(real *y, const index_t *tokens, const real *we
 template <typename real>
 __global__ void embedding_backward(real *dweight, const real *dy, const index_t *keys, index_t rows, index_t columns)
 {
-    const index_t first = blockIdx.x, token = keys[first] / rows;
-    if (first && keys[first - 1] / rows == token)
+    const index_t first = blockIdx.x, token = keys[first] / rows, begin = token * rows, end = begin + rows;
+    if (first && keys[first - 1] >= begin)
         return;
     for (index_t column = threadIdx.x; column < columns; column += blockDim.x) {
         real sum = dweight[token * columns + column];
-        for (index_t k = first; k < rows && keys[k] / rows == token; k++)
-            sum += dy[keys[k] % rows * columns + column];
+        for (index_t k = first; k < rows && keys[k] < end; k += 8) {
+            real found[8]; /* read at once, added one after another */
+            UNROLL for (int j = 0; j < 8; j++)
+                found[j] = k + j < rows && keys[k + j] < end ? dy[(keys[k + j] - begin) * columns + column] : real(0);
+            UNROLL for (int j = 0; j < 8; j++)
+                sum += found[j];
+        }
         dweight[token * columns + column] = sum;
     }
 }
