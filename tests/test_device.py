@@ -285,6 +285,17 @@ def test_without_a_device(cupy, forgotten, monkeypatch, how):
     assert re.search(r"^GPU\s+(no|none)\b", config())
 
 
+def test_without_the_libraries_of_cuda(emulated, forgotten, monkeypatch):
+    def absent(name):
+        raise ImportError(f"no lib{name}.so")
+
+    monkeypatch.delattr(emulated.cuda, "cublas")
+    monkeypatch.setattr(emulated.cuda, "__getattr__", absent, raising=False)
+    with pytest.raises(ImportError, match=r"cuda.*no libcublas.so.*\[ctk\]"):
+        lstmc.Linear(3, 4, device="cuda")
+    assert re.search(r"^GPU\s+no\b", config(), re.MULTILINE)
+
+
 def test_the_device_is_told(cupy):
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     assert name in config()

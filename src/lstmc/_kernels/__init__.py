@@ -53,6 +53,13 @@ def kernels_for(device):
         raise ValueError(
             f"device {device!r} does not exist: the last GPU here is 'cuda:{count - 1}'"
         )
+    try:
+        cupy.cuda.cublas  # noqa: B018 CuPy loads it when it is asked for
+    except ImportError as error:
+        raise ImportError(
+            f"device {device!r} needs CUDA's libraries ({error}): "
+            'install the CUDA toolkit, or pip install "cupy-cuda13x[ctk]"'
+        ) from None
     from . import cuda
 
     return cuda
