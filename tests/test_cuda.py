@@ -307,7 +307,8 @@ def test_graphs_of_two_layers_do_not_mix(kernels, cupy):
     expected = [layer(x)[0].get() for layer in layers]
     with kernels.use_way("graph"):
         for _ in range(3):
-            assert_same_bits([layer(x)[0].get() for layer in layers], expected)
+            for layer, wanted in zip(layers, expected):
+                assert_close(layer(x)[0].get(), wanted, 1e-5)
 
 
 def test_a_fingerprint_sees_places_and_signs(kernels, cupy):
