@@ -18,6 +18,7 @@ from . import get_matmul_precision
 __all__ = [
     "NULL",
     "fill",
+    "forget_workspaces",
     "i32",
     "i64",
     "kernel",
@@ -156,6 +157,12 @@ def _gemm(dtype, library):
 WORKSPACE = 32 << 20  # bytes; what cuBLAS takes on recent GPUs
 
 _recording = threading.local()
+_workspaces: dict = {}  # by device and stream: what is replayed on one stream takes turns
+
+
+def forget_workspaces():
+    """Let go of the memory that recorded products use; no graph may be launched after that."""
+    _workspaces.clear()
 
 
 @functools.cache
@@ -186,11 +193,14 @@ def _check(status, function, arguments):
 def recording(stream):
     """Record, within, what is launched on a stream, products too; give a list that gets the graph.
 
-    The graph uses a workspace that must live as long as it does: it is in the list too.
+    It may be launched on the stream that is current now, and on no other.
     """
     cupy.cuda.cublas  # noqa: B018 that it is loaded
     library, handle = _library(), cupy.cuda.device.get_cublas_handle()
-    workspace, before, made = cupy.empty(WORKSPACE, np.uint8), ctypes.c_void_p(), []
+    place = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+    if place not in _workspaces:
+        _workspaces[place] = cupy.empty(WORKSPACE, np.uint8)
+    workspace, before, made = _workspaces[place], ctypes.c_void_p(), []
     library.cublasGetStream_v2(handle, ctypes.byref(before))
     with stream:
         stream.begin_capture()
@@ -206,4 +216,4 @@ def recording(stream):
         finally:
             _recording.library = None
             library.cublasSetStream_v2(handle, before)
-        made += [stream.end_capture(), workspace]
+        made.append(stream.end_capture())

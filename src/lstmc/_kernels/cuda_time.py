@@ -25,6 +25,7 @@ from . import get_matmul_precision
 from .cuda_launch import (
     NULL,
     THREADS,
+    forget_workspaces,
     i32,
     i64,
     kernel,
@@ -200,6 +201,7 @@ class Graph(Steps):
     def forget(cls):
         """Let go of all graphs and of the memory that they hold."""
         cls._kept.clear()
+        forget_workspaces()
 
     def _launch(self, name, launches):
         """Launch the steps: by themselves, then recorded, then as recorded."""
