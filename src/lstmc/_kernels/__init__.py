@@ -129,9 +129,9 @@ def set_matmul_precision(precision):
     Parameters
     ----------
     precision : "float32" or "tf32"
-        "float32", the default: with all 24 bits. "tf32": factors are rounded to 11 bits and multiplied by the
-        tensor cores of GPUs that have them: several times as fast, with relative errors near 1e-3. Everything
-        that is no product of matrices stays float32, and float64 and the CPU are not affected.
+        "float32", the default: with all 24 bits. "tf32": in cuBLAS's products factors are rounded to 11 bits
+        and multiplied by the tensor cores of GPUs that have them, with relative errors near 1e-3. Everything
+        else stays float32, and float64 and the CPU are not affected.
 
     Raises
     ------
