@@ -200,7 +200,7 @@ MUTANTS = [
      "row < rows && row < from + many", "row + 1 < rows && row < from + many"),
     ("GPU graph: that of other weights", "cuda_time.py", "cell.weight_hh.data.ptr, ", ""),
     ("GPU products: nothing added", "cuda_launch.py", "_ONE if add else _ZERO", "_ZERO"),
-    ("GPU stepper: h does not move on", "cuda.py", "self._h, self._h_after = self._h_after, self._h",
+    ("GPU stepper: h does not move on", "cuda_stepper.py", "self._h, self._h_after = self._h_after, self._h",
      "pass"),
 ]  # fmt: skip
 

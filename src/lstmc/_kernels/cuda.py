@@ -1,8 +1,9 @@
 """The kernels of a GPU, through CuPy: the functions of cpu.py and _core under the same names, on CuPy arrays.
 
-Checks and the order of launches; the arithmetic is in cuda/*.cu, the products are cuBLAS's, and how a layer's
-steps are run is in cuda_time.py. Everything is put on the current stream of the current device, and nothing
-waits for it but what a check must know: whether tokens are in range.
+The order of launches; the arithmetic is in cuda/*.cu, products and launching in cuda_launch.py, how a layer's
+steps are run in cuda_time.py, single steps in cuda_stepper.py, checks in cuda_checks.py. Everything is put on
+the current stream of the current device, and nothing waits for it but what a check must know: whether tokens
+are in range.
 
 `num_threads` is the CPU's: it is taken and has no effect. Numbers that the CPU's functions give as floats are
 arrays () of float64 here, so that a caller waits where he reads them.
@@ -13,9 +14,17 @@ import math
 import cupy
 import numpy as np
 
-from . import cpu, is_on_gpu, kind_of
-from ._core import check_threads, describe
-from .cuda_launch import NULL, THREADS, i32, i64, kernel, launch, number, product
+from . import cpu
+from .cuda_checks import (  # noqa: F401 what cpu.py has, this one has
+    address,
+    adopt,
+    check_num_threads,
+    checked,
+    checked_tokens,
+    here,
+)
+from .cuda_launch import THREADS, flat_kernel, i32, i64, launch, number, or_null, product
+from .cuda_stepper import RecurrentStepper  # noqa: F401 likewise
 from .cuda_time import Cell, run_backward, run_forward, use_way
 
 __all__ = [*cpu.__all__, "use_way"]
@@ -25,16 +34,6 @@ arrays = cupy  # the module whose arrays these functions take
 SUM_BLOCK = 4096  # as in flat.cu
 MOST_BLOCKS = 1024
 INFERENCE_BYTES = 256 << 20  # of the sums that are held at once where no trace is kept
-FEW_ROWS = 8  # up to so many a step is one launch a layer, products and all
-NEVER = np.iinfo(np.int64).max
-
-
-def _flat(name, dtype=None):
-    return kernel("flat.cu", name, dtype)
-
-
-def _or_null(array):
-    return NULL if array is None else array
 
 
 class Pool:
@@ -45,91 +44,6 @@ class Pool:
         return cupy.empty(tuple(shape), dtype)
 
 
-# -- checks -----------------------------------------------------------------------------------------
-
-
-def address(array):
-    """Give the address of an array's first element."""
-    return array.data.ptr
-
-
-def adopt(value):
-    """Give an array of another library that lies on a GPU as one of CuPy, the same memory; else as it is."""
-    if isinstance(value, (cupy.ndarray, np.ndarray)) or not is_on_gpu(value):
-        return value
-    if getattr(value, "__cuda_array_interface__", None) is not None:
-        return cupy.asarray(value)
-    return cupy.from_dlpack(value)
-
-
-def _found(value):
-    if isinstance(value, np.ndarray):
-        return "a NumPy array: nothing is copied to the GPU by itself, cupy.asarray() does it"
-    return kind_of(value)
-
-
-def _contiguous(array):
-    return array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
-
-
-def _here(name, array):
-    """Give an array; refuse one of another device than the current one."""
-    current = cupy.cuda.runtime.getDevice()
-    if array.device.id != current:
-        raise ValueError(
-            f"{name} must be on the current device, {current}, got one on {array.device.id}"
-        )
-    return array
-
-
-def checked(name, value, dtype, shape):
-    """Give `value` as a contiguous array of CuPy if it has the type and the shape, else raise.
-
-    `shape` holds numbers, which must match, and letters, which stand for any size. What another library has
-    on the GPU is taken without a copy, where it is contiguous.
-    """
-    value = adopt(value)
-    if not isinstance(value, cupy.ndarray):
-        raise TypeError(
-            f"{name} must be a {np.dtype(dtype).name} array {describe(shape)} on the GPU, got {_found(value)}"
-        )
-    if value.dtype != dtype:
-        raise TypeError(f"{name} must be {np.dtype(dtype).name}, got {value.dtype.name}")
-    matches = value.ndim == len(shape) and all(
-        isinstance(wanted, str) or got == wanted for got, wanted in zip(value.shape, shape)
-    )
-    if not matches:
-        raise ValueError(f"{name} must be {describe(shape)}, got {describe(value.shape)}")
-    return _contiguous(_here(name, value))
-
-
-def checked_tokens(name, value, limit, shape=None, ignored=None):
-    """Give token ids as a contiguous int64 array; each must be in [0, limit) or be `ignored`.
-
-    Waits for the GPU, to know that.
-    """
-    value = adopt(value)
-    if not isinstance(value, cupy.ndarray) or value.dtype not in (np.int64, np.int32):
-        got = value.dtype.name if isinstance(value, cupy.ndarray) else _found(value)
-        raise TypeError(f"{name} must be an int64 or int32 array on the GPU, got {got}")
-    if shape is not None and value.shape != tuple(shape):
-        raise ValueError(f"{name} must be {describe(shape)}, got {describe(value.shape)}")
-    ids = _contiguous(_here(name, value).astype(np.int64, copy=False))
-    if not ids.size:
-        return ids
-    bad = cupy.full(1, NEVER, np.uint64)
-    skip = i64(0 if ignored is None else ignored)
-    launch(
-        _flat("check_tokens"), ids.size, bad, ids, i64(ids.size), i64(limit), skip, i32(ignored is not None)
-    )  # fmt: skip
-    first = int(bad[0])
-    if first != NEVER:
-        at = ", ".join(str(j) for j in np.unravel_index(first, value.shape)) if value.ndim else "()"
-        allowed = f"in [0, {limit})" + ("" if ignored is None else f" or {ignored}")
-        raise ValueError(f"{name}[{at}] must be {allowed}, got {int(ids.reshape(-1)[first])}")
-    return ids
-
-
 def fingerprint(given):
     """Give an array () that changes, but for one case in 2^64, when any element of any of the arrays does."""
     everything = cupy.zeros((), np.uint64)
@@ -137,15 +51,10 @@ def fingerprint(given):
         words = array.view(np.uint32)
         if words.size:
             blocks = min(-(-words.size // (4 * THREADS)), MOST_BLOCKS)
-            _flat("fingerprint")(
+            flat_kernel("fingerprint")(
                 (blocks,), (THREADS,), (everything, words, i64(words.size)), shared_mem=THREADS * 8
             )
     return everything
-
-
-def _threads(num_threads):
-    if num_threads is not None:
-        check_threads("num_threads", num_threads)
 
 
 # -- recurrent layers -------------------------------------------------------------------------------
@@ -162,7 +71,7 @@ def recurrent_forward(cell, activation, layers, x, y, num_threads=None):
     Each layer is (h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias): arrays as lstmc.h says, or
     None.
     """
-    _threads(num_threads)
+    check_num_threads(num_threads)
     below = x
     for layer in layers[:-1]:
         below = _layer_forward(cell, activation, layer, below, None)
@@ -172,7 +81,7 @@ def recurrent_forward(cell, activation, layers, x, y, num_threads=None):
 def _layer_forward(cell, activation, layer, x, y):
     """Run one layer; give its h of all steps. y None: of a layer whose output only the next one reads."""
     h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias = layer
-    _here("the layer's weights", weight_hh)
+    here("the layer's weights", weight_hh)
     steps, batch, _ = x.shape
     hidden, width = weight_hh.shape[1], weight_hh.shape[0]
     saves = h is not None
@@ -214,7 +123,7 @@ def recurrent_backward(
     Each layer is (dh0, dc0, dweight_ih, dweight_hh, dbias, dh_n, dc_n, h, c, gates, dgates, dh, dc, dx,
     weight_ih, weight_hh): arrays as lstmc.h says, or None.
     """
-    _threads(num_threads)
+    check_num_threads(num_threads)
     for i in reversed(range(len(layers))):
         (
             dh0,
@@ -234,7 +143,7 @@ def recurrent_backward(
             weight_ih,
             weight_hh,
         ) = layers[i]
-        _here("the layer's weights", weight_hh)
+        here("the layer's weights", weight_hh)
         if dgates is None:
             dgates = cupy.empty((steps, batch, weight_hh.shape[0]), weight_hh.dtype)
         run_backward(
@@ -262,114 +171,10 @@ def _add_rows(out, a):
     count = min(64, -(-rows // 64))
     many = -(-rows // count)
     parts = cupy.empty((count, columns), a.dtype)
-    _flat("sum_rows", a.dtype)(
+    flat_kernel("sum_rows", a.dtype)(
         (-(-columns // 64), count), (64,), (parts, a, i64(rows), i64(columns), i64(many))
     )
-    launch(_flat("add_sums", a.dtype), columns, out, parts, i64(count), i64(columns))
-
-
-class RecurrentStepper:
-    """A stack of recurrent layers, one step at a call, with its own state.
-
-    The weights are copied when it is made; ``refresh()`` copies them again. One thread at a time.
-    """
-
-    def __new__(cls, cell, activation, weights, batch, num_threads=None):
-        """Copy the weights."""
-        _threads(num_threads)
-        self = super().__new__(cls)
-        self._weights = weights
-        self._kept = [tuple(w.copy() for w in layer) for layer in weights()]
-        first, last = self._kept[0], self._kept[-1]
-        self.dtype = first[0].dtype
-        self._activation, self._batch_rows, self._inputs = i32(activation), batch, first[0].shape[1]
-        self._outputs = hidden = last[1].shape[1]
-        file = "lstm.cu" if cell == 1 else "rnn.cu"
-        name = "step_rows" if batch <= FEW_ROWS else "step_sums"
-        self._step = kernel(file, name, self.dtype)
-        shape = (len(self._kept), batch, hidden)
-        self._h, self._c = cupy.zeros(shape, self.dtype), cupy.zeros(shape, self.dtype)
-        self._has_c = cell == 1
-        if batch <= FEW_ROWS:
-            self._h_after = cupy.empty(shape, self.dtype)  # takes turns with h
-            self._blocks = -(-batch * hidden * 32 // THREADS)
-        else:
-            self._sums = cupy.empty((2, batch, first[1].shape[0]), self.dtype)
-        return self
-
-    def refresh(self):
-        """Take the weights as they are now."""
-        for kept, now in zip(self._kept, self._weights()):
-            for mine, theirs in zip(kept, now):
-                mine[...] = theirs
-
-    def states(self):
-        """Give the arrays of the state itself, not copies: (h,) or (h, c)."""
-        return (self._h, self._c) if self._has_c else (self._h,)
-
-    def __call__(self, x, out=None):
-        """Read one step of input and give the output.
-
-        Parameters
-        ----------
-        x : array (B, I), or (I,) where B is 1
-        out : array of the output's shape, optional
-            Written and returned.
-
-        Returns
-        -------
-        y : array (B, H), or (H,) where x is (I,)
-        """
-        batch = self._batch_rows
-        x = adopt(x)
-        flat = batch == 1 and getattr(x, "ndim", 2) == 1
-        wanted = (self._inputs,) if flat else (batch, self._inputs)
-        x = checked("x", x, self.dtype, wanted)
-        if out is None:
-            out = cupy.empty((self._outputs,) if flat else (batch, self._outputs), self.dtype)
-        else:
-            self._check_out(out, x)
-        if not batch:
-            return out
-        (self._by_rows if batch <= FEW_ROWS else self._by_products)(x, out)
-        return out
-
-    def _check_out(self, out, x):
-        shape = (*x.shape[:-1], self._outputs)
-        wanted = f"out must be a contiguous {self.dtype.name} array {describe(shape)} on the GPU"
-        if not isinstance(out, cupy.ndarray):
-            raise TypeError(f"{wanted}, got {_found(out)}")
-        fits = out.dtype == self.dtype and out.shape == shape and out.flags.c_contiguous
-        if not fits or cupy.may_share_memory(out, x):
-            got = f"{out.dtype.name} {describe(out.shape)}"
-            raise ValueError(f"{wanted} that does not overlap x, got {got}")
-
-    def _by_rows(self, x, out):
-        """Take a step of a few rows: one launch a layer."""
-        last = len(self._kept) - 1
-        for i, (weight_ih, weight_hh, bias) in enumerate(self._kept):
-            after = self._h_after[i]
-            self._step(
-                (self._blocks,), (THREADS,),
-                (after, self._c[i], out if i == last else NULL, self._h[i], x, weight_ih, weight_hh, bias,
-                 i32(self._batch_rows), i32(weight_ih.shape[1]), i32(self._outputs), self._activation),
-            )  # fmt: skip
-            x = after
-        self._h, self._h_after = self._h_after, self._h
-
-    def _by_products(self, x, out):
-        """Take a step of many rows: two products and one launch a layer."""
-        last, size = len(self._kept) - 1, self._batch_rows * self._outputs
-        sums, recurrent = self._sums
-        for i, (weight_ih, weight_hh, bias) in enumerate(self._kept):
-            h = self._h[i]
-            product(sums, x, weight_ih, turn_b=True)
-            product(recurrent, h, weight_hh, turn_b=True)
-            launch(
-                self._step, size, h, self._c[i], out if i == last else NULL, sums, recurrent, bias,
-                i32(self._batch_rows), i32(self._outputs), self._activation,
-            )  # fmt: skip
-            x = h
+    launch(flat_kernel("add_sums", a.dtype), columns, out, parts, i64(count), i64(columns))
 
 
 # -- linear, embedding, dropout ---------------------------------------------------------------------
@@ -377,21 +182,21 @@ class RecurrentStepper:
 
 def linear_forward(y, x, weight, bias, num_threads=None):
     """Give y (rows, outputs) = x (rows, inputs) @ weight (outputs, inputs).T + bias."""
-    _threads(num_threads)
-    product(y, x, _here("the layer's weights", weight), turn_b=True)
+    check_num_threads(num_threads)
+    product(y, x, here("the layer's weights", weight), turn_b=True)
     if bias is not None:
-        launch(_flat("add_bias", y.dtype), y.size, y, bias, i64(y.shape[0]), i64(y.shape[1]))
+        launch(flat_kernel("add_bias", y.dtype), y.size, y, bias, i64(y.shape[0]), i64(y.shape[1]))
 
 
 def linear_backward(dx, dweight, dbias, dy, x, weight, num_threads=None):
     """Write dx, add to dweight and dbias; None for what is not wanted."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     if dweight is not None:
         product(dweight, dy, x, turn_a=True, add=True)
     if dbias is not None:
         _add_rows(dbias, dy)
     if dx is not None:
-        product(dx, dy, _here("the layer's weights", weight))
+        product(dx, dy, here("the layer's weights", weight))
 
 
 class LinearStepper:
@@ -414,22 +219,23 @@ class LinearStepper:
 
 def embedding_forward(y, tokens, weight):
     """Give y (rows, columns): the rows of weight chosen by tokens, int64 and in range."""
-    _here("the layer's weights", weight)
+    here("the layer's weights", weight)
     launch(
-        _flat("embedding_forward", y.dtype), y.size, y, tokens, weight, i64(tokens.size), i64(weight.shape[1])
+        flat_kernel("embedding_forward", y.dtype), y.size, y, tokens, weight, i64(tokens.size),
+        i64(weight.shape[1]),
     )  # fmt: skip
 
 
 def embedding_backward(dweight, dy, tokens, num_threads=None):
     """Add dy (rows, columns) to the rows of dweight chosen by tokens: those of one token in their order."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     rows, columns = tokens.size, dweight.shape[1]
     if not rows:
         return
     # Each key is one of its kind, so that any way of sorting gives the same.
     keys = cupy.sort(tokens.reshape(-1) * rows + cupy.arange(rows))
     threads = min(THREADS, -(-columns // 32) * 32)
-    _flat("embedding_backward", dweight.dtype)(
+    flat_kernel("embedding_backward", dweight.dtype)(
         (rows,), (threads,), (dweight, dy, keys, i64(rows), i64(columns))
     )
 
@@ -438,13 +244,15 @@ def dropout_mask(rng, share, shape):
     """Draw an array of booleans, false with probability `share`, by a key that the generator gives."""
     mask = cupy.empty(shape, bool)
     key = np.uint64(rng.integers(2**63))
-    launch(_flat("dropout_mask"), -(-mask.size // 4), mask, key, number(share), i64(mask.size))
+    launch(
+        flat_kernel("dropout_mask"), -(-mask.size // 4), mask, key, number(share), i64(mask.size)
+    )
     return mask
 
 
 def masked(y, x, mask, factor):
     """Write y = x * mask * factor."""
-    launch(_flat("masked", y.dtype), y.size, y, x, mask, number(factor), i64(y.size))
+    launch(flat_kernel("masked", y.dtype), y.size, y, x, mask, number(factor), i64(y.size))
 
 
 # -- flat arrays ------------------------------------------------------------------------------------
@@ -453,9 +261,9 @@ def masked(y, x, mask, factor):
 def _softmax_rows(out, losses, logits, targets, weight, ignored):
     rows, columns = logits.shape
     if rows:
-        _flat("softmax_rows", logits.dtype)(
+        flat_kernel("softmax_rows", logits.dtype)(
             (rows,), (THREADS,),
-            (_or_null(out), _or_null(losses), logits, _or_null(targets), _or_null(weight), i64(ignored),
+            (or_null(out), or_null(losses), logits, or_null(targets), or_null(weight), i64(ignored),
              i64(columns)),
             shared_mem=THREADS * logits.dtype.itemsize,
         )  # fmt: skip
@@ -463,16 +271,16 @@ def _softmax_rows(out, losses, logits, targets, weight, ignored):
 
 def softmax(out, logits, num_threads=None):
     """Write the softmax of each row of logits (rows, columns) to out, which may be logits."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     _softmax_rows(out, None, logits, None, None, 0)
 
 
 def softmax_cross_entropy(dlogits, logits, targets, ignored, num_threads=None):
     """Give the mean loss in nats over rows whose target is not `ignored`; write dlogits (rows, columns)."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     rows = logits.shape[0]
     weight, losses = cupy.empty((), np.float64), cupy.empty(rows, np.float64)
-    _flat("weight_of_targets")(
+    flat_kernel("weight_of_targets")(
         (1,), (THREADS,), (weight, targets, i64(ignored), i64(rows)), shared_mem=THREADS * 8
     )
     _softmax_rows(dlogits, losses, logits, targets, weight, ignored)
@@ -481,8 +289,8 @@ def softmax_cross_entropy(dlogits, logits, targets, ignored, num_threads=None):
 
 def _added_up(sums, weight=None, factor=1.0, root=False):
     out = cupy.empty((), np.float64)
-    _flat("add_up")(
-        (1,), (THREADS,), (out, sums, _or_null(weight), number(factor), i32(root), i64(sums.size)),
+    flat_kernel("add_up")(
+        (1,), (THREADS,), (out, sums, or_null(weight), number(factor), i32(root), i64(sums.size)),
         shared_mem=THREADS * 8,
     )  # fmt: skip
     return out
@@ -492,8 +300,8 @@ def _squares(dy, a, target):
     n = a.size
     sums = cupy.empty(-(-n // SUM_BLOCK), np.float64)
     if n:
-        _flat("squares", a.dtype)(
-            (sums.size,), (THREADS,), (sums, _or_null(dy), a, _or_null(target), i64(n)),
+        flat_kernel("squares", a.dtype)(
+            (sums.size,), (THREADS,), (sums, or_null(dy), a, or_null(target), i64(n)),
             shared_mem=THREADS * 8,
         )  # fmt: skip
     return sums
@@ -501,35 +309,37 @@ def _squares(dy, a, target):
 
 def squared_error(dy, y, target, num_threads=None):
     """Give the mean of (y - target)^2; write its gradient to dy."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     return _added_up(_squares(dy, y, target), factor=1 / max(1, y.size))
 
 
 def sum_of_squares(a, num_threads=None):
     """Give the sum of squares of a flat array, in double precision."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     return _added_up(_squares(None, a, None))
 
 
 def clip(grads, max_norm, num_threads=None):
     """Scale a flat array to a norm of at most max_norm, if its norm is finite; give the norm before."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     norm = _added_up(_squares(None, grads, None), root=True)
-    launch(_flat("clip", grads.dtype), grads.size, grads, norm, number(max_norm), i64(grads.size))
+    launch(
+        flat_kernel("clip", grads.dtype), grads.size, grads, norm, number(max_norm), i64(grads.size)
+    )
     return norm
 
 
 def scale(a, factor, num_threads=None):
     """Multiply a flat array by a number, in place."""
-    _threads(num_threads)
-    launch(_flat("scale", a.dtype), a.size, a, number(factor), i64(a.size))
+    check_num_threads(num_threads)
+    launch(flat_kernel("scale", a.dtype), a.size, a, number(factor), i64(a.size))
 
 
 def sgd(params, velocity, grads, lr, momentum, nesterov, weight_decay, num_threads=None):
     """One step of stochastic gradient descent over flat arrays; velocity may be None."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     launch(
-        _flat("sgd", params.dtype), params.size, _here("params", params), _or_null(velocity), grads,
+        flat_kernel("sgd", params.dtype), params.size, here("params", params), or_null(velocity), grads,
         number(lr), number(momentum), i32(nesterov), number(weight_decay), i64(params.size),
     )  # fmt: skip
 
@@ -538,9 +348,9 @@ def adam(
     params, m, v, grads, step, lr, beta1, beta2, eps, weight_decay, decoupled, num_threads=None
 ):
     """One step of Adam (decoupled: AdamW) over flat arrays; step counts from 1."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     launch(
-        _flat("adam", params.dtype), params.size, _here("params", params), m, v, grads,
+        flat_kernel("adam", params.dtype), params.size, here("params", params), m, v, grads,
         number(lr / (1 - beta1**step)), number(beta1), number(beta2), number(eps),
         number(0 if decoupled else weight_decay), number(1 - lr * weight_decay if decoupled else 1),
         number(math.sqrt(1 - beta2**step)), i64(params.size),
@@ -551,9 +361,9 @@ def rmsprop(
     params, square_avg, velocity, grads, lr, alpha, eps, momentum, weight_decay, num_threads=None
 ):
     """One step of RMSprop over flat arrays; velocity may be None."""
-    _threads(num_threads)
+    check_num_threads(num_threads)
     launch(
-        _flat("rmsprop", params.dtype), params.size, _here("params", params), square_avg, _or_null(velocity),
-        grads, number(lr), number(alpha), number(eps), number(momentum), number(weight_decay),
-        i64(params.size),
+        flat_kernel("rmsprop", params.dtype), params.size, here("params", params), square_avg,
+        or_null(velocity), grads, number(lr), number(alpha), number(eps), number(momentum),
+        number(weight_decay), i64(params.size),
     )  # fmt: skip

@@ -18,12 +18,14 @@ from . import get_matmul_precision
 __all__ = [
     "NULL",
     "fill",
+    "flat_kernel",
     "forget_workspaces",
     "i32",
     "i64",
     "kernel",
     "launch",
     "number",
+    "or_null",
     "product",
     "properties",
     "recording",
@@ -90,6 +92,16 @@ def kernel(file, name, dtype=None, defines=()):
     """
     group = next(group for group, names in GROUPS.items() if name in names)
     return _module(file, group, dtype, defines).get_function(_full_name(name, dtype))
+
+
+def flat_kernel(name, dtype=None):
+    """Give a kernel of flat arrays."""
+    return kernel("flat.cu", name, dtype)
+
+
+def or_null(array):
+    """Give an array as an argument of a kernel, NULL for None."""
+    return NULL if array is None else array
 
 
 @functools.cache

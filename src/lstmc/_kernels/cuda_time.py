@@ -23,13 +23,13 @@ import numpy as np
 
 from . import get_matmul_precision
 from .cuda_launch import (
-    NULL,
     THREADS,
     forget_workspaces,
     i32,
     i64,
     kernel,
     launch,
+    or_null,
     product,
     properties,
     recording,
@@ -88,8 +88,8 @@ def run_forward(cell, h0, sums, bias, c0, h, c, gates, y):
 
     def begin(record, h_now):
         launch(
-            cell.kernel("begin_forward"), size, record, h_now, h0, sums, bias, _pointer(c0), h, _pointer(c),
-            _pointer(gates), _pointer(y), i64(size), i64(0 if c is None or c.ndim == 2 else size), i64(size),
+            cell.kernel("begin_forward"), size, record, h_now, h0, sums, bias, or_null(c0), h, or_null(c),
+            or_null(gates), or_null(y), i64(size), i64(0 if c is None or c.ndim == 2 else size), i64(size),
         )  # fmt: skip
 
     _choose(cell).forward(begin, h0)
@@ -104,16 +104,12 @@ def run_backward(cell, dh0, dc0, dh_n, dc_n, dy, h, c, gates, dgates, dh, dc, re
 
     def begin(record, dh_now, dc_now):
         launch(
-            cell.kernel("begin_backward"), size, record, dh_now, _pointer(dc_now), _pointer(dh_n),
-            _pointer(dc_n), _pointer(dy), h, _pointer(c), _pointer(gates), dgates, _pointer(dh), _pointer(dc),
+            cell.kernel("begin_backward"), size, record, dh_now, or_null(dc_now), or_null(dh_n),
+            or_null(dc_n), or_null(dy), h, or_null(c), or_null(gates), dgates, or_null(dh), or_null(dc),
             i32(repeat), i64(size),
         )  # fmt: skip
 
     _choose(cell).backward(begin, dh0, dc0)
-
-
-def _pointer(array):
-    return NULL if array is None else array
 
 
 def _record():
@@ -161,7 +157,7 @@ class Steps:
         cell = self.cell
         step, size = cell.kernel("backward_step"), cell.batch * cell.hidden
         sizes = (i32(cell.batch), i32(cell.hidden), cell.activation)
-        dc_now = _pointer(dc_now)
+        dc_now = or_null(dc_now)
         for t in reversed(range(cell.steps)):
             launch(step, size, self.record, self.sums, dc_now, dh_now, i64(t), *sizes)
             product(dh_now, self.sums, cell.weight_hh)
@@ -288,7 +284,7 @@ class Persistent:
         _, _, threads, shared = self.sizes
         _run(
             cell.kernel("persistent_backward", self.defines), self.blocks, threads, shared,
-            (record, dh_now, _pointer(dc_now), cell.weight_hh, i64(cell.steps), i64(cell.batch),
+            (record, dh_now, or_null(dc_now), cell.weight_hh, i64(cell.steps), i64(cell.batch),
              cell.activation),
         )  # fmt: skip
 
@@ -360,7 +356,7 @@ class Cooperative:
         exchange = cupy.empty(
             (2, row_blocks * unit_blocks, rows, _round_up(cell.hidden, 4)), cell.dtype
         )
-        arrays = (record, dh_now, _pointer(dc_now), cell.weight_hh, exchange)
+        arrays = (record, dh_now, or_null(dc_now), cell.weight_hh, exchange)
         self._run("backward", arrays, *self.cut_back)
 
 
