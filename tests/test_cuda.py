@@ -343,3 +343,40 @@ def test_states_that_begin_anywhere(kernels, cupy, way, dtype):
     expected = layer(x, (h, c))[0].get()
     with kernels.use_way(way):
         assert_close(layer(x, (h, c))[0].get(), expected, TOLERANCE[dtype])
+
+
+def _philox(counter, key):
+    """Philox4x32-10 as Salmon et al. (2011) write it: four words of four words and a key of two."""
+    for number in range(10):
+        a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        k0, k1 = (key[0] + number * 0x9E3779B9) & MASK, (key[1] + number * 0xBB67AE85) & MASK
+        counter = [(b >> 32) ^ counter[1] ^ k0, b & MASK, (a >> 32) ^ counter[3] ^ k1, a & MASK]
+    return counter
+
+
+MASK = 0xFFFFFFFF
+KNOWN = [  # of the authors' own tests
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([MASK] * 4, [MASK] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1026])
+def test_masks_are_philox(kernels, size):
+    assert all(_philox(counter, key) == words for counter, key, words in KNOWN)
+    key = int(np.random.default_rng(5).integers(2**63))
+    words = [_philox([i, 0, 0, 0], [key & MASK, key >> 32]) for i in range(-(-size // 4))]
+    uniform = (np.array(words, np.uint32).reshape(-1)[:size] >> 8) / 2**24
+    found = kernels.dropout_mask(np.random.default_rng(5), 0.3, (size,))
+    assert found.get().tolist() == (uniform >= 0.3).tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 63, 65, 1000, 5000])
+def test_sums_of_many_rows(kernels, cupy, rows, dtype):
+    """They are summed in up to 64 parts, which are added."""
+    a, out = (_draw(np.random.default_rng(rows), *s, dtype=dtype) for s in ((rows, 70), (70,)))
+    sums = cupy.asarray(out)
+    kernels.linear_backward(
+        None, None, sums, cupy.asarray(a), cupy.empty((rows, 0), dtype), cupy.empty((70, 0), dtype)
+    )
+    assert_close(sums.get(), out + a.sum(0, dtype=np.float64), TOLERANCE[dtype])

@@ -125,24 +125,8 @@ def recurrent_backward(
     """
     check_num_threads(num_threads)
     for i in reversed(range(len(layers))):
-        (
-            dh0,
-            dc0,
-            dw,
-            dr,
-            db,
-            dh_n,
-            dc_n,
-            h,
-            c,
-            gates,
-            dgates,
-            dh,
-            dc,
-            to_below,
-            weight_ih,
-            weight_hh,
-        ) = layers[i]
+        (dh0, dc0, dw, dr, db, dh_n, dc_n, h, c, gates,
+         dgates, dh, dc, to_below, weight_ih, weight_hh) = layers[i]  # fmt: skip
         here("the layer's weights", weight_hh)
         if dgates is None:
             dgates = cupy.empty((steps, batch, weight_hh.shape[0]), weight_hh.dtype)

@@ -3,7 +3,7 @@
 import cupy
 
 from ._core import describe
-from .cuda_checks import adopt, check_num_threads, checked, found
+from .cuda_checks import adopt, check_num_threads, checked, found, here
 from .cuda_launch import NULL, THREADS, i32, kernel, launch, product
 
 __all__ = ["RecurrentStepper"]
@@ -68,6 +68,7 @@ class RecurrentStepper:
         flat = batch == 1 and getattr(x, "ndim", 2) == 1
         wanted = (self._inputs,) if flat else (batch, self._inputs)
         x = checked("x", x, self.dtype, wanted)
+        here("the stepper's state", self._h)
         if out is None:
             out = cupy.empty((self._outputs,) if flat else (batch, self._outputs), self.dtype)
         else:
