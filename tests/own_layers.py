@@ -17,7 +17,7 @@ class Scale(lstmc.Layer):
         return {"factor": (self.features,)}
 
     def forward(self, x, state=None, training=True):
-        return x * self["factor"], state, lstmc.layers.Trace(self, self._fingerprint(), x=x)
+        return x * self["factor"], state, lstmc.layer.Trace(self, self._fingerprint(), x=x)
 
     def backward(self, dy, trace, dstate=None):
         self._check_trace(trace)

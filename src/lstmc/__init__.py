@@ -15,7 +15,8 @@ from .jacobians import (
     step_factors,
 )
 from .language_model import LanguageModel
-from .layers import Dropout, Embedding, Layer, Linear
+from .layer import Layer
+from .layers import Dropout, Embedding, Linear
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
 from .optim import (

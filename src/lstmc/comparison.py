@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .inspection import GradientFlow, gradient_flow, plain
-from .layers import Linear, check_size
+from .layer import check_size
+from .layers import Linear
 from .network import Sequential
 from .optim import Adam, clip_grad_norm
 from .passes import network_of, recurrent_layers

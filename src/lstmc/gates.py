@@ -7,7 +7,7 @@ import numpy as np
 from ._kernels import host
 from ._kernels._core import describe
 from .inspection import count_of, plain
-from .layers import check_size
+from .layer import check_size
 from .passes import network_of, recurrent_layers, run
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]

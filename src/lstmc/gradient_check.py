@@ -7,7 +7,8 @@ import numpy as np
 
 from ._kernels import copy_into, host
 from .inspection import plain
-from .layers import Dropout, Embedding, Layer, Linear, check_size
+from .layer import Layer, check_size
+from .layers import Dropout, Embedding, Linear
 from .network import Sequential
 from .passes import run, seeded, without_model
 from .recurrent import LSTM, RNN

@@ -12,7 +12,7 @@ import numpy as np
 from ._kernels import host
 from ._kernels._core import describe
 from .inspection import plain
-from .layers import check_size
+from .layer import check_size
 from .recurrent import Recurrent
 
 __all__ = [

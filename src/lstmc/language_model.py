@@ -10,7 +10,8 @@ import numpy as np
 
 from ._kernels import copy_into, cpu, host
 from .files import read_safetensors, write_safetensors
-from .layers import Dropout, Embedding, Linear, check_dtype, check_share, check_size
+from .layer import check_dtype, check_share, check_size
+from .layers import Dropout, Embedding, Linear
 from .losses import softmax_cross_entropy
 from .network import Sequential
 from .recurrent import LSTM, RNN

@@ -4,7 +4,7 @@ import math
 
 from ._kernels import kernels_of, kind_of
 from ._kernels._core import describe
-from .layers import float_array
+from .layer import float_array
 
 __all__ = ["softmax_cross_entropy", "squared_error"]
 

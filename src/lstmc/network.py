@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 
 from ._kernels import on_device
-from .layers import Layer, Trace, Views, check_size, flat_views
+from .layer import Layer, Trace, Views, check_size, flat_views
 
 __all__ = ["Sequential"]
 

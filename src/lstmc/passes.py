@@ -11,7 +11,8 @@ import numpy as np
 
 from ._kernels import kernels_of
 from ._kernels._core import describe
-from .layers import Dropout, Embedding, Layer, Trace
+from .layer import Layer, Trace
+from .layers import Dropout, Embedding
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
 from .recurrent import Recurrent

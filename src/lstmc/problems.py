@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layers import check_size
+from .layer import check_size
 from .losses import softmax_cross_entropy, squared_error
 
 __all__ = ["Problem", "adding", "copying", "temporal_order"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._kernels import cpu, kind_of
 from ._kernels._core import ACTIVATIONS, CELLS, describe
-from .layers import Layer, Trace, check_size, freeze, thaw
+from .layer import Layer, Trace, check_size, freeze, thaw
 
 __all__ = ["LSTM", "RNN"]
 

@@ -25,7 +25,7 @@ import numpy as np
 from ._kernels import copy_into, kernels_of
 from .checkpoints import load_checkpoint, read_note, save_checkpoint
 from .files import check_writable_folder, read_safetensors, write_safetensors
-from .layers import check_size
+from .layer import check_size
 from .losses import softmax_cross_entropy
 from .optim import PlateauDecay, clip_grad_norm
 

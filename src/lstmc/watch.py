@@ -10,7 +10,7 @@ import numpy as np
 from ._kernels import host
 from .files import check_writable_folder
 from .inspection import at_step, norms_over_time, plain, reach_of
-from .layers import check_size
+from .layer import check_size
 from .passes import check_trace, gradient_at, network_of, recurrent_layers, run, run_back
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
