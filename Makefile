@@ -10,7 +10,7 @@ MINUTES ?= 1.7
 SENTENCE = The value of the expression is converted to a string, and the name of the class is looked up in the \
 	namespace of the module. If the object has no such attribute, an exception is raised.
 
-SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v _core.c$$)
+SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v binding/core.c$$)
 
 .PHONY: demo test bench gpu lint clean check-python
 
@@ -62,5 +62,5 @@ lint: .venv-lint/stamp
 .venv-lint/stamp: EXTRAS = dev
 
 clean:
-	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info src/lstmc/_kernels/_core.c
+	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info src/lstmc/_kernels/binding/core.c
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -21,7 +21,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/lstmc/_kernels")
+KERNELS = Path("src/lstmc/_kernels/c")
+BINDING = Path("src/lstmc/_kernels/binding")
 INSTRUCTION_SETS = {
     "x86_64": {
         "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -90,7 +91,7 @@ class BuildKernels(build_ext):
         target = folder / self.compiler.object_filenames([str(path)])[0]
         stamp = folder / f"{source}.flags"
         wanted = repr((flags, macros, self.compiler.compiler_so))
-        newest = max(p.stat().st_mtime for p in KERNELS.glob("*.[ch]") if p.name != "_core.c")
+        newest = max(p.stat().st_mtime for p in KERNELS.glob("*.[ch]"))
         fresh = target.exists() and target.stat().st_mtime > newest
         if not (fresh and stamp.exists() and stamp.read_text() == wanted):
             (target,) = self.compiler.compile(
@@ -125,13 +126,11 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "lstmc._kernels._core",
-                [str(KERNELS / "_core.pyx")],
+                "lstmc._kernels.binding.core",
+                [str(BINDING / "core.pyx")],
                 include_dirs=[numpy.get_include(), str(KERNELS)],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-                depends=[
-                    str(path) for path in sorted(KERNELS.glob("*.[ch]")) if path.name != "_core.c"
-                ],
+                depends=[str(path) for path in sorted(KERNELS.glob("*.h"))],
                 extra_compile_args=["-O2", "-g0", *os.environ.get("LSTMC_CFLAGS", "").split()],
             )
         ],

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lstmc._kernels._core import instruction_sets
+from lstmc._kernels.binding.core import instruction_sets
 
 from . import isolation
 from .peers import PEERS

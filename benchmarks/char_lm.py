@@ -13,8 +13,7 @@ import time
 import numpy as np
 
 import lstmc
-from lstmc.text import Vocabulary, read_text
-from lstmc.training import evaluate, streams, windows
+from lstmc.training import Vocabulary, evaluate, read_text, streams, windows
 
 EMBED, HIDDEN, LAYERS, BATCH, STEPS, LR, CLIP = 128, 128, 2, 50, 50, 2e-3, 5.0
 

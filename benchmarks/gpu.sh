@@ -70,7 +70,7 @@ lstmc.show_config()" "$site") && touch "$stamp"
 
 built() {  # what was built is of these sources
     [ -e "$stamp" ] && [ -z "$(find src setup.py pyproject.toml -newer "$stamp" -type f \
-        ! -name _core.c ! -name '*.so' ! -name '*.py[co]' ! -path '*.egg-info/*' -print -quit)" ]
+        ! -name core.c ! -name '*.so' ! -name '*.py[co]' ! -path '*.egg-info/*' -print -quit)" ]
 }
 
 need_gpu() {  # without one, tests would be skipped and nothing would fail

@@ -1,7 +1,7 @@
 """The machine: what it is, and how fast it multiplies matrices and reads memory.
 
 Rates are the best of several trials, of all threads together. The micro-kernel is reached through the
-C interface, whose declarations are read from lstmc.h.
+C interface, whose declarations are read from kernels.h.
 """
 
 import os
@@ -20,12 +20,12 @@ from pathlib import Path
 import cffi
 import numpy as np
 
-from lstmc._kernels import _core
+from lstmc._kernels.binding import core
 
 from .workloads import GATES
 
 HERE = Path(__file__).parent
-HEADER = HERE.parent / "src" / "lstmc" / "_kernels" / "lstmc.h"
+HEADER = HERE.parent / "src" / "lstmc" / "_kernels" / "c" / "kernels.h"
 CPUS = Path("/sys/devices/system/cpu")
 TRIAL = 0.002  # seconds
 BLAS_SIZES = (384, 768, 1536)  # of square matrices
@@ -99,8 +99,8 @@ def _text(path):
 def cache_sizes(cores):
     """List (name, bytes) of the data caches that these cores have together."""
     sizes = {}
-    for core in cores:
-        for index in sorted((CPUS / f"cpu{core}" / "cache").glob("index*")):
+    for number in cores:
+        for index in sorted((CPUS / f"cpu{number}" / "cache").glob("index*")):
             if _text(index / "type") != "Instruction":
                 key = f"L{_text(index / 'level')}", _text(index / "shared_cpu_list")
                 sizes[key] = int(_text(index / "size").removesuffix("K")) << 10
@@ -116,13 +116,13 @@ def _library():
     found = re.search(r"/\* cffi begin \*/(.*)/\* cffi end \*/", HEADER.read_text(), re.DOTALL)
     ffi = cffi.FFI()
     ffi.cdef(re.sub(r"/\*.*?\*/", "", found[1], flags=re.DOTALL))
-    return ffi, ffi.dlopen(_core.__file__)
+    return ffi, ffi.dlopen(core.__file__)
 
 
 def _kernels(dtype):
     """Give cffi and the table of C functions that lstmc uses for a type."""
     ffi, library = _library()
-    return ffi, library.lstmc_table(np.dtype(dtype).itemsize, _core.instruction_set().encode())
+    return ffi, library.lstmc_table(np.dtype(dtype).itemsize, core.instruction_set().encode())
 
 
 def _aligned(nbytes):
@@ -249,7 +249,7 @@ def activation_seconds(seconds):
 def packing_seconds(w):
     """Measure the packing of a workload's recurrent weights, once, on one thread."""
     ffi, table = _kernels(w.dtype)
-    rows, cell = GATES[w.cell] * w.hidden, _core.CELLS[w.cell]
+    rows, cell = GATES[w.cell] * w.hidden, core.CELLS[w.cell]
 
     def layer_seconds(inputs):
         shapes = ((rows, inputs), (rows, w.hidden), (rows,))
@@ -285,5 +285,5 @@ def measure(threads, seconds=1.0):
         {dtype: kernel_rate(dtype, threads, seconds) for dtype in types},
         tuple(levels),
         activation_seconds(seconds / 4),
-        _core.instruction_set(),
+        core.instruction_set(),
     )

@@ -6,7 +6,7 @@ Nothing is measured here, and nothing is known of any machine but what the repor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lstmc.cli_bench import time_text
+from lstmc.cli.bench import time_text
 
 from . import workloads
 from .machine import Machine

@@ -1,6 +1,6 @@
 """Everything that one number of threads is asked for, in the process that is to run it."""
 
-from lstmc._kernels import _core
+from lstmc._kernels.binding import core
 
 from . import machine, timing
 from .report import summary
@@ -10,7 +10,7 @@ def run(report, threads, workloads, peers, isa):
     """Measure the machine, then each workload; give the report with that in it."""
     here = machine.measure(threads, 0.2 if report.quick else 1.0)
     report.machines.append(here)
-    lesser = _core.instruction_sets()[_core.instruction_sets().index(here.isa) + 1 :]
+    lesser = core.instruction_sets()[core.instruction_sets().index(here.isa) + 1 :]
     if isa is None and lesser and threads == 1 and not report.quick:
         isa = lesser[0]
     effort = timing.QUICK if report.quick else timing.Effort()

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lstmc.comparison import Comparison, compare
-from lstmc.plots import plot_comparisons
-from lstmc.problems import Problem
+from lstmc.inspection import Comparison, Problem, compare
+from lstmc.inspection.plots import plot_comparisons
 
 
 def main(

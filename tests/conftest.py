@@ -11,15 +11,16 @@ import pytest
 from devices import is_emulated
 
 import lstmc
-from lstmc._kernels import _core, kernels_for
+from lstmc._kernels import kernels_for
+from lstmc._kernels.binding import core
 
 
-@pytest.fixture(params=_core.instruction_sets())
+@pytest.fixture(params=core.instruction_sets())
 def isa(request):
     """Run the test on each instruction set of this build that this machine has."""
-    _core.use_instruction_set(request.param)
+    core.use_instruction_set(request.param)
     yield request.param
-    _core.use_instruction_set(None)
+    core.use_instruction_set(None)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])

@@ -7,7 +7,7 @@ from support import assert_close, assert_same_bits, load_golden, numerical_gradi
 
 import lstmc
 from lstmc import reference
-from lstmc._kernels import _core
+from lstmc._kernels.binding import core
 
 # float64: sums of some hundred terms, each rounded to 1e-16, and exp to a few times that. float32
 # rounds to 6e-8, and so does its exp.
@@ -162,10 +162,10 @@ def test_threads_of_softmax(isa, dtype, shape):
 def test_softmax(isa, dtype, classes):
     logits, _ = logits_and_targets((4, classes), dtype)
     out = np.empty_like(logits)
-    _core.softmax(out, logits)
+    core.softmax(out, logits)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
     assert_close(out, shifted / shifted.sum(axis=1, keepdims=True), TOLERANCE[dtype])
-    _core.softmax(logits, logits)
+    core.softmax(logits, logits)
     assert_same_bits(logits, out)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lstmc
-from lstmc._kernels import _core
+from lstmc._kernels.binding import core
 
 
 def python(code, check=True, **environment):
@@ -59,7 +59,7 @@ def test_types_are_shipped():
     files = importlib.resources.files("lstmc")
     assert (files / "py.typed").is_file()
     assert (files / "__init__.pyi").is_file()
-    assert (files / "_kernels" / "_core.pyi").is_file()
+    assert (files / "_kernels" / "binding" / "core.pyi").is_file()
 
 
 def test_import_is_quick():
@@ -83,8 +83,8 @@ def test_show_config():
     shown = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.getvalue().splitlines())
     assert shown["lstmc"] == lstmc.__version__
     assert shown["numpy"] == np.__version__
-    assert shown["instruction set"].startswith(_core.instruction_set())
-    for isa in _core.instruction_sets():
+    assert shown["instruction set"].startswith(core.instruction_set())
+    for isa in core.instruction_sets():
         assert isa in shown["instruction set"]
     assert shown["threads"].split()[0] == str(lstmc.get_num_threads())
     assert "float32" in shown["type"]
@@ -96,11 +96,11 @@ def test_show_config():
 RUN = """
 import lstmc, numpy as np
 y, _ = lstmc.LSTM(3, 5, rng=0)(np.ones((4, 2, 3), np.float32))
-print(lstmc._kernels._core.instruction_set(), lstmc.get_num_threads(), round(float(y.sum()), 4))
+print(lstmc._kernels.binding.core.instruction_set(), lstmc.get_num_threads(), round(float(y.sum()), 4))
 """
 
 
-@pytest.mark.parametrize("isa", _core.instruction_sets())
+@pytest.mark.parametrize("isa", core.instruction_sets())
 def test_the_instruction_set_can_be_chosen(isa):
     name, _, total = python(RUN, LSTMC_ISA=isa).split()
     assert name == isa
@@ -111,13 +111,15 @@ def test_a_wrong_instruction_set_is_refused_with_those_there_are():
     message = python("import lstmc", check=False, LSTMC_ISA="z80")
     assert (
         message
-        == f"ValueError: LSTMC_ISA must be one of {', '.join(_core.instruction_sets())}, got 'z80'"
+        == f"ValueError: LSTMC_ISA must be one of {', '.join(core.instruction_sets())}, got 'z80'"
     )
 
 
 def test_threads_come_from_the_environment():
     assert python(RUN, LSTMC_NUM_THREADS="3").split()[1] == "3"
-    cores = "import lstmc; print(lstmc.get_num_threads() == lstmc._kernels._core.usable_cores())"
+    cores = (
+        "import lstmc; print(lstmc.get_num_threads() == lstmc._kernels.binding.core.usable_cores())"
+    )
     assert python(cores, LSTMC_NUM_THREADS="") == "True"
 
 

@@ -96,7 +96,7 @@ def answers_of(side):
 @contextmanager
 def watched_ways(taken):
     """Add to a set the names of the ways through time that are taken within."""
-    from lstmc._kernels import cuda_time
+    from lstmc._kernels.cuda import ways as cuda_time
 
     real, names = cuda_time._choose, {way: name for name, way in cuda_time.WAYS.items()}
 
@@ -114,7 +114,7 @@ def watched_ways(taken):
 
 def our_sides(w, problem, every_way):
     """Yield (name, how to make it) of lstmc: as it is by itself and, if asked for, by each way."""
-    from lstmc._kernels import cuda
+    from lstmc._kernels.cuda import kernels as cuda
 
     def make(way):
         with cuda.use_way(way):
@@ -128,7 +128,7 @@ def our_sides(w, problem, every_way):
 
     yield OURS, lambda: make(None)
     if every_way:
-        from lstmc._kernels.cuda_time import WAYS
+        from lstmc._kernels.cuda.ways import WAYS
 
         for way in WAYS:
             yield f"{OURS} {way}", lambda way=way: make(way)

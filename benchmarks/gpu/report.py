@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lstmc.cli_bench import time_text
+from lstmc.cli.bench import time_text
 
 from .measure import OURS, Result
 from .workloads import CPU_TOLERANCE, PUBLISHED

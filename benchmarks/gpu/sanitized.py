@@ -120,7 +120,7 @@ OPTIMISERS = {
 
 def cases(dtypes=DTYPES, all_sizes=SIZES, ways=None):
     """Yield (name, type, way or None, a function of the device)."""
-    from lstmc._kernels.cuda_time import WAYS
+    from lstmc._kernels.cuda.ways import WAYS
 
     for dtype, sizes in itertools.product(dtypes, all_sizes):
         for (cell, make), way in itertools.product(layers_of(sizes, dtype), ways or WAYS):
@@ -147,7 +147,7 @@ def cases(dtypes=DTYPES, all_sizes=SIZES, ways=None):
 
 def run(chosen):
     """Run cases on both devices; print each before it runs; give the names of those that differ."""
-    from lstmc._kernels import cuda
+    from lstmc._kernels.cuda import kernels as cuda
 
     differ = []
     for name, dtype, way, case in chosen:

@@ -30,7 +30,7 @@ def work(task, banned, say):
         return describe(), limits(launches=200) if quick else limits()
     effort = QUICK if quick else Effort()
     result = agree(w, banned, say) if what == "CPU" else measure(w, what, banned, say, effort)
-    from lstmc._kernels.cuda_time import Graph
+    from lstmc._kernels.cuda.ways import Graph
 
     Graph.forget()
     gc.collect()

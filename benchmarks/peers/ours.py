@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 import lstmc
-from lstmc._kernels import _core
+from lstmc._kernels.binding import core
 
 from . import CLIP, RATE, WINDOWS, layer_of
 
@@ -108,12 +108,12 @@ def model(w, problem, threads):
 
 @contextmanager
 def _instruction_set(name):
-    before = _core.instruction_set()
-    _core.use_instruction_set(name)
+    before = core.instruction_set()
+    core.use_instruction_set(name)
     try:
         yield
     finally:
-        _core.use_instruction_set(before)
+        core.use_instruction_set(before)
 
 
 def with_instruction_set(name, make):

@@ -1,38 +1,45 @@
 """Recurrent networks on a plain CPU: fast, small, exact, and open to inspection."""
 
 from ._kernels import get_matmul_precision, set_matmul_precision
-from ._kernels._core import get_num_threads, set_num_threads
+from ._kernels.binding.core import get_num_threads, set_num_threads
 from .config import show_config
-from .gates import GateReport, LayerGates, Write, gate_statistics, writers
-from .gradient_check import GradientReport, TensorCheck, check_gradients
-from .inspection import GradientFlow, LayerFlow, Reach, gradient_flow
-from .jacobians import (
+from .inspection import (
+    GateReport,
+    GradientFlow,
+    GradientReport,
     JacobianSpectrum,
+    LayerFlow,
+    LayerGates,
+    NonFinite,
+    Reach,
+    TensorCheck,
+    Watch,
+    Write,
+    check_gradients,
+    find_nonfinite,
+    gate_statistics,
+    gradient_flow,
     input_jacobian,
     jacobian_spectrum,
     lyapunov_exponents,
     state_jacobian,
     step_factors,
+    writers,
 )
-from .language_model import LanguageModel
 from .layer import Layer
 from .layers import Dropout, Embedding, Linear
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
-from .optim import (
-    SGD,
-    Adam,
-    AdamW,
-    ExponentialDecay,
-    PlateauDecay,
-    RMSprop,
-    StepDecay,
-    clip_grad_norm,
-)
+from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
 from .recurrent import LSTM, RNN
-from .text import Vocabulary
-from .training import Trainer
-from .watch import NonFinite, Watch, find_nonfinite
+from .training import (
+    ExponentialDecay,
+    LanguageModel,
+    PlateauDecay,
+    StepDecay,
+    Trainer,
+    Vocabulary,
+)
 
 __version__ = "0.1.0"
 

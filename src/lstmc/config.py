@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 
-from ._kernels import _core, kernels_for
+from ._kernels import kernels_for
+from ._kernels.binding import core
 
 __all__ = ["show_config"]
 
@@ -28,12 +29,12 @@ def show_config(file=None):
     """
     from . import __version__
 
-    openmp = _core.openmp_version()
+    openmp = core.openmp_version()
     lines = {
         "lstmc": __version__,
         "type": "float32 by default; float64 complete",
-        "instruction set": f"{_core.instruction_set()} (available: {', '.join(_core.instruction_sets())})",
-        "threads": f"{_core.get_num_threads()} (cores this process may use: {_core.usable_cores()})",
+        "instruction set": f"{core.instruction_set()} (available: {', '.join(core.instruction_sets())})",
+        "threads": f"{core.get_num_threads()} (cores this process may use: {core.usable_cores()})",
         "OpenMP": f"yes, {openmp}" if openmp else "no: one thread",
         "GPU": _gpu(),
         "numpy": np.__version__,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ._kernels import kernels_of
-from ._kernels._core import get_num_threads
+from ._kernels.binding.core import get_num_threads
 from .layer import Layer, Trace, check_share, check_size, check_writable, float_array
 
 __all__ = ["Dropout", "Embedding", "Linear"]

@@ -3,7 +3,7 @@
 import math
 
 from ._kernels import kernels_of, kind_of
-from ._kernels._core import describe
+from ._kernels.messages import shape_text
 from .layer import float_array
 
 __all__ = ["softmax_cross_entropy", "squared_error"]
@@ -19,7 +19,7 @@ def _output(kernels, name, out, rows):
     if not contiguous or out.shape != rows.shape or out.dtype != rows.dtype:
         raise ValueError(
             f"{name} must be a writable contiguous {rows.dtype.name} array "
-            f"{describe(rows.shape)}, got {out.dtype.name} {describe(out.shape)}"
+            f"{shape_text(rows.shape)}, got {out.dtype.name} {shape_text(out.shape)}"
         )
     same = kernels.address(out) == kernels.address(rows)
     if not same and kernels.arrays.may_share_memory(out, rows):
@@ -58,7 +58,7 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, ou
     kernels = kernels_of(logits)
     rows = float_array(kernels, "logits", logits)
     if rows.ndim == 0 or rows.shape[-1] == 0:
-        raise ValueError(f"logits must be (..., V) with V at least 1, got {describe(rows.shape)}")
+        raise ValueError(f"logits must be (..., V) with V at least 1, got {shape_text(rows.shape)}")
     classes = rows.shape[-1]
     ids = kernels.checked_tokens("targets", targets, classes, rows.shape[:-1], ignore_index)
     if out is None:

@@ -14,15 +14,12 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
-    "ExponentialDecay",
-    "PlateauDecay",
     "RMSprop",
-    "StepDecay",
     "clip_grad_norm",
 ]
 
 
-def _number(name, value, low=0.0, high=math.inf, open_low=False):
+def check_number(name, value, low=0.0, high=math.inf, open_low=False):
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float, np.number))
@@ -65,8 +62,8 @@ class Optimiser:
 
     def __init__(self, net, lr, weight_decay):
         self.net = net
-        self.lr = _number("lr", lr)
-        self.weight_decay = _number("weight_decay", weight_decay)
+        self.lr = check_number("lr", lr)
+        self.weight_decay = check_number("weight_decay", weight_decay)
         self.steps = 0
         for name in self._arrays:
             setattr(self, name, np.zeros_like(net.params))
@@ -116,7 +113,7 @@ class SGD(Optimiser):
     """
 
     def __init__(self, net, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        self.momentum = _number("momentum", momentum, high=1)
+        self.momentum = check_number("momentum", momentum, high=1)
         if nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum above 0, got 0")
         self.nesterov = bool(nesterov)
@@ -156,10 +153,12 @@ class Adam(Optimiser):
     _decoupled = False
 
     def __init__(self, net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        self.betas = tuple(_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas))
+        self.betas = tuple(
+            check_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas)
+        )
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers, got {len(self.betas)}")
-        self.eps = _number("eps", eps, open_low=True)
+        self.eps = check_number("eps", eps, open_low=True)
         super().__init__(net, lr, weight_decay)
 
     def _update(self, params, grads, threads):
@@ -204,9 +203,9 @@ class RMSprop(Optimiser):
     """
 
     def __init__(self, net, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
-        self.alpha = _number("alpha", alpha, high=1)
-        self.eps = _number("eps", eps, open_low=True)
-        self.momentum = _number("momentum", momentum, high=1)
+        self.alpha = check_number("alpha", alpha, high=1)
+        self.eps = check_number("eps", eps, open_low=True)
+        self.momentum = check_number("momentum", momentum, high=1)
         self._arrays = ("square_avg", "velocity") if self.momentum else ("square_avg",)
         self.velocity = None
         super().__init__(net, lr, weight_decay)
@@ -224,71 +223,3 @@ class RMSprop(Optimiser):
             self.weight_decay,
             threads,
         )
-
-
-class StepDecay:
-    """Multiply an optimiser's lr by `factor` after every `every` epochs, from epoch `start` on.
-
-    Zaremba et al. 2014 train their medium model with lr 1 for 6 epochs and divide by 1.2 after each
-    that follows: ``StepDecay(opt, factor=1 / 1.2, every=1, start=6)``.
-    """
-
-    def __init__(self, optimiser, factor, every=1, start=0):
-        self.optimiser = optimiser
-        self.factor = _number("factor", factor, open_low=True)
-        self.every, self.start = int(_number("every", every, low=1)), int(_number("start", start))
-        self.epochs = 0
-
-    def epoch_ended(self, loss=None):
-        """Count an epoch; `loss` (of validation) is used by schedules that watch it."""
-        self.epochs += 1
-        past = self.epochs - self.start
-        if past >= 0 and past % self.every == 0 and self.epochs > 0:
-            self.optimiser.lr *= self.factor
-
-    def state(self):
-        """Give what a checkpoint needs, numbers by name."""
-        return {"epochs": self.epochs}
-
-    def load_state(self, numbers):
-        """Take back what ``state()`` gave."""
-        self.epochs = int(numbers["epochs"])
-
-
-class ExponentialDecay(StepDecay):
-    """Multiply an optimiser's lr by `factor` after every epoch."""
-
-    def __init__(self, optimiser, factor):
-        super().__init__(optimiser, factor)
-
-
-class PlateauDecay(StepDecay):
-    """Multiply lr by `factor` when the validation loss has not improved for `patience` epochs."""
-
-    def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
-        super().__init__(optimiser, factor)
-        self.patience = int(_number("patience", patience, low=1))
-        self.threshold = _number("threshold", threshold)
-        self.best, self.waited = math.inf, 0
-
-    def epoch_ended(self, loss=None):
-        """Count an epoch that ended with this validation loss."""
-        if loss is None:
-            raise ValueError("loss must be the validation loss: PlateauDecay watches it")
-        self.epochs += 1
-        if loss < self.best - self.threshold:
-            self.best, self.waited = loss, 0
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            self.optimiser.lr *= self.factor
-            self.waited = 0
-
-    def state(self):
-        """Give what a checkpoint needs, numbers by name."""
-        return {"epochs": self.epochs, "best": self.best, "waited": self.waited}
-
-    def load_state(self, numbers):
-        """Take back what ``state()`` gave."""
-        super().load_state(numbers)
-        self.best, self.waited = float(numbers["best"]), int(numbers["waited"])

@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from ._kernels import cpu, kind_of
-from ._kernels._core import ACTIVATIONS, CELLS, describe
+from ._kernels.binding.core import ACTIVATIONS, CELLS
+from ._kernels.messages import shape_text
 from .layer import Layer, Trace, check_size, freeze, thaw
 
 __all__ = ["LSTM", "RNN"]
@@ -155,7 +156,7 @@ class Recurrent(Layer):
         wanted = (steps, features) if unbatched else (*order, features)
         if not like and getattr(x, "ndim", 3) not in (2, 3):
             raise ValueError(
-                f"{name} must be {describe(wanted)} or (T, {features}), got {describe(x.shape)}"
+                f"{name} must be {shape_text(wanted)} or (T, {features}), got {shape_text(x.shape)}"
             )
         # Checked before it is transposed, so that a message shows the shape that was given.
         x = self._kernels.checked(name, x, self.dtype, wanted)
@@ -468,7 +469,9 @@ class StepperFace:
         array = self._layer._kernels.arrays.ndarray
         if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
             got = (
-                f"{mask.dtype} {describe(mask.shape)}" if isinstance(mask, array) else kind_of(mask)
+                f"{mask.dtype} {shape_text(mask.shape)}"
+                if isinstance(mask, array)
+                else kind_of(mask)
             )
             raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
         for part in self.states():

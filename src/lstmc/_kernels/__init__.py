@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from . import cpu
-from ._core import kind_of
+from .messages import kind_of
 
 __all__ = [
     "copy_into",
@@ -60,9 +60,9 @@ def kernels_for(device):
             f"device {device!r} needs CUDA's libraries ({error}): "
             'install the CUDA toolkit, or pip install "cupy-cuda13x[ctk]"'
         ) from None
-    from . import cuda
+    from .cuda import kernels
 
-    return cuda
+    return kernels
 
 
 @contextlib.contextmanager

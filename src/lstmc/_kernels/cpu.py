@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._core import (
+from .binding.core import (
     LinearStepper,
     Pool,
     RecurrentStepper,

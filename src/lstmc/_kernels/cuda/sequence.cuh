@@ -163,7 +163,7 @@ __global__ void backward_step(const backward_call<real> *call, real *dgates_now,
     }
 }
 
-/* One step of a few rows, products and all: a warp for each row and unit. Weights as in lstmc.h. c (B, H): in and
+/* One step of a few rows, products and all: a warp for each row and unit. Weights as in kernels.h. c (B, H): in and
  * out. h: written, and once more to y unless that is NULL; not h_before, which other warps still read. */
 template <typename real>
 __global__ void step_rows(real *h, real *c, real *y, const real *h_before, const real *x, const real *weight_ih,

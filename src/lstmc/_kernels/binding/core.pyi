@@ -1,0 +1,153 @@
+"""What core.pyx offers, for type checkers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+_Array = NDArray[Any]
+_Layers = list[tuple[_Array | None, ...]]
+
+CELLS: dict[str, int]
+ACTIVATIONS: dict[str, int]
+
+def instruction_sets() -> list[str]: ...
+def use_instruction_set(name: str | None = None) -> None: ...
+def instruction_set() -> str: ...
+def openmp_version() -> int: ...
+def usable_cores() -> int: ...
+def set_num_threads(n: int | None) -> None: ...
+def get_num_threads() -> int: ...
+def check_threads(name: str, n: object) -> int: ...
+
+@disjoint_base
+class Pool:
+    def __new__(cls) -> Self: ...
+    def array(self, shape: Sequence[int], dtype: Any) -> _Array: ...
+
+@disjoint_base
+class Buffer: ...
+
+def kind_of(value: object) -> str: ...
+def describe(shape: Sequence[int | str]) -> str: ...
+def checked(
+    name: str, value: object, dtype: np.dtype[Any], shape: Sequence[int | str]
+) -> _Array: ...
+def checked_tokens(
+    name: str,
+    value: object,
+    limit: int,
+    shape: Sequence[int] | None = None,
+    ignored: int | None = None,
+) -> NDArray[np.int64]: ...
+def fingerprint(arrays: list[_Array]) -> int: ...
+def recurrent_forward(
+    cell: int,
+    activation: int,
+    layers: _Layers,
+    x: _Array,
+    y: _Array,
+    num_threads: int | None = None,
+) -> None: ...
+def recurrent_backward(
+    cell: int,
+    activation: int,
+    layers: _Layers,
+    dx: _Array | None,
+    dy: _Array | None,
+    x: _Array | None,
+    steps: int,
+    batch: int,
+    num_threads: int | None = None,
+    repeat: int = 1,
+) -> None: ...
+
+@disjoint_base
+class RecurrentStepper:
+    dtype: np.dtype[Any]
+    def __new__(
+        cls,
+        cell: int,
+        activation: int,
+        weights: Callable[[], list[tuple[_Array, _Array, _Array]]],
+        batch: int,
+        num_threads: int | None = None,
+    ) -> Self: ...
+    def refresh(self) -> None: ...
+    def states(self) -> tuple[_Array, ...]: ...
+    def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
+
+def linear_forward(
+    y: _Array, x: _Array, weight: _Array, bias: _Array | None, num_threads: int | None = None
+) -> None: ...
+def linear_backward(
+    dx: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+    dy: _Array,
+    x: _Array,
+    weight: _Array,
+    num_threads: int | None = None,
+) -> None: ...
+
+@disjoint_base
+class LinearStepper:
+    def __new__(cls, weights: Callable[[], tuple[_Array, _Array | None]]) -> Self: ...
+    def refresh(self) -> None: ...
+    def __call__(self, y: _Array, x: _Array, threads: int) -> None: ...
+
+def embedding_forward(y: _Array, tokens: NDArray[np.int64], weight: _Array) -> None: ...
+def embedding_backward(
+    dweight: _Array, dy: _Array, tokens: NDArray[np.int64], num_threads: int | None = None
+) -> None: ...
+def softmax(out: _Array, logits: _Array, num_threads: int | None = None) -> None: ...
+def softmax_cross_entropy(
+    dlogits: _Array,
+    logits: _Array,
+    targets: NDArray[np.int64],
+    ignored: int,
+    num_threads: int | None = None,
+) -> float: ...
+def squared_error(
+    dy: _Array, y: _Array, target: _Array, num_threads: int | None = None
+) -> float: ...
+def sum_of_squares(a: _Array, num_threads: int | None = None) -> float: ...
+def scale(a: _Array, factor: float, num_threads: int | None = None) -> None: ...
+def sgd(
+    params: _Array,
+    velocity: _Array | None,
+    grads: _Array,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    num_threads: int | None = None,
+) -> None: ...
+def adam(
+    params: _Array,
+    m: _Array,
+    v: _Array,
+    grads: _Array,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    num_threads: int | None = None,
+) -> None: ...
+def rmsprop(
+    params: _Array,
+    square_avg: _Array,
+    velocity: _Array | None,
+    grads: _Array,
+    lr: float,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+    num_threads: int | None = None,
+) -> None: ...

@@ -1,0 +1,371 @@
+/* What works on flat arrays: the embedding, softmax and losses, norms, optimisers.
+ *
+ * Sums over an array go over fixed blocks in a fixed order, so that they do not depend on threads.
+ */
+#ifndef LSTMC_FLAT_H
+#define LSTMC_FLAT_H
+
+#include <math.h>
+
+#include "kernels.h"
+#include "team.h"
+#include "vmath.h"
+
+/* Memory-bound loops over less than this many numbers are not worth a second thread. */
+static int flat_threads(int threads, ptrdiff_t n) { return n > 64 * 1024 ? threads : 1; }
+
+/* A member's part of n elements, cut between vectors so that every element is computed alike. */
+INLINE void share_vectors(const team *member, ptrdiff_t n, ptrdiff_t *from, ptrdiff_t *to)
+{
+    team_share(member, ceil_div(n, VL), from, to);
+    *from *= VL;
+    *to = min_of(*to * VL, n);
+}
+
+/* ---- embedding ----------------------------------------------------------------------------------- */
+
+static void NAME(embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight, ptrdiff_t rows,
+                                    ptrdiff_t columns)
+{
+    for (ptrdiff_t row = 0; row < rows; row++)
+        memcpy((real *)y + row * columns, (const real *)weight + tokens[row] * columns, columns * sizeof(real));
+}
+
+typedef struct {
+    real *dweight;
+    const real *dy;
+    const int64_t *tokens;
+    ptrdiff_t rows, columns;
+} NAME(embedding_work);
+
+/* Members own columns: rows of one token are added in their order, whoever does it. */
+static void NAME(embedding_backward_member)(void *work, const team *member)
+{
+    const NAME(embedding_work) *w = work;
+    ptrdiff_t from, to;
+    share_vectors(member, w->columns, &from, &to);
+    for (ptrdiff_t row = 0; row < w->rows; row++) {
+        real *out = w->dweight + w->tokens[row] * w->columns;
+        const real *in = w->dy + row * w->columns;
+        for (ptrdiff_t i = from; i < to; i += VL) {
+            const ptrdiff_t n = min_of(VL, to - i);
+            store_n(out + i, load_n(out + i, n) + load_n(in + i, n), n);
+        }
+    }
+}
+
+static void NAME(embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens, ptrdiff_t rows,
+                                     ptrdiff_t columns, int threads)
+{
+    NAME(embedding_work) work = {dweight, dy, tokens, rows, columns};
+    lstmc_team_run(flat_threads(threads, rows * columns), NAME(embedding_backward_member), &work);
+}
+
+/* ---- softmax and losses -------------------------------------------------------------------------- */
+
+/* out = exp(logits - their largest); returns the sum of out and gives the largest. out may be logits. */
+INLINE real exponentials(real *out, const real *logits, ptrdiff_t columns, real *largest)
+{
+    const ptrdiff_t whole = columns / VL * VL;
+    vec most = splat(-(real)INFINITY), sum = {0};
+    for (ptrdiff_t i = 0; i < whole; i += VL) {
+        vec x = load(logits + i);
+        most = choose((ivec)(x > most), x, most);
+    }
+    real top = -(real)INFINITY, total = 0;
+    for (int i = 0; i < VL; i++)
+        top = most[i] > top ? most[i] : top;
+    for (ptrdiff_t i = whole; i < columns; i++)
+        top = logits[i] > top ? logits[i] : top;
+    for (ptrdiff_t i = 0; i < columns; i += VL) {
+        const ptrdiff_t n = min_of(VL, columns - i);
+        vec e = v_exp(load_n(logits + i, n) - top);
+        store_n(out + i, e, n);
+        sum += n == VL ? e : load_n(out + i, n);
+    }
+    for (int i = 0; i < VL; i++)
+        total += sum[i];
+    *largest = top;
+    return total;
+}
+
+INLINE void multiply(real *a, real factor, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i += VL)
+        store_n(a + i, load_n(a + i, min_of(VL, n - i)) * factor, min_of(VL, n - i));
+}
+
+typedef struct {
+    real *out;
+    const real *logits;
+    const int64_t *targets; /* NULL: softmax alone */
+    double *losses;
+    int64_t ignored;
+    double weight; /* of a row in the mean */
+    ptrdiff_t rows, columns;
+} NAME(softmax_work);
+
+static void NAME(softmax_member)(void *work, const team *member)
+{
+    const NAME(softmax_work) *w = work;
+    ptrdiff_t from, to;
+    team_share(member, w->rows, &from, &to);
+    for (ptrdiff_t row = from; row < to; row++) {
+        const real *logits = w->logits + row * w->columns;
+        real *out = w->out + row * w->columns, largest;
+        const int64_t target = w->targets ? w->targets[row] : 0;
+        if (w->targets && target == w->ignored) {
+            w->losses[row] = 0;
+            memset(out, 0, w->columns * sizeof(real));
+            continue;
+        }
+        const real chosen = w->targets ? logits[target] : 0; /* before out, which may be logits, is written */
+        const real sum = exponentials(out, logits, w->columns, &largest);
+        multiply(out, (real)(w->weight / sum), w->columns);
+        if (w->targets) {
+            /* loss = log(sum) + largest - chosen: d loss / d logits = softmax - (1 at the target) */
+            w->losses[row] = log((double)sum) + ((double)largest - chosen);
+            out[target] -= (real)w->weight;
+        }
+    }
+}
+
+static void NAME(softmax)(lstmc_real *out, const lstmc_real *logits, ptrdiff_t rows, ptrdiff_t columns, int threads)
+{
+    NAME(softmax_work) work = {out, logits, NULL, NULL, 0, 1, rows, columns};
+    lstmc_team_run(flat_threads(threads, rows * columns * 8), NAME(softmax_member), &work);
+}
+
+static double NAME(softmax_cross_entropy)(lstmc_real *dlogits, double *losses, const lstmc_real *logits,
+                                          const int64_t *targets, int64_t ignored, ptrdiff_t rows, ptrdiff_t columns,
+                                          int threads)
+{
+    ptrdiff_t counted = 0;
+    for (ptrdiff_t row = 0; row < rows; row++)
+        counted += targets[row] != ignored;
+    const double weight = counted ? 1.0 / counted : 0;
+    NAME(softmax_work) work = {dlogits, logits, targets, losses, ignored, weight, rows, columns};
+    lstmc_team_run(flat_threads(threads, rows * columns * 8), NAME(softmax_member), &work);
+    double sum = 0;
+    for (ptrdiff_t row = 0; row < rows; row++)
+        sum += losses[row];
+    return sum * weight;
+}
+
+enum { SUM_BLOCK = 4096 };
+
+typedef struct {
+    double *sums; /* one a block */
+    real *dy;
+    const real *a, *target; /* target NULL: zeros */
+    double weight;
+    ptrdiff_t n;
+} NAME(squares_work);
+
+static void NAME(squares_member)(void *work, const team *member)
+{
+    const NAME(squares_work) *w = work;
+    enum { CHAINS = 8 };
+    ptrdiff_t from, to;
+    team_share(member, ceil_div(w->n, SUM_BLOCK), &from, &to);
+    for (ptrdiff_t block = from; block < to; block++) {
+        double sums[CHAINS] = {0};
+        const ptrdiff_t end = min_of(w->n, (block + 1) * SUM_BLOCK);
+        for (ptrdiff_t i = block * SUM_BLOCK; i < end; i += CHAINS)
+            for (ptrdiff_t j = 0; j < min_of(CHAINS, end - i); j++) {
+                real difference = w->target ? w->a[i + j] - w->target[i + j] : w->a[i + j];
+                sums[j] += (double)difference * difference;
+                if (w->dy) /* loss = weight * difference^2 */
+                    w->dy[i + j] = (real)(2 * w->weight * difference);
+            }
+        w->sums[block] = 0;
+        for (int j = 0; j < CHAINS; j++)
+            w->sums[block] += sums[j];
+    }
+}
+
+static double NAME(add_squares)(NAME(squares_work) *work, int threads)
+{
+    lstmc_team_run(flat_threads(threads, work->n), NAME(squares_member), work);
+    double sum = 0;
+    for (ptrdiff_t block = 0; block < ceil_div(work->n, SUM_BLOCK); block++)
+        sum += work->sums[block];
+    return sum;
+}
+
+static double NAME(squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
+                                  ptrdiff_t n, int threads)
+{
+    NAME(squares_work) work = {sums, dy, y, target, n ? 1.0 / n : 0, n};
+    return NAME(add_squares)(&work, threads) * work.weight;
+}
+
+static double NAME(sum_of_squares)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads)
+{
+    NAME(squares_work) work = {sums, NULL, a, NULL, 1, n};
+    return NAME(add_squares)(&work, threads);
+}
+
+/* ---- fingerprint --------------------------------------------------------------------------------- */
+
+typedef uint32_t words __attribute__((vector_size(VECTOR_BYTES)));
+
+/* Bijective in the lane and in the word: a change in one word changes the lane for certain. The shift brings
+ * high bits down again; without it, two changes of sign would undo each other. */
+INLINE words mixed(words lane, words word)
+{
+    lane = (lane ^ word) * 0x9e3779b1u;
+    return lane ^ lane >> 15;
+}
+
+/* 64 lanes run side by side, so that a multiplication need not wait for the one before. */
+static uint64_t NAME(fingerprint)(const void *bytes, size_t size)
+{
+    enum { LANES = 64, VECTORS = LANES * 4 / VECTOR_BYTES };
+    words lane[VECTORS], word[VECTORS];
+    uint32_t lanes[LANES];
+    const unsigned char *p = bytes;
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = 0x9e3779b9u * (uint32_t)(i + 1);
+    memcpy(lane, lanes, sizeof(lane));
+    for (; size >= sizeof(word); p += sizeof(word), size -= sizeof(word))
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            memcpy(&word[v], p + v * VECTOR_BYTES, VECTOR_BYTES);
+            lane[v] = mixed(lane[v], word[v]);
+        }
+    memset(word, 0, sizeof(word));
+    memcpy(word, p, size);
+    for (int v = 0; v < VECTORS; v++)
+        lane[v] = mixed(lane[v], word[v]);
+    memcpy(lanes, lane, sizeof(lanes));
+    uint64_t all = size;
+    for (int i = 0; i < LANES; i++) {
+        all = (all ^ lanes[i]) * 0x9e3779b97f4a7c15u;
+        all ^= all >> 29;
+    }
+    return all;
+}
+
+/* ---- optimisers ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    real *params, *first, *second; /* states: velocity; m, v; square_avg, velocity */
+    const real *grads;
+    real lr, momentum, decay, beta1, beta2, eps, shrink, root_of_correction;
+    real rest1, rest2; /* 1 - beta, before it was rounded: of 1 - 0.999 a float would know four digits */
+    int nesterov;
+    ptrdiff_t n;
+} NAME(optimiser_work);
+
+#define FOR_VECTORS                                                                                            \
+    ptrdiff_t from, to;                                                                                        \
+    share_vectors(member, w->n, &from, &to);                                                                   \
+    for (ptrdiff_t i = from, n; n = min_of(VL, to - i), i < to; i += VL)
+
+INLINE vec square_root(vec x)
+{
+    for (int i = 0; i < VL; i++)
+        x[i] = LSTMC_REAL == 32 ? sqrtf(x[i]) : sqrt(x[i]);
+    return x;
+}
+
+static void NAME(scale_member)(void *work, const team *member)
+{
+    const NAME(optimiser_work) *w = work;
+    FOR_VECTORS store_n(w->params + i, load_n(w->params + i, n) * w->lr, n);
+}
+
+static void NAME(sgd_member)(void *work, const team *member)
+{
+    const NAME(optimiser_work) *w = work;
+    FOR_VECTORS
+    {
+        vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
+        d = w->decay * p + d;
+        if (w->first) {
+            vec velocity = w->momentum * load_n(w->first + i, n) + d;
+            store_n(w->first + i, velocity, n);
+            d = w->nesterov ? w->momentum * velocity + d : velocity;
+        }
+        store_n(w->params + i, p - w->lr * d, n);
+    }
+}
+
+static void NAME(adam_member)(void *work, const team *member)
+{
+    const NAME(optimiser_work) *w = work;
+    FOR_VECTORS
+    {
+        vec p = load_n(w->params + i, n) * w->shrink, d = load_n(w->grads + i, n);
+        d = w->decay * p + d;
+        vec m = load_n(w->first + i, n), v = load_n(w->second + i, n);
+        m = w->rest1 * (d - m) + m;
+        vec square = w->rest2 * (d * d);
+        v = w->beta2 * v + square;
+        store_n(w->first + i, m, n);
+        store_n(w->second + i, v, n);
+        store_n(w->params + i, p - w->lr * m / (square_root(v) / w->root_of_correction + w->eps), n);
+    }
+}
+
+static void NAME(rmsprop_member)(void *work, const team *member)
+{
+    const NAME(optimiser_work) *w = work;
+    FOR_VECTORS
+    {
+        vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
+        d = w->decay * p + d;
+        vec square = w->rest1 * (d * d);
+        vec average = w->beta1 * load_n(w->first + i, n) + square;
+        store_n(w->first + i, average, n);
+        d = d / (square_root(average) + w->eps);
+        if (w->second) {
+            d = w->momentum * load_n(w->second + i, n) + d;
+            store_n(w->second + i, d, n);
+        }
+        store_n(w->params + i, p - w->lr * d, n);
+    }
+}
+
+static void NAME(scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads)
+{
+    NAME(optimiser_work) work = {.params = a, .lr = (real)factor, .n = n};
+    lstmc_team_run(flat_threads(threads, n), NAME(scale_member), &work);
+}
+
+static void NAME(sgd)(lstmc_real *params, lstmc_real *velocity, const lstmc_real *grads, double lr, double momentum,
+                      int nesterov, double weight_decay, ptrdiff_t n, int threads)
+{
+    NAME(optimiser_work)
+    work = {.params = params, .first = velocity, .grads = grads, .lr = (real)lr, .momentum = (real)momentum,
+            .decay = (real)weight_decay, .nesterov = nesterov, .n = n};
+    lstmc_team_run(flat_threads(threads, n), NAME(sgd_member), &work);
+}
+
+static void NAME(adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads, int64_t step,
+                       double lr, double beta1, double beta2, double eps, double weight_decay, int decoupled,
+                       ptrdiff_t n, int threads)
+{
+    NAME(optimiser_work)
+    work = {.params = params, .first = m, .second = v, .grads = grads, .lr = (real)(lr / (1 - pow(beta1, step))),
+            .beta1 = (real)beta1, .beta2 = (real)beta2, .rest1 = (real)(1 - beta1), .rest2 = (real)(1 - beta2),
+            .eps = (real)eps,
+            .decay = (real)(decoupled ? 0 : weight_decay), .shrink = (real)(decoupled ? 1 - lr * weight_decay : 1),
+            .root_of_correction = (real)sqrt(1 - pow(beta2, step)), .n = n};
+    lstmc_team_run(flat_threads(threads, n), NAME(adam_member), &work);
+}
+
+static void NAME(rmsprop)(lstmc_real *params, lstmc_real *square_avg, lstmc_real *velocity, const lstmc_real *grads,
+                          double lr, double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n,
+                          int threads)
+{
+    NAME(optimiser_work)
+    work = {.params = params, .first = square_avg, .second = velocity, .grads = grads, .lr = (real)lr,
+            .momentum = (real)momentum, .decay = (real)weight_decay, .beta1 = (real)alpha,
+            .rest1 = (real)(1 - alpha), .eps = (real)eps, .n = n};
+    lstmc_team_run(flat_threads(threads, n), NAME(rmsprop_member), &work);
+}
+
+#undef FOR_VECTORS
+
+#endif

@@ -1,0 +1,5 @@
+"""The command line: train, next, sample, eval, inspect, bench, config."""
+
+from .main import main
+
+__all__ = ["main"]

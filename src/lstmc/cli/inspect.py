@@ -1,0 +1,160 @@
+"""What ``lstmc inspect`` does: the reports of a model on a text, and their pictures.
+
+The options are in cli.py; every number comes from inspection.py, gates.py and jacobians.py.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..files import check_writable_folder
+from ..inspection.comparison import compare
+from ..inspection.flow import gradient_flow
+from ..inspection.gates import gate_statistics, writers
+from ..inspection.jacobians import jacobian_spectrum, state_jacobian
+from ..inspection.passes import recurrent_layers, run
+from ..inspection.problems import Problem
+from ..inspection.watch import find_nonfinite
+from ..losses import softmax_cross_entropy
+from ..training.language_model import LanguageModel
+from ..training.text import read_text
+from .train import UsageError
+
+__all__ = ["inspect"]
+
+MOST_TOKENS = 1000  # of a text that are looked at, the last ones
+MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
+
+
+def inspect(args):
+    """Report on a model and a text, or compare an LSTM with an RNN."""
+    if args.demo:
+        if any(v is not None for v in (args.model, args.text, args.file, args.unit, args.layer)):
+            raise UsageError("--demo takes no model, no text and no unit")
+        return demo(args)
+    if args.model is None:
+        raise UsageError("a model is needed, or --demo")
+    if any(v is not None for v in (args.steps, args.updates, args.seed)):
+        raise UsageError("--steps, --updates and --seed need --demo")
+    if (args.text is None) == (args.file is None):
+        raise UsageError("say what the model is to read: --text or --file")
+    model = LanguageModel.load(args.model)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    text = args.text if args.file is None else read_text(args.file)
+    ids = model.vocabulary.encode(text)
+    if len(ids) < 3:
+        raise ValueError(f"the text must have at least 3 tokens, got {len(ids)}")
+    if len(ids) > MOST_TOKENS:
+        print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
+        ids = ids[-MOST_TOKENS:]
+    written_by = told_by(model, ids[:-1], args.unit, args.layer)
+    reports = make_reports(model, ids)
+    for name, report in reports.items():
+        print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
+    print(written_by)
+    write_report(reports, out)
+    draw(reports, model, ids, out)
+    return 0
+
+
+def make_reports(model, ids):
+    """Give the reports by name; of the Jacobians, those whose state is small enough."""
+    y, _, trace = run(model.net, ids[:-1, None])
+    loss, dy = softmax_cross_entropy(y, ids[1:, None])
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss is {loss}: {find_nonfinite(model.net, trace=trace, dy=dy)}")
+    flow = gradient_flow(model.net, trace=trace, dy=dy)
+    flow.loss = loss
+    found = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
+    for name, layer, kept in recurrent_layers(model.net, trace):
+        if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
+            found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
+        else:
+            print(
+                f"layer {name.rstrip('.')}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers"
+            )
+    return found
+
+
+def write_report(reports, out):
+    """Write the numbers of all reports into report.json."""
+    with open(out / "report.json", "w", encoding="utf-8") as file:
+        json.dump({name: report.to_dict() for name, report in reports.items()}, file)
+    print(f"wrote {out / 'report.json'}")
+
+
+def told_by(model, ids, unit, layer):
+    """Write which tokens wrote one unit: the one asked for, or the one that holds most at the end."""
+    if model.config["cell"] != "lstm":
+        return "who wrote a unit: an RNN has no cell that is written to"
+    trace = run(model.net, ids[:, None])[2]
+    stack = [one for _, _, kept in recurrent_layers(model.net, trace) for one in kept.layers]
+    layer = len(stack) - 1 if layer is None else layer
+    if not 0 <= layer < len(stack):
+        raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
+    cells = stack[layer].c[-1, 0]
+    unit = int(np.abs(cells).argmax()) if unit is None else unit
+    found = writers(model, ids, unit, layer, k=8)
+    lines = [f"who wrote unit {unit} of layer {layer}, c = {cells[unit]:.4g} at the end:"]
+    for w in found:
+        before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
+        lines.append(
+            f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "
+            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is kept)"
+            + (f"  after {before!r}" if before else "")
+        )
+    return "\n".join(lines)
+
+
+def draw(reports, model, ids, out):
+    """Draw the reports, where matplotlib is installed."""
+    try:
+        from ..inspection.plots import plot_jacobian
+
+        written = []
+        for name, report in reports.items():
+            report.plot(out / f"{name}.png")
+            written.append(f"{name}.png")
+        reports["gates"].plot_histograms(out / "histograms.png")
+        written.append("histograms.png")
+        trace = run(model.net, ids[:-1, None])[2]
+        name, layer, kept = list(recurrent_layers(model.net, trace))[-1]
+        if f"spectrum_{name.rstrip('.')}" in reports:
+            steps = len(kept.x)
+            back = min(10, steps)
+            jacobian = state_jacobian(layer, trace=kept, t0=steps - back, t1=steps)[0]
+            title = f"What the last state owes to the one {back} steps before: h, then c, layer by layer"
+            plot_jacobian(out / "jacobian.png", jacobian, title)
+            written.append("jacobian.png")
+        print(f"wrote {', '.join(written)} in {out}")
+    except ImportError as error:
+        print(f"no pictures: {error}")
+
+
+def demo(args):
+    """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one can not."""
+    steps = 100 if args.steps is None else args.steps
+    if steps < 10:
+        raise UsageError(f"--steps must be 10 or more for the demo, got {steps}")
+    updates = 3000 if args.updates is None else args.updates
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    found = {}
+    for name in ("adding", "temporal_order"):
+        problem = Problem(name, steps)
+        print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
+        found[name] = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
+        print(f"{found[name]}\n", flush=True)
+    write_report(found, out)
+    try:
+        from ..inspection.plots import plot_comparisons
+
+        plot_comparisons(out / "demo.png", list(found.values()))
+        print(f"wrote {out / 'demo.png'}")
+    except ImportError as error:
+        print(f"no picture: {error}")
+    return 0

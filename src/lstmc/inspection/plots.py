@@ -1,0 +1,331 @@
+"""Pictures: the only file of the library that imports matplotlib.
+
+Each function draws what a report holds into a PNG file. Colours are those of Okabe and Ito (2008), which
+colour-blind eyes tell apart, with a line style each; heat maps are viridis, or blue to red around zero.
+"""
+
+import numpy as np
+
+from .flow import STEADY
+
+__all__ = [
+    "plot_comparisons",
+    "plot_flow",
+    "plot_gates",
+    "plot_histograms",
+    "plot_jacobian",
+    "plot_losses",
+    "plot_spectrum",
+]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+WIDTH = 6.0  # inches: 900 pixels, and readable at 600
+DPI = 150
+
+
+def _figure(height, width=WIDTH):
+    try:
+        from matplotlib.figure import Figure  # no pyplot: nothing global, no window system
+    except ImportError:
+        raise ImportError("matplotlib is not installed: pip install lstmc[plot]") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _line(i):
+    """Give the look of the i-th line."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": STYLES[i % len(STYLES)],
+        "linewidth": 1.6,
+    }
+
+
+def _positive(values):
+    """Give values for a logarithmic axis, on which what is not above zero has no place."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _log(axes):
+    """Make the y axis logarithmic, if there is anything above zero to show on it."""
+    if any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in axes.lines):
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, "zero throughout", transform=axes.transAxes, ha="center")
+
+
+def plot_losses(path, epochs, train, valid):
+    """Draw the losses over epochs into a PNG file.
+
+    Parameters
+    ----------
+    path : str or path
+    epochs : list of float
+        When, in epochs.
+    train, valid : list of float or None
+        Mean loss of an epoch's training, and of validation, in nats per token; None where unknown.
+    """
+    figure = _figure(4)
+    axes = figure.add_subplot()
+    for i, (name, losses) in enumerate((("training", train), ("validation", valid))):
+        values = np.array(losses, float)
+        if np.isfinite(values).any():
+            axes.plot(epochs, values, marker="o", markersize=3, label=name, **_line(i))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss, nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_flow(path, flow):
+    """Draw a GradientFlow: how far back the loss of the chosen steps reaches, and the total over time.
+
+    Parameters
+    ----------
+    path : str or path
+    flow : GradientFlow
+    """
+    figure = _figure(6.4)
+    reach, total = figure.subplots(2, 1)
+    asked = "the loss at the last step" if flow.at == [flow.steps - 1] else flow.asked
+    verdict = "No gradient" if flow.verdict == "none" else flow.verdict.capitalize()
+    dots = {"marker": "o"} if flow.steps == 1 else {}
+    for i, layer in enumerate(flow.layers):
+        norms = _positive(layer.reach.norms)
+        half, steady = layer.reach.half_life, layer.reach.fit >= STEADY
+        label = (
+            f"{layer.name}, half-life {half:.3g} steps"
+            if steady and np.isfinite(half)
+            else layer.name
+        )
+        reach.plot(np.arange(len(norms)), norms, label=label, **_line(i))
+        total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **dots, **_line(i))
+    reach.set_title(f"{verdict}: {asked}, followed back", fontsize=11)
+    reach.set_xlabel("steps back")
+    reach.set_ylabel("norm of the gradient\nat the state")
+    total.set_title("The loss of all steps: what arrives at each", fontsize=11)
+    total.set_xlabel("step")
+    total.set_ylabel("norm of the gradient\nat h")
+    for axes in (reach, total):
+        _log(axes)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.02)
+    reach.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_gates(path, report):
+    """Draw a GateReport: heat maps of every gate over time and unit, a column for each layer.
+
+    Parameters
+    ----------
+    path : str or path
+    report : GateReport
+    """
+    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.means))
+    columns = len(report.layers)
+    figure = _figure(1.45 * len(gates) + 0.9, max(WIDTH, 2.8 * columns))
+    grid = figure.subplots(len(gates), columns, squeeze=False, sharex=True)
+    names = {
+        "i": "input gate i",
+        "f": "forget gate f",
+        "g": "candidate g",
+        "o": "output gate o",
+        "h": "state h",
+    }
+    for column, layer in enumerate(report.layers):
+        grid[0][column].set_title(f"layer {layer.name}", fontsize=10)
+        for axes, gate in zip(grid[:, column], gates):
+            if gate not in layer.means:
+                axes.set_axis_off()
+                continue
+            unsigned = gate in "ifo"
+            far = max(map(abs, layer.ranges[gate]))  # of an RNN without tanh, as its values are
+            image = axes.imshow(
+                layer.means[gate].T,
+                aspect="auto",
+                interpolation="nearest",
+                cmap="viridis" if unsigned else "RdBu_r",
+                vmin=0 if unsigned else -far,
+                vmax=far,
+            )
+            if not column:
+                axes.set_ylabel(f"{names[gate]}\nunit", fontsize=8)
+            axes.tick_params(labelsize=7)
+            if column == columns - 1:
+                figure.colorbar(
+                    image, ax=list(grid[gates.index(gate)]), fraction=0.04, pad=0.01
+                ).ax.tick_params(labelsize=7)
+        grid[-1][column].set_xlabel("step", fontsize=9)
+    rows = f", mean of {report.batch} rows" if report.batch > 1 else ""
+    what = "How far each gate opens" if "i" in gates else "The states"
+    figure.suptitle(f"{what}, over time and units{rows}", fontsize=11)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_histograms(path, report):
+    """Draw a GateReport: how the values of each gate are distributed, a line for each layer.
+
+    Parameters
+    ----------
+    path : str or path
+    report : GateReport
+    """
+    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.histograms))
+    figure = _figure(1.5 * len(gates) + 0.7)
+    panels = figure.subplots(len(gates), 1, squeeze=False)[:, 0]
+    for axes, gate in zip(panels, gates):
+        unsigned = gate in "ifo"
+        low, high = (0.1, 0.9) if unsigned else (-0.9, 0.9)
+        for i, layer in enumerate(report.layers):
+            if gate in layer.histograms:
+                share = layer.histograms[gate]
+                edges = np.linspace(*layer.ranges[gate], len(share) + 1)
+                axes.stairs(100 * share, edges, label=layer.name, **_line(i))
+        for edge in (low, high) if any(gate in layer.low for layer in report.layers) else ():
+            axes.axvline(edge, color="#888888", linewidth=0.8)
+        axes.set_ylabel(f"{gate}\n% of values", fontsize=9)
+        axes.tick_params(labelsize=8)
+    panels[0].legend(fontsize=8)
+    panels[-1].set_xlabel("value; beyond the grey lines a gate is saturated")
+    what = "gates" if "i" in gates else "states"
+    figure.suptitle(f"How the {what} are distributed over steps, rows and units", fontsize=11)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_spectrum(path, spectrum):
+    """Draw a JacobianSpectrum: singular values over the distance.
+
+    Parameters
+    ----------
+    path : str or path
+    spectrum : JacobianSpectrum
+    """
+    figure = _figure(4.2)
+    axes = figure.add_subplot()
+    values, k = spectrum.singular_values, spectrum.distances
+    flat = values.reshape(len(k), -1)
+    floor = spectrum.precision * values[:, :, 0].max(1)  # what lies below is rounding
+    low, high = (np.maximum(np.quantile(flat, q, axis=1), floor) for q in (0.25, 0.75))
+    axes.fill_between(k, low, high, color=COLOURS[0], alpha=0.2, label="middle half")
+    lines = (
+        ("largest", values[:, :, 0].max(1)),
+        ("median", np.median(flat, 1)),
+        ("smallest", values[:, :, -1].min(1)),
+    )
+    for i, (name, line) in enumerate(lines):
+        line = np.where(line >= floor, line, np.nan)
+        axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
+    if floor.all():
+        axes.fill_between(k, floor / 10, floor, color="#888888", alpha=0.4, label="below: rounding")
+    _log(axes)
+    axes.axhline(1, color="#888888", linewidth=0.8)
+    if k[-1] > 20 and axes.get_yscale() == "log":
+        axes.set_xscale("log")
+    axes.set_xlabel("distance k, steps")
+    axes.set_ylabel("singular value")
+    most = values[-1, :, 0].max()
+    axes.set_title(
+        f"d s({spectrum.t1}) / d s({spectrum.t1} - k): over {k[-1]} steps changes of the state\n"
+        f"are multiplied by {most:.2g} at most",
+        fontsize=10,
+    )
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_jacobian(
+    path, jacobian, title="What each number of a state owes to each number of an earlier one"
+):
+    """Draw one Jacobian as a heat map.
+
+    Parameters
+    ----------
+    path : str or path
+    jacobian : ndarray (S, S) or (H, I)
+        Of one row: ``state_jacobian(...)[b]``.
+    title : str
+
+    Raises
+    ------
+    ValueError
+        It is not a matrix.
+    """
+    jacobian = np.asarray(jacobian)
+    if jacobian.ndim != 2:
+        raise ValueError(f"jacobian must be a matrix, that of one row, got {jacobian.ndim} axes")
+    figure = _figure(5)
+    axes = figure.add_subplot()
+    most = float(np.abs(jacobian[np.isfinite(jacobian)]).max(initial=0)) or 1.0
+    image = axes.imshow(
+        jacobian, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
+    )
+    figure.colorbar(image, ax=axes, label="derivative")
+    axes.set_xlabel("number of the earlier vector")
+    axes.set_ylabel("number of the later vector")
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_comparisons(path, comparisons) -> None:  # so that typed programs may call it
+    """Draw how an LSTM and an RNN learn the same problems, and beside it why: a row for each problem.
+
+    Parameters
+    ----------
+    path : str or path
+    comparisons : list of comparison.Comparison
+    """
+    figure = _figure(0.4 + 3.1 * len(comparisons), 7)
+    rows = figure.subfigures(len(comparisons), 1, squeeze=False)[:, 0]
+    for row, comparison in zip(rows, comparisons):
+        ends = []
+        for name, run in (("LSTM", comparison.lstm), ("RNN", comparison.rnn)):
+            how = "learns it" if run.solved_at is not None else "does not learn it"
+            ends.append(f"the {name} {how} in {run.solved_at or run.updates[-1]:,} updates")
+        row.suptitle(f"{comparison.problem}:\n{', '.join(ends)}", fontsize=11)
+        learning, reach = row.subplots(1, 2)
+        _draw_learning(learning, comparison)
+        _draw_reach(reach, comparison)
+    figure.savefig(path, dpi=DPI)
+
+
+def _draw_learning(axes, comparison):
+    problem = comparison.problem
+    error = problem.name == "adding"
+    unit = 1 if error else 100  # a share is shown in percent
+    for i, (name, run) in enumerate((("LSTM", comparison.lstm), ("RNN", comparison.rnn))):
+        scores = unit * np.asarray(run.scores, float)
+        axes.plot(run.updates, scores, label=name, marker="o", markersize=2, **_line(i))
+        if run.solved_at is not None:
+            axes.plot(run.solved_at, scores[-1], "o", color=COLOURS[i])
+    axes.axhline(unit * problem.limit, color=COLOURS[-1], linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel("updates")
+    if error:
+        _log(axes)
+        axes.set_ylabel(problem.measure)
+    else:
+        axes.set_ylim(0, 104)
+        axes.set_ylabel(f"{problem.measure} (%)")
+    axes.set_title(f"learned: {'below' if error else 'above'} the black line", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _draw_reach(axes, comparison):
+    for i, (name, flow) in enumerate(
+        (("LSTM", comparison.lstm_flow), ("RNN", comparison.rnn_flow))
+    ):
+        norms = _positive(flow.layers[0].reach.norms[1:])  # float32 ends at 1e-38
+        axes.plot(np.arange(1, len(norms) + 1), norms / norms[0], label=name, **_line(i))
+    _log(axes)
+    axes.set_xlabel("steps back from the loss")
+    axes.set_ylabel("gradient left (1 = one step back)")
+    axes.set_title("gradient before training", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)

@@ -1,0 +1,281 @@
+"""Watching a network learn: a few numbers a layer now and then, and where the first NaN came from."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._kernels import host
+from ..files import check_writable_folder
+from ..layer import check_size
+from .flow import at_step, norms_over_time, plain, reach_of
+from .passes import check_trace, gradient_at, network_of, recurrent_layers, run, run_back
+
+__all__ = ["NonFinite", "Watch", "find_nonfinite"]
+
+
+@dataclass
+class NonFinite:
+    """Where a number that is not finite appeared first.
+
+    Attributes
+    ----------
+    what : str
+        "a weight", "x", "a state", "the output", "the gradient of the loss at the output" or "a gradient".
+    layer : str
+        The recurrent layer, as "1.l0", or the name of the weight.
+    step, row : int or None
+        Where in the sequence and the batch.
+    """
+
+    what: str
+    layer: str = ""
+    step: int | None = None
+    row: int | None = None
+
+    def __str__(self):
+        text = f"{self.what} is not finite"
+        if self.layer:
+            text += f": {self.layer}"
+        return text if self.step is None else f"{text}, at step {self.step}, row {self.row}"
+
+
+def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None):
+    """Find the first number that is not finite: in the weights, the input, a state, or on the way back.
+
+    Parameters
+    ----------
+    net : LSTM, RNN, Sequential or LanguageModel
+    x, targets, state : optional
+        As for ``gradient_flow``.
+    trace, dy : instead of x, targets and state
+        Of the network's forward; without `dy` nothing is looked for on the way back.
+
+    Returns
+    -------
+    NonFinite or None
+        The weights come first; then the input and the states, by step and from the input up; then the output
+        and the gradients at the states, from the last step and the output down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the trace is another network's; the network has no recurrent layer.
+    """
+    net = network_of(net)
+    if targets is not None and dy is not None:
+        raise ValueError("targets and dy exclude each other: both say what the loss is")
+    if trace is None and x is None:
+        raise ValueError("x must be given, or the trace of a forward call")
+    if trace is not None:
+        check_trace(net, trace, x, targets, state)
+    for name in net.parameters():
+        if not np.isfinite(net[name]).all():
+            return NonFinite("a weight", name)
+    if trace is None:
+        with np.errstate(all="ignore"):
+            y, _, trace = run(net, x, state)
+            found = _in_states(net, trace)
+            if found:
+                return found
+            if not np.isfinite(y).all():
+                return NonFinite("the output")
+            if targets is None and dy is None:
+                return None
+            dy = gradient_at(y, targets)[1] if dy is None else dy
+    else:
+        found = _in_states(net, trace)
+        if found or dy is None:
+            return found
+    if not np.isfinite(dy).all():
+        return NonFinite("the gradient of the loss at the output")
+    return _in_gradients(net, trace, dy)
+
+
+def _first(array, backwards=False):
+    """Give (step, row) of the first element (T, B, .) that is not finite, or None."""
+    bad = host(~np.isfinite(array).all(2))
+    steps = np.flatnonzero(bad.any(1))
+    if not len(steps):
+        return None
+    step = steps[-1 if backwards else 0]
+    return int(step), int(np.flatnonzero(bad[step])[0])
+
+
+def _in_states(net, trace):
+    found = []
+    for i, (name, _, kept) in enumerate(recurrent_layers(net, trace)):
+        places = [("x", f"of layer {name.rstrip('.')}" if name else "", kept.x)]
+        for number, one in enumerate(kept.layers):
+            places += [
+                ("a state", f"{name}l{number}", a[1:]) for a in (one._h, one._c) if a is not None
+            ]
+        for order, (what, where, array) in enumerate(places):
+            at = _first(array)
+            if at:
+                found.append((at[0], i, order, NonFinite(what, where, *at)))
+    return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+def _in_gradients(net, trace, dy):
+    found = []
+    names = [name for name, _, _ in recurrent_layers(net, trace)]
+    for i, (name, record) in enumerate(zip(names, run_back(net, dy, trace))):
+        for number, gradients in enumerate(record.stack):
+            with np.errstate(all="ignore"):
+                arrays = gradients.dgates, gradients.dh
+            for array in arrays:
+                at = _first(array, backwards=True)
+                if at:
+                    where = NonFinite("a gradient", f"{name}l{number}", *at)
+                    found.append((-at[0], -i, -number, where))
+    return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+class Watch:
+    """Looks at a network while it learns: a handful of numbers a layer, every so many windows.
+
+    Give it to a Trainer, or call it in a loop of your own: after the loss, before backward.
+
+    Parameters
+    ----------
+    net : LSTM, RNN, Sequential or LanguageModel
+    every : int
+        Look at every so many windows; the first one is looked at.
+    path : path, optional
+        A JSONL file to append to, a line per look.
+    tensorboard : path, optional
+        A folder for TensorBoard, whose package must be installed.
+    nonfinite : "stop" or "warn"
+        What to do when the loss is not finite: raise FloatingPointError, or warn. Both name the first layer,
+        step and row where it began. A Trainer takes no step then in either case, and stops.
+
+    Attributes
+    ----------
+    records : list of dict
+        What was seen: "window" (calls, from 1), "loss" and, for each layer by name: "gradient" (the norm of
+        the loss's gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None where
+        it does not shrink or can not be told), "kept" (the share of it that reaches the initial state),
+        "saturated" (the share of gates below 0.1 or above 0.9; of g and a tanh RNN's h, beyond 0.9 on either
+        side; else None), "forget" (the mean forget gate) and "weights" (the norm of the recurrent weights).
+
+    Raises
+    ------
+    ImportError
+        `tensorboard` is given, and the package is not installed.
+    OSError
+        A file can not be written.
+    TypeError, ValueError
+        A parameter is not what is said here; the network has no recurrent layer.
+    """
+
+    def __init__(self, net, every=50, path=None, tensorboard=None, nonfinite="stop"):
+        self.net, self.every = network_of(net), check_size("every", every)
+        if nonfinite not in ("stop", "warn"):
+            raise ValueError(f'nonfinite must be "stop" or "warn", got {nonfinite!r}')
+        self.path, self.nonfinite = path, nonfinite
+        if path is not None:
+            check_writable_folder(path)
+        self._board = None if tensorboard is None else _open_board(tensorboard)
+        self.window, self.records = 0, []
+
+    def __call__(self, loss, dy, trace):
+        """Look at one window, if it is its turn.
+
+        Parameters
+        ----------
+        loss : float
+        dy : ndarray
+            The gradient of the loss with respect to the network's output.
+        trace : Trace
+            Of the network's forward; it must not be consumed yet.
+
+        Returns
+        -------
+        dict or None
+            What was added to ``records``.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite, and `nonfinite` is "stop".
+        """
+        if trace is None:
+            raise TypeError("trace must come from forward(..., training=True), got None")
+        self.window += 1
+        if not math.isfinite(loss):
+            self._report(loss, trace, dy)
+            return None
+        if (self.window - 1) % self.every:
+            return None
+        record = {"window": self.window, "loss": float(loss), **self._look(dy, trace)}
+        self.records.append(record)
+        self._write(record)
+        return record
+
+    def _report(self, loss, trace, dy):
+        place = find_nonfinite(self.net, trace=trace, dy=dy)
+        text = f"the loss of window {self.window} is {loss}"
+        text += f": {place}" if place else ", but states and gradients are finite"
+        if self.nonfinite == "stop":
+            raise FloatingPointError(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _look(self, dy, trace):
+        total, found = run_back(self.net, dy, trace), {}
+        layers = list(recurrent_layers(self.net, trace))
+        last, steps = np.zeros_like(dy), len(layers[0][2].x)
+        where = at_step(layers[-1], steps - 1)
+        last[where] = dy[where]
+        alone = run_back(self.net, last, trace)
+        for (name, layer, kept), record, one in zip(layers, total, alone):
+            for number, seen in enumerate(kept.layers):
+                with np.errstate(all="ignore"):
+                    reach = reach_of([(steps - 1, one, number)])
+                    norms = norms_over_time(record.stack[number].dh)
+                gates, hidden = seen._gates, layer.hidden_size
+                forget = None if gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
+                found[f"{name}l{number}"] = {
+                    "gradient": plain(np.sqrt(np.square(norms).sum())),
+                    "half_life": plain(reach.half_life),
+                    "kept": plain(reach.kept),
+                    "saturated": _saturated(layer, seen),
+                    "forget": forget,
+                    "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
+                }
+        return found
+
+    def _write(self, record):
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            self._board.add_scalar("loss", record["loss"], record["window"])
+            for name, numbers in record.items():
+                for what, value in numbers.items() if isinstance(numbers, dict) else ():
+                    if value is not None:
+                        self._board.add_scalar(f"{name}/{what}", value, record["window"])
+            self._board.flush()
+
+
+def _saturated(layer, seen):
+    """Give the share of saturated values: of the gates of an LSTM, or of h of a tanh RNN; else None."""
+    if layer._cell == "rnn" and layer.nonlinearity != "tanh":
+        return None
+    gates, hidden = seen._h[1:] if seen._gates is None else seen._gates, layer.hidden_size
+    count = 0
+    for k in range(gates.shape[2] // hidden):
+        part = gates[:, :, k * hidden : (k + 1) * hidden]
+        low = -0.9 if k == 2 or seen._gates is None else 0.1
+        count += int(np.count_nonzero(part < low)) + int(np.count_nonzero(part > 0.9))
+    return float(count / max(1, gates.size))
+
+
+def _open_board(folder):
+    try:
+        from tensorboard.summary import Writer
+    except ImportError:
+        raise ImportError("tensorboard is not installed: pip install tensorboard") from None
+    return Writer(str(folder))

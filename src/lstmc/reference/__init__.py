@@ -1,0 +1,48 @@
+"""The same maths in plain NumPy: the executable specification.
+
+Every function here says in a few lines what a kernel of lstmc computes, and the tests hold the
+kernels to it. It is deliberately not fast, not stateful and not defensive: it loops over time in
+Python, writes to none of its arguments, returns new arrays, and checks neither shapes nor types.
+Results have the type of the input, float32 or float64; losses and norms are Python floats.
+
+Shapes are written with T time steps, B batch rows, I input features, H hidden units, O output
+features and V words or classes. Sequences are time-major. Sequences of states have T + 1 slots:
+slot 0 is the initial state, slot t the state after t steps. ``dx`` means d loss / d x, always.
+
+References
+----------
+Elman (1990), Finding structure in time.
+Hochreiter & Schmidhuber (1997), Long short-term memory.
+Gers, Schmidhuber & Cummins (2000), Learning to forget: continual prediction with LSTM.
+Tieleman & Hinton (2012), Lecture 6.5: RMSprop.
+Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks.
+Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum.
+Kingma & Ba (2015), Adam: a method for stochastic optimization.
+Loshchilov & Hutter (2019), Decoupled weight decay regularization.
+"""
+
+from .linear import embedding_backward, embedding_forward, linear_backward, linear_forward
+from .losses import softmax_cross_entropy, squared_error
+from .lstm import lstm_backward, lstm_forward, lstm_step, sigmoid
+from .optim import adam, clip_grad_norm, rmsprop, sgd
+from .rnn import rnn_backward, rnn_forward, rnn_step
+
+__all__ = [
+    "adam",
+    "clip_grad_norm",
+    "embedding_backward",
+    "embedding_forward",
+    "linear_backward",
+    "linear_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step",
+    "rmsprop",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_step",
+    "sgd",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "squared_error",
+]

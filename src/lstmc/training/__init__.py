@@ -1,0 +1,27 @@
+"""Training on long texts, and what it reads and makes: texts, vocabularies, schedules, language models."""
+
+from .checkpoints import read_note
+from .interrupts import Interrupted
+from .language_model import LanguageModel
+from .schedules import ExponentialDecay, PlateauDecay, StepDecay
+from .streams import evaluate, streams, windows
+from .text import default_text, read_text, tokenize
+from .trainer import Trainer
+from .vocabulary import Vocabulary
+
+__all__ = [
+    "ExponentialDecay",
+    "Interrupted",
+    "LanguageModel",
+    "PlateauDecay",
+    "StepDecay",
+    "Trainer",
+    "Vocabulary",
+    "default_text",
+    "evaluate",
+    "read_note",
+    "read_text",
+    "streams",
+    "tokenize",
+    "windows",
+]

@@ -1,0 +1,144 @@
+"""Checkpoints of training: everything a Trainer has, to a file and back.
+
+What a caller may rely on is said where it is called, in ``Trainer.save`` and ``Trainer.load``.
+"""
+
+import numpy as np
+
+from .._kernels import copy_into, host, kernels_of
+from ..files import read_safetensors, write_safetensors
+
+__all__ = ["load_checkpoint", "read_note", "save_checkpoint"]
+
+
+def _pack_state(state, arrays, name="state"):
+    """Put a state's arrays into `arrays`, and give its form in what JSON can hold."""
+    if state is None:
+        return None
+    if hasattr(state, "dtype"):
+        arrays[name] = host(state)
+        return name
+    if isinstance(state, (tuple, list)):
+        return [_pack_state(part, arrays, f"{name}.{i}") for i, part in enumerate(state)]
+    raise TypeError(f"a state must be made of tuples, arrays and None, got {type(state).__name__}")
+
+
+def _unpack_state(form, arrays, put):
+    """Undo that; put(array) gives an array where the network has it."""
+    if isinstance(form, list):
+        return tuple(_unpack_state(part, arrays, put) for part in form)
+    return None if form is None else put(arrays[form])
+
+
+def _generators(layer):
+    """Give every random generator in a network: its layers' ``rng``, in order, however deep."""
+    own = [layer.rng] if isinstance(getattr(layer, "rng", None), np.random.Generator) else []
+    return own + [rng for part in getattr(layer, "layers", ()) for rng in _generators(part)]
+
+
+def _random_states(net):
+    return [rng.bit_generator.state for rng in _generators(net)]
+
+
+def _kinds(states):
+    return [state["bit_generator"] for state in states]
+
+
+def _read(path):
+    arrays, metadata = read_safetensors(path)
+    if metadata.get("kind") != "checkpoint":
+        raise ValueError(f"{path} is not a checkpoint of training, but {metadata.get('kind')!r}")
+    return arrays, metadata
+
+
+def read_note(path):
+    """Give the note that was stored in a checkpoint: a dict, empty if there was none.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such file; it is no checkpoint.
+    """
+    return _read(path)[1].get("note") or {}
+
+
+def save_checkpoint(trainer, path):
+    """Write what a Trainer needs to go on, as its ``save`` says."""
+    schedule = trainer.schedule
+    kept, numbers = trainer.optimiser.state()
+    arrays = {f"weights.{name}": host(trainer.net[name]) for name in trainer.net.parameters()}
+    arrays |= {f"optimiser.{name}": host(array) for name, array in kept.items()}
+    if trainer._best_params is not None:
+        arrays["best"] = host(trainer._best_params)
+    metadata = {
+        "kind": "checkpoint",
+        "optimiser": [type(trainer.optimiser).__name__, numbers],
+        "schedule": schedule and [type(schedule).__name__, schedule.state()],
+        "state": _pack_state(trainer._state, arrays),
+        "random": _random_states(trainer.net),
+        "batch": trainer.batch,
+        "steps": trainer.steps,
+        "epoch": trainer.epoch,
+        "window": trainer.window,
+        "sums": trainer._sums,
+        "best": trainer._best,
+        "history": trainer.history,
+        "corpus": trainer._corpus,
+        "metrics": trainer._metrics,
+        "note": trainer.note,
+    }
+    write_safetensors(path, arrays, metadata)
+
+
+def load_checkpoint(trainer, path):
+    """Put a Trainer where a checkpoint was saved, as its ``load`` says."""
+    arrays, metadata = _read(path)
+    try:
+        _check(trainer, arrays, metadata)
+        _restore(trainer, arrays, metadata)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit: {error}") from None
+
+
+def _check(trainer, arrays, metadata):
+    """Refuse what is not of this network, optimiser, schedule, batch and steps."""
+    schedule = None if trainer.schedule is None else type(trainer.schedule).__name__
+    for name, mine, theirs in (
+        ("batch", trainer.batch, metadata["batch"]),
+        ("steps", trainer.steps, metadata["steps"]),
+        ("the optimiser", type(trainer.optimiser).__name__, metadata["optimiser"][0]),
+        ("the schedule", schedule, (metadata["schedule"] or [None])[0]),
+        ("the random generators", _kinds(_random_states(trainer.net)), _kinds(metadata["random"])),
+    ):
+        if mine != theirs:
+            raise ValueError(f"{name} must be {theirs}, as it was when training began, got {mine}")
+    flat, dtype = trainer.net.params.shape, trainer.net.params.dtype
+    shapes = {f"weights.{name}": tuple(s) for name, s in trainer.net.parameters().items()}
+    shapes |= {f"optimiser.{name}": flat for name in trainer.optimiser.state()[0]}
+    shapes |= {"best": flat} if "best" in arrays else {}
+    theirs = {name: a.shape for name, a in arrays.items() if name.split(".")[0] != "state"}
+    for name in sorted(shapes.keys() | theirs.keys()):
+        if shapes.get(name) != theirs.get(name):
+            raise ValueError(f"{name} must be {shapes.get(name)}, got {theirs.get(name)}")
+        if arrays[name].dtype != dtype:
+            raise ValueError(f"{name} must be {dtype}, got {arrays[name].dtype}")
+
+
+def _restore(trainer, arrays, metadata):
+    put = kernels_of(trainer.net.params).arrays.asarray
+    state = _unpack_state(metadata["state"], arrays, put)
+    kept = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
+    position = {name: metadata[name] for name in ("epoch", "window", "history", "note")}
+    hidden = {f"_{name}": metadata[name] for name in ("sums", "best", "corpus", "metrics")}
+    trainer.optimiser.load_state(kept, metadata["optimiser"][1])
+    if trainer.schedule is not None:
+        trainer.schedule.load_state(metadata["schedule"][1])
+    for rng, saved in zip(_generators(trainer.net), metadata["random"]):
+        rng.bit_generator.state = saved
+    trainer.net.params[:] = 0  # the padding between weights
+    for name in trainer.net.parameters():
+        copy_into(trainer.net[name], arrays[f"weights.{name}"])
+    best = put(arrays["best"]) if "best" in arrays else None
+    vars(trainer).update(position, **hidden, _state=state, _best_params=best)

@@ -1,0 +1,78 @@
+"""Schedules of the learning rate: each sets the ``lr`` of its optimiser at the end of an epoch."""
+
+import math
+
+from ..optim import check_number
+
+__all__ = ["ExponentialDecay", "PlateauDecay", "StepDecay"]
+
+
+class StepDecay:
+    """Multiply an optimiser's lr by `factor` after every `every` epochs, from epoch `start` on.
+
+    Zaremba et al. 2014 train their medium model with lr 1 for 6 epochs and divide by 1.2 after each
+    that follows: ``StepDecay(opt, factor=1 / 1.2, every=1, start=6)``.
+    """
+
+    def __init__(self, optimiser, factor, every=1, start=0):
+        self.optimiser = optimiser
+        self.factor = check_number("factor", factor, open_low=True)
+        self.every, self.start = (
+            int(check_number("every", every, low=1)),
+            int(check_number("start", start)),
+        )
+        self.epochs = 0
+
+    def epoch_ended(self, loss=None):
+        """Count an epoch; `loss` (of validation) is used by schedules that watch it."""
+        self.epochs += 1
+        past = self.epochs - self.start
+        if past >= 0 and past % self.every == 0 and self.epochs > 0:
+            self.optimiser.lr *= self.factor
+
+    def state(self):
+        """Give what a checkpoint needs, numbers by name."""
+        return {"epochs": self.epochs}
+
+    def load_state(self, numbers):
+        """Take back what ``state()`` gave."""
+        self.epochs = int(numbers["epochs"])
+
+
+class ExponentialDecay(StepDecay):
+    """Multiply an optimiser's lr by `factor` after every epoch."""
+
+    def __init__(self, optimiser, factor):
+        super().__init__(optimiser, factor)
+
+
+class PlateauDecay(StepDecay):
+    """Multiply lr by `factor` when the validation loss has not improved for `patience` epochs."""
+
+    def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
+        super().__init__(optimiser, factor)
+        self.patience = int(check_number("patience", patience, low=1))
+        self.threshold = check_number("threshold", threshold)
+        self.best, self.waited = math.inf, 0
+
+    def epoch_ended(self, loss=None):
+        """Count an epoch that ended with this validation loss."""
+        if loss is None:
+            raise ValueError("loss must be the validation loss: PlateauDecay watches it")
+        self.epochs += 1
+        if loss < self.best - self.threshold:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self.optimiser.lr *= self.factor
+            self.waited = 0
+
+    def state(self):
+        """Give what a checkpoint needs, numbers by name."""
+        return {"epochs": self.epochs, "best": self.best, "waited": self.waited}
+
+    def load_state(self, numbers):
+        """Take back what ``state()`` gave."""
+        super().load_state(numbers)
+        self.best, self.waited = float(numbers["best"]), int(numbers["waited"])

@@ -1,0 +1,116 @@
+"""A corpus as parallel streams of tokens, cut into windows, and the loss over it."""
+
+import numpy as np
+
+from .._kernels import kernels_of
+from ..layer import check_size
+from ..losses import softmax_cross_entropy
+
+__all__ = ["check_tokens", "evaluate", "mean_loss", "on_device_of", "streams", "windows"]
+
+
+def check_tokens(name, tokens):
+    """Return a corpus as a 1-D array of int64; refuse what is not one, or is empty."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} must be a 1-D array of integers, got {tokens.ndim}-D {tokens.dtype}"
+        )
+    if not tokens.size:
+        raise ValueError(f"{name} is empty: there is nothing to read")
+    return tokens.astype(np.int64, copy=False)
+
+
+def streams(tokens, batch):
+    """Cut a corpus into parallel streams.
+
+    Parameters
+    ----------
+    tokens : ndarray (n,) of integers
+    batch : int
+        B, how many streams.
+
+    Returns
+    -------
+    ndarray (n // B, B) of int64
+        Time-major: column b is the b-th stretch of the corpus. What remains at its end is left out.
+
+    Raises
+    ------
+    ValueError
+        The corpus is empty, or too short for one window: a stream needs two tokens, one to read and
+        one to foresee.
+    """
+    tokens, batch = check_tokens("tokens", tokens), check_size("batch", batch)
+    steps = len(tokens) // batch
+    if steps < 2:
+        raise ValueError(
+            f"tokens is shorter than one window: {batch} streams need at least {2 * batch} tokens, "
+            f"got {len(tokens)}"
+        )
+    return np.ascontiguousarray(tokens[: steps * batch].reshape(batch, steps).T)
+
+
+def windows(stream, steps):
+    """Walk through streams, a window at a time.
+
+    Parameters
+    ----------
+    stream : ndarray (n, B)
+        As ``streams`` gives it.
+    steps : int
+        T, the length of a window.
+
+    Yields
+    ------
+    x : ndarray (T, B)
+        The last may be shorter.
+    targets : ndarray (T, B)
+        The token that follows each one of x. All but the first of each stream are a target once.
+    """
+    steps = check_size("steps", steps)
+    for start in range(0, len(stream) - 1, steps):
+        end = min(start + steps, len(stream) - 1)
+        yield stream[start:end], stream[start + 1 : end + 1]
+
+
+def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
+    """Measure the mean loss of a network over a text, which it reads in parallel streams.
+
+    Parameters
+    ----------
+    net : Sequential
+        Tokens in, logits out.
+    tokens : ndarray (n,) of integers
+    batch : int
+        How many streams; fewer where the text is shorter than two tokens for each. The state of
+        each starts at zeros and is carried to the stream's end.
+    steps : int
+        How many steps are computed at once. It does not change the result but by rounding.
+    num_threads : int, optional
+
+    Returns
+    -------
+    float
+        In nats per token. Its exponential is the perplexity.
+    """
+    return mean_loss(net, tokens, batch, steps, num_threads, lambda: None)
+
+
+def mean_loss(net, tokens, batch, steps, num_threads, after_each):
+    """Return what `evaluate` returns; call after_each() after every window."""
+    tokens = check_tokens("tokens", tokens)
+    stream = streams(tokens, max(1, min(check_size("batch", batch), len(tokens) // 2)))
+    stream = on_device_of(net, stream)
+    state, total, count = None, 0.0, 0
+    for x, targets in windows(stream, steps):
+        logits, state, _ = net.forward(x, state, training=False, num_threads=num_threads)
+        total += softmax_cross_entropy(logits, targets, num_threads=num_threads)[0] * x.size
+        count += x.size
+        after_each()
+    return float(total / count)
+
+
+def on_device_of(net, stream):
+    """Put streams where a network is."""
+    return kernels_of(net.params).arrays.asarray(stream)

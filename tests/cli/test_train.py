@@ -1,0 +1,416 @@
+"""The command line: files, exit codes, one-line errors, and that every option takes effect."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstmc import LanguageModel, cli, set_num_threads
+from lstmc.cli import train as cli_train
+from lstmc.cli.main import make_parser
+from lstmc.files import read_safetensors, write_safetensors
+
+TEXT = "the cat sat on the mat.\nthe dog saw the cat, and the cat ran.\n" * 40
+SMALL = [
+    *("--hidden", "12", "--embed", "6", "--layers", "1", "--batch", "8", "--steps", "10"),
+    *("--epochs", "2", "--threads", "1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own, with a text in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+    yield tmp_path
+    set_num_threads(None)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "lstmc: error: device 'cuda'"), ("gpu", 'device must be "cpu", "cuda" or "cuda:N"')],
+)
+def test_a_device_that_is_not_there(device, message, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert cli.main(["train", "text.txt", "--out", "there", "--device", device]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not os.path.exists("there")
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def train(out, *more, small=SMALL):
+    return run("train", "text.txt", "--out", out, *small, *more)
+
+
+def process(*arguments, **options):
+    """Start the command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lstmc", *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def model_bytes(out):
+    return Path(out, "model.safetensors").read_bytes()
+
+
+def metrics(out):
+    return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+
+
+def error_of(capsys):
+    error = capsys.readouterr().err
+    assert error.startswith("lstmc: error: "), error
+    assert error.count("\n") == 1, error
+    return error
+
+
+# -- the whole way --------------------------------------------------------------------------------
+
+
+def test_train_next_sample_eval(capsys):
+    assert train("out", "--epochs", 12, "--lr", 0.02) == 0
+    told = capsys.readouterr().out
+    assert "2,232 characters to train on, 248 to validate on" in told
+    loss = float(re.search(r"^validation loss (\S+) nats per character", told, re.M)[1])
+    lines = metrics("out")
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert loss == pytest.approx(min(line["valid_loss"] for line in lines), abs=1e-4)
+    assert {"model.safetensors", "checkpoint.safetensors"} <= set(os.listdir("out"))
+
+    assert run("next", "out/model.safetensors", "the ca", "-k", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"0\.\d{4}  't'", lines[0])
+
+    sampling = ("sample", "out/model.safetensors", "--prompt", "the ", "--length", 50, "--seed", 1)
+    assert run(*sampling) == 0
+    sampled = capsys.readouterr().out
+    assert len(sampled) == 4 + 50 + 1
+    assert sampled.startswith("the ")
+    assert sampled[:-1] == LanguageModel.load("out/model.safetensors").sample("the ", 50, rng=1)
+    for option in (("--temperature", 5), ("--top-k", 1), ("--seed", 2)):
+        assert run(*sampling, *option) == 0
+        assert capsys.readouterr().out != sampled
+
+    assert run("eval", "out/model.safetensors", "text.txt") == 0
+    told = capsys.readouterr().out
+    perplexity = LanguageModel.load("out/model.safetensors").perplexity(TEXT)
+    assert f"perplexity {perplexity:.4f}" in told
+
+
+def test_standard_input_is_read(capsys):
+    with open("text.txt") as file:
+        done = subprocess.run([sys.executable, "-m", "lstmc", "train", "-", "--out", "piped", *SMALL],
+                              stdin=file, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert train("named") == 0
+    assert model_bytes("piped") == model_bytes("named")
+
+
+def test_words(capsys):
+    assert train("out", "--level", "word", "--min-count", 41) == 0
+    model = LanguageModel.load("out/model.safetensors")
+    assert "dog" not in model.vocabulary.tokens
+    assert "cat" in model.vocabulary.tokens
+    capsys.readouterr()
+    assert run("eval", "out/model.safetensors", "text.txt") == 0
+    assert "of the words are unknown" in capsys.readouterr().out
+
+
+def test_the_loss_curve_is_drawn():
+    pytest.importorskip("matplotlib")
+    assert train("out") == 0
+    assert Path("out/loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_best_epoch_is_kept():
+    assert train("out", "--lr", 0.5, "--epochs", 6, "--patience", 6) == 0
+    losses = [line["valid_loss"] for line in metrics("out")]
+    best = 1 + int(np.argmin(losses))
+    assert best < 6, "this learning rate must be bad enough for the test to mean something"
+    assert train("best", "--lr", 0.5, "--epochs", best) == 0
+    assert model_bytes("out") == model_bytes("best")
+
+
+def test_what_was_learnt_before_divergence_is_kept(capsys):
+    assert train("out", "--lr", 0.01) == 0
+    best = model_bytes("out")
+    os.remove("out/model.safetensors")
+    arrays, metadata = read_safetensors("out/checkpoint.safetensors")
+    arrays["weights.2.bias"][:] = np.nan
+    write_safetensors("out/checkpoint.safetensors", arrays, metadata)
+    capsys.readouterr()
+    assert run("train", "--out", "out", "--resume", "--epochs", 4) == 1
+    assert "loss nan" in error_of(capsys)
+    assert model_bytes("out") == best
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--cell rnn", "--level word", "--layers 2", "--hidden 13", "--embed 7", "--dropout 0.5",
+     "--dtype float64", "--batch 9", "--steps 11", "--optimizer sgd", "--optimizer adamw",
+     "--optimizer rmsprop", "--lr 0.003",
+     "--clip 0.01", "--epochs 3", "--valid 0.2", "--seed 7", "--schedule step --decay 0.1",
+     "--schedule exponential", "--schedule plateau --decay 0.001 --lr 1e-30"],
+)  # fmt: skip
+def test_every_option_takes_effect(option):
+    epochs = ["--epochs", "4"] if "plateau" in option else []
+    assert train("plain", *epochs) == 0
+    assert train("other", *epochs, *option.split()) == 0
+    assert model_bytes("plain") != model_bytes("other")
+    if "plateau" in option:  # not for the learning rate alone
+        rates = [line["lr"] for line in metrics("other")]
+        assert len(set(rates)) > 1
+
+
+def test_decay_every_and_patience_take_effect():
+    step = ("--schedule", "step", "--epochs", 4)
+    assert train("a", *step, "--decay-every", 2) == 0
+    assert [line["lr"] for line in metrics("a")] == [2e-3, 2e-3, 1e-3, 1e-3]
+    assert train("b", "--lr", 30, "--clip", 1000, "--epochs", 9, "--patience", 1) == 0
+    assert len(metrics("b")) < 9
+
+
+def test_threads_and_repetition_do_not_change_a_bit():
+    assert train("a", "--threads", 1) == 0
+    assert train("b", "--threads", 2) == 0
+    assert train("a", "--threads", 1, "--overwrite") == 0
+    assert model_bytes("a") == model_bytes("b")
+
+
+def test_defaults_are_those_that_help_tells(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("train", "--help")
+    assert stop.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name, value in cli_train.DEFAULTS.items():
+        option = "--" + name.replace("_", "-")
+        assert name == "file" or option in told
+        if value is not None and name != "file":
+            assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", told), option
+    settings = cli_train.new_settings(make_parser().parse_args(["train"]))
+    assert (settings["hidden"], settings["batch"], settings["lr"]) == (128, 50, 2e-3)
+    assert (
+        cli_train.new_settings(make_parser().parse_args(["train", "--optimizer", "sgd"]))["lr"] == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "next", "sample", "eval", "inspect", "bench", "config"]
+)
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    assert f"  lstmc {command}" in capsys.readouterr().out.partition("example:")[2]
+
+
+def test_version_and_config(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--version")
+    assert stop.value.code == 0
+    assert re.fullmatch(r"lstmc \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert run("config") == 0
+    assert "instruction set" in capsys.readouterr().out
+
+
+def test_bench_prints_a_line_for_each_kind_of_work(capsys):
+    assert run("bench", "--hidden", 8, "--seconds", 0.001, "--threads", 1) == 0
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("threads: 1")
+    assert {line.split()[0] for line in lines} == {"step", "forward", "train"}
+    for line in lines:
+        assert re.fullmatch(r"\w+ .*H8 +[\d.]+ [mµ]?s +[\d.]+ +[\d,]+", line), line
+
+
+def test_bench_with_a_peer(capsys):
+    pytest.importorskip("torch")
+    assert run("bench", "--hidden", 8, "--seconds", 0.001, "--threads", 1, "--peer", "torch") == 0
+    _, header, *lines = capsys.readouterr().out.splitlines()
+    assert header.endswith("torch/lstmc")
+    assert all(re.search(r" [\d.]+×$", line) for line in lines)
+
+
+def test_bench_without_the_peer_says_so(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    assert run("bench", "--peer", "torch") == 1
+    assert "--peer torch needs PyTorch" in error_of(capsys)
+
+
+def test_without_a_file_the_help_topics_of_python_are_learnt(capsys):
+    small = ("--hidden", 4, "--embed", 2, "--layers", 1, "--batch", 400, "--epochs", 1)
+    assert run("train", "--out", "out", *small) == 0
+    assert "the help topics of Python" in capsys.readouterr().out
+
+
+# -- stopping and going on ------------------------------------------------------------------------
+
+
+def wait_for(path, child):
+    """Wait until a training process has saved something."""
+    for _ in range(600):
+        if os.path.exists(path):
+            return
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_saves_and_resuming_ends_with_the_same_bits():
+    # More epochs than are trained before the signal; both runs then end where the second was told to.
+    long = ["--epochs", 5000, "--dropout", 0.2]
+    child = process("train", "text.txt", "--out", "out", *SMALL, *long)
+    wait_for("out/checkpoint.safetensors", child)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130, error
+    assert "lstmc train --out out --resume" in error
+    assert "Traceback" not in error
+    LanguageModel.load("out/model.safetensors")
+    epochs = read_safetensors("out/checkpoint.safetensors")[1]["epoch"] + 3
+    assert run("train", "--out", "out", "--resume", "--epochs", epochs) == 0
+    assert train("whole", "--dropout", 0.2, "--epochs", epochs) == 0
+    assert model_bytes("out") == model_bytes("whole")
+    assert len(metrics("out")) >= epochs
+
+
+def test_the_clock_stops_cleanly_and_resuming_goes_on(capsys):
+    began = time.monotonic()
+    assert train("out", "--epochs", 100_000, "--minutes", 0.02) == 0
+    assert time.monotonic() - began < 30
+    assert "the time is up; to go on: lstmc train --out out --resume" in capsys.readouterr().out
+    epochs = read_safetensors("out/checkpoint.safetensors")[1]["epoch"] + 2
+    assert run("train", "--out", "out", "--resume", "--epochs", epochs) == 0
+    assert train("whole", "--epochs", epochs) == 0
+    assert model_bytes("out") == model_bytes("whole")
+
+
+def test_a_finished_run_can_be_made_longer():
+    assert train("long", "--epochs", 4) == 0
+    assert train("short", "--epochs", 2) == 0
+    assert train("short", "--resume", "--epochs", 4) == 0
+    assert model_bytes("short") == model_bytes("long")
+
+
+def test_a_resumed_run_refuses_what_conflicts(capsys):
+    assert train("out") == 0
+    capsys.readouterr()
+    assert run("train", "--out", "out", "--resume", "--hidden", 13) == 1
+    assert "--hidden 13 conflicts with the run in out, which began with 12" in error_of(capsys)
+    with open("text.txt", "a") as file:
+        file.write("more")
+    assert run("train", "--out", "out", "--resume") == 1
+    assert "not the one that the run in out was trained on" in error_of(capsys)
+    assert run("train", "--out", "nothing", "--resume") == 1
+    assert "no run to resume" in error_of(capsys)
+
+
+def test_a_run_is_not_written_over_unasked(capsys):
+    assert train("out") == 0
+    before = model_bytes("out")
+    capsys.readouterr()
+    assert train("out", "--seed", 2) == 1
+    assert "--overwrite" in error_of(capsys)
+    assert model_bytes("out") == before
+    assert train("out", "--seed", 2, "--overwrite") == 0
+    assert model_bytes("out") != before
+    assert len(metrics("out")) == 2
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train nothing.txt", "nothing.txt: No such file"),
+        ("train empty.txt", "empty"),
+        ("train latin.txt", "not UTF-8"),
+        ("train short.txt", "too short"),
+        ("train short.txt --batch 1", "too short: --valid"),
+        ("train text.txt --out text.txt", "text.txt: "),
+        ("train text.txt --out text.txt/run", "text.txt"),
+        ("next nothing.safetensors the", "nothing.safetensors: No such file"),
+        ("next text.txt the", "text.txt"),
+        ("sample empty.txt", "empty.txt"),
+        ("eval text.txt text.txt", "text.txt"),
+        ("train text.txt --optimizer sgd --lr 1e300 --hidden 4", "lower lr"),
+        ("train text.txt --hidden 1000000000", "memory"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, folder, capsys):
+    (folder / "empty.txt").write_text("")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "short.txt").write_text("abc")
+    assert run(*arguments.split()) == 1
+    assert message in error_of(capsys)
+
+
+def test_unseen_characters_are_named(capsys):
+    assert train("out") == 0
+    capsys.readouterr()
+    assert run("next", "out/model.safetensors", "naïve") == 1
+    assert "'ï'" in error_of(capsys)
+    assert run("next", "out/model.safetensors", "") == 1
+    assert "at least 1 token" in error_of(capsys)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_found_before_training(folder, capsys):
+    (folder / "locked").mkdir(mode=0o500)
+    began = time.monotonic()
+    assert train("locked", "--epochs", 100_000) == 1
+    assert time.monotonic() - began < 10
+    assert "locked" in error_of(capsys)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_in_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "lstmc", "config"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "lstmc: error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
+     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru",
+     "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
+     "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
+     "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],
+)  # fmt: skip
+def test_wrong_usage_is_told_with_code_two(arguments, capsys):
+    try:
+        code = run(*arguments.split())
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    assert train("out") == 0
+    child = process("sample", "out/model.safetensors", "--length", 50)
+    child.stdout.close()
+    assert child.wait(timeout=60) == 0
+    assert child.stderr.read() == ""
+    child.stderr.close()
+    child.stdin.close()

@@ -1,0 +1,111 @@
+"""Pictures are written, hold what they should, and say what is missing where matplotlib is."""
+
+import builtins
+
+import numpy as np
+import pytest
+
+import lstmc
+from lstmc.inspection import plots
+from lstmc.inspection.comparison import compare
+from lstmc.inspection.problems import Problem
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished"])
+def reports(request):
+    """Give reports of an LSTM, an RNN, the smallest network, and one whose gradient is exactly zero."""
+    sizes = {"one unit": (1, 1)}.get(request.param, (3, 7))
+    kind = lstmc.RNN if request.param in ("rnn", "vanished") else lstmc.LSTM
+    layer = kind(*sizes, num_layers=2, rng=0)
+    if request.param == "vanished":
+        layer.params[:] = 0
+    x = np.random.default_rng(1).standard_normal((30, 2, sizes[0])).astype(np.float32)
+    return {
+        "flow": lstmc.gradient_flow(layer, x),
+        "gates": lstmc.gate_statistics(layer, x),
+        "spectrum": lstmc.jacobian_spectrum(layer, x),
+    }
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Give the list of the figures that are drawn."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), save(f, *a, **k)))
+    return figures
+
+
+def draw(name, reports, path):
+    report = reports[name.partition(".")[0]]
+    report.plot_histograms(path) if name == "gates.histograms" else report.plot(path)
+
+
+@pytest.mark.parametrize("name", ["flow", "gates", "gates.histograms", "spectrum"])
+def test_a_report_draws_itself(name, reports, drawn, tmp_path):
+    draw(name, reports, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
+    (figure,) = drawn
+    assert figure.get_figwidth() <= 6 + 3 * (name == "gates")  # readable at 600 pixels
+    panels = [axes for axes in figure.axes if axes.get_xlabel() and axes.axison]
+    assert panels, "no panel has a labelled axis"
+    title = figure.get_suptitle() or panels[0].get_title()
+    assert len(title.split()) >= 3
+
+
+def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
+    flow = reports["flow"]
+    flow.plot(tmp_path / "flow.png")
+    reach, total = drawn[0].axes
+    scale = "log" if any(layer.dh.any() for layer in flow.layers) else "linear"
+    assert (reach.get_yscale(), total.get_yscale()) == (scale, scale)
+    for layer, line, over_time in zip(flow.layers, reach.lines, total.lines, strict=True):
+        shown = np.nan_to_num(np.asarray(line.get_ydata(), float))
+        assert np.array_equal(shown, layer.reach.norms)
+        assert np.array_equal(np.nan_to_num(over_time.get_ydata()), layer.dh)
+        assert line.get_label().startswith(layer.name)
+    verdict = "No gradient" if flow.verdict == "none" else flow.verdict.capitalize()
+    assert verdict in reach.get_title()
+    assert len({(line.get_color(), line.get_linestyle()) for line in reach.lines}) == 2
+
+
+def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
+    found = compare(Problem("temporal_order", 10), updates=6, hidden=24, every=2, rows=20)
+    plots.plot_comparisons(tmp_path / "comparisons.png", [found, found])
+    learning, reach = drawn[0].axes[:2]
+    lines = [line for line in learning.lines if line.get_label() in ("LSTM", "RNN")]
+    for run, line in zip((found.lstm, found.rnn), lines, strict=True):
+        assert line.get_xdata().tolist() == run.updates
+        assert np.allclose(line.get_ydata(), 100 * np.array(run.scores))
+    for flow, line in zip((found.lstm_flow, found.rnn_flow), reach.lines, strict=True):
+        norms = flow.layers[0].reach.norms[1:]
+        assert np.allclose(line.get_ydata(), norms / norms[0])
+
+
+def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):
+    matrix = np.array([[0.0, -3.0, 1.0], [2.0, 0.5, 0.0]])
+    plots.plot_jacobian(tmp_path / "jacobian.png", matrix, "a title of some words")
+    image = drawn[0].axes[0].images[0]
+    assert np.array_equal(image.get_array(), matrix)
+    assert image.get_clim() == (-3, 3)
+    with pytest.raises(ValueError, match="jacobian must be a matrix"):
+        plots.plot_jacobian(tmp_path / "no.png", matrix[None])
+
+
+@pytest.mark.parametrize("name", ["flow", "gates", "gates.histograms", "spectrum"])
+def test_without_matplotlib_the_text_is_there_still(name, reports, monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def refuse(module, *args, **kinds):
+        if module.partition(".")[0] == "matplotlib":
+            raise ImportError(f"No module named {module!r}")
+        return real(module, *args, **kinds)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"pip install lstmc\[plot\]"):
+        draw(name, reports, tmp_path / "picture.png")
+    assert len(str(reports[name.partition(".")[0]])) > 50
