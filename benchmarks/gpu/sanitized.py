@@ -46,7 +46,7 @@ def through_time(make, sizes, dtype, device):
         return arrays.asarray(rng.standard_normal(shape).astype(dtype) * 0.5)
 
     x, dy = draw(steps, batch, inputs), draw(steps, batch, hidden)
-    state, dstate = ([draw(depth, batch, hidden) for _ in layer._states] for _ in range(2))
+    state, dstate = ([draw(depth, batch, hidden) for _ in layer.cell.states] for _ in range(2))
     state, dstate = (s[0] if len(s) == 1 else tuple(s) for s in (state, dstate))
     for number in range(3):
         still, _, _ = layer.forward(x, state, training=False)

@@ -11,8 +11,19 @@ import math
 import numpy as np
 
 from ._kernels import copy_into, cpu, device_name, differ, on_device
+from .traces import Trace
 
-__all__ = ["Layer", "Trace"]
+__all__ = [
+    "Layer",
+    "Views",
+    "check_dtype",
+    "check_share",
+    "check_size",
+    "check_writable",
+    "flat_views",
+    "float_array",
+    "leading_rows",
+]
 
 ALIGNMENT = 64  # bytes: where every view of a flat buffer starts
 
@@ -85,18 +96,6 @@ def check_writable(name, array):
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{name} must be writable, got a read-only array")
     return array
-
-
-class Trace:
-    """What backward needs of one forward call. Read-only; it belongs to the layer that made it."""
-
-    def __init__(self, owner, weights, **kept):
-        self._owner = owner
-        self._weights = weights
-        self._checked_for = None  # the layer, where the network around it has just checked it
-        for name, value in kept.items():
-            freeze(value)
-            setattr(self, name, value)
 
 
 class Layer:
@@ -264,18 +263,6 @@ class Layer:
             )
 
 
-def freeze(array):
-    """Make an array read-only, where it can be: those of a GPU can not."""
-    if isinstance(array, np.ndarray):
-        array.flags.writeable = False
-
-
-def thaw(array):
-    """Undo freeze."""
-    if isinstance(array, np.ndarray):
-        array.flags.writeable = True
-
-
 def float_array(kernels, name, value):
     """Give an array of floats as kernels read it; refuse anything else."""
     value = kernels.adopt(value)
@@ -286,3 +273,9 @@ def float_array(kernels, name, value):
         got = value.dtype.name if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(f"{name} must be a float32 or float64 array, got {got}")
     return kernels.checked(name, value, check_dtype(value.dtype.newbyteorder("=")), value.shape)
+
+
+def leading_rows(kernels, x, name, last, dtype):
+    """Check x (..., last) and give it as (rows, last)."""
+    shape = x.shape[:-1] if getattr(x, "ndim", 0) else ("...",)
+    return kernels.checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)

@@ -5,16 +5,11 @@ import math
 import numpy as np
 
 from ._kernels import kernels_of
-from ._kernels.binding.core import get_num_threads
-from .layer import Layer, Trace, check_share, check_size, check_writable, float_array
+from .layer import Layer, check_share, check_size, check_writable, float_array, leading_rows
+from .steppers import LinearStepper
+from .traces import Trace
 
 __all__ = ["Dropout", "Embedding", "Linear"]
-
-
-def leading(kernels, x, name, last, dtype):
-    """Check x (..., last) and give it as (rows, last)."""
-    shape = x.shape[:-1] if getattr(x, "ndim", 0) else ("...",)
-    return kernels.checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)
 
 
 class Linear(Layer):
@@ -53,7 +48,7 @@ class Linear(Layer):
     def forward(self, x, state=None, training=True, num_threads=None):
         """Give y (..., out_features) for x (..., in_features), the state as it came, and a trace."""
         x = self._kernels.adopt(x)
-        rows = leading(self._kernels, x, "x", self.in_features, self.dtype)
+        rows = leading_rows(self._kernels, x, "x", self.in_features, self.dtype)
         y = self._empty((*x.shape[:-1], self.out_features))
         if rows.size:
             flat = y.reshape(-1, self.out_features)
@@ -88,35 +83,6 @@ class Linear(Layer):
     def stepper(self, batch=1, num_threads=None):
         """Give an object that maps one step: x (batch, in) or, for one row, (in,)."""
         return LinearStepper(self, num_threads)
-
-
-class LinearStepper:
-    """A linear layer with packed weights, for stepping. ``refresh()`` takes the weights as they are now."""
-
-    def __init__(self, layer, num_threads):
-        self._layer = layer
-        self._threads = num_threads
-        self._core = layer._kernels.LinearStepper(
-            lambda: (layer["weight"], layer._params.get("bias"))
-        )
-        self.refresh = self._core.refresh
-
-    def __call__(self, x, out=None):
-        """Give y (batch, out) for x (batch, in)."""
-        layer, kernels = self._layer, self._layer._kernels
-        x = kernels.adopt(x)
-        rows = leading(kernels, x, "x", layer.in_features, layer.dtype)
-        shape = (*x.shape[:-1], layer.out_features)
-        if out is None:
-            out = kernels.arrays.empty(shape, layer.dtype)
-        elif kernels.checked(
-            "out", out, layer.dtype, shape
-        ) is not out or kernels.arrays.may_share_memory(x, out):
-            raise ValueError("out must be contiguous and must not overlap x")
-        check_writable("out", out)
-        threads = get_num_threads() if self._threads is None else self._threads
-        self._core(out.reshape(-1, layer.out_features), rows, threads)
-        return out
 
 
 class Embedding(Layer):

@@ -5,7 +5,9 @@ import inspect
 import numpy as np
 
 from ._kernels import on_device
-from .layer import Layer, Trace, Views, check_size, flat_views
+from .layer import Layer, Views, check_size, flat_views
+from .steppers import NetworkStepper
+from .traces import Trace
 
 __all__ = ["Sequential"]
 
@@ -242,81 +244,3 @@ def _part(views, i, kernels):
     last = first + -(-(end - start) // itemsize // step) * step
     part.flat = flat[first:last]
     return part
-
-
-class _LayerStepper:
-    """Steps a layer that has no stepper of its own, by sequences of one step."""
-
-    def __init__(self, layer, batch):
-        self._layer, self.state = layer, None
-
-    def __call__(self, x, out=None):
-        y, self.state, _ = self._layer.forward(x[None], self.state, training=False)
-        if out is None:
-            return y[0]
-        out[...] = y[0]
-        return out
-
-    def reset(self, mask=None):
-        """Zero the state."""
-        if mask is not None and self.state is not None:
-            raise ValueError(
-                f"mask must be None: {type(self._layer).__name__} has no stepper that resets single rows"
-            )
-        self.state = None
-
-
-class NetworkStepper:
-    """Steps a Sequential: token or x_t in, y_t out.
-
-    The weights were packed when it was made: ``refresh()`` takes them as they are now. One thread may
-    use a stepper at a time; several steppers may share a model.
-    """
-
-    def __init__(self, net, batch, num_threads):
-        self._steppers = [
-            layer.stepper(batch, num_threads=num_threads)
-            if hasattr(layer, "stepper")
-            else _LayerStepper(layer, batch)
-            for layer in net.layers
-        ]
-
-    def __call__(self, x, out=None):
-        """Read one step and give the output of the last layer, a fresh array or `out`.
-
-        x is what the first layer takes of one step: (B,) token ids or (B, I); with batch=1 also one
-        token or (I,).
-        """
-        for step in self._steppers[:-1]:
-            x = step(x)
-        return self._steppers[-1](x, out)
-
-    @property
-    def state(self):
-        """The state: a tuple with one entry per layer, None where a layer has none. Copies."""
-        return tuple(getattr(step, "state", None) for step in self._steppers)
-
-    @state.setter
-    def state(self, state):
-        if not isinstance(state, (tuple, list)) or len(state) != len(self._steppers):
-            raise ValueError(
-                f"state must be a tuple of {len(self._steppers)} entries, one per layer"
-            )
-        for step, part in zip(self._steppers, state):
-            if hasattr(step, "state"):
-                if part is None:
-                    step.reset()
-                else:
-                    step.state = part
-
-    def reset(self, mask=None):
-        """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
-        for step in self._steppers:
-            if hasattr(step, "reset"):
-                step.reset(mask)
-
-    def refresh(self):
-        """Take the weights as they are now."""
-        for step in self._steppers:
-            if hasattr(step, "refresh"):
-                step.refresh()

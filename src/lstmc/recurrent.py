@@ -7,91 +7,23 @@ import math
 
 import numpy as np
 
-from ._kernels import cpu, kind_of
-from ._kernels.binding.core import ACTIVATIONS, CELLS
+from ._kernels.calls import BackwardLayer, ForwardLayer, Weights
 from ._kernels.messages import shape_text
-from .layer import Layer, Trace, check_size, freeze, thaw
+from .cells import CELLS, Cell
+from .layer import Layer, check_size
+from .steppers import stepper_of
+from .traces import LayerTrace, StateGradients, Trace, thaw
 
 __all__ = ["LSTM", "RNN"]
 
 
-class LayerTrace:
-    """What one layer of a stack did: read-only views, states 1..T.
-
-    Attributes
-    ----------
-    h : ndarray (T, B, H)
-        The hidden state after each step.
-    c : ndarray (T, B, H) or None
-        The cell state after each step; None for an RNN.
-    gates : dict of str to ndarray (T, B, H)
-        The activated gates "i", "f", "g", "o" of an LSTM; empty for an RNN, whose only gate is h.
-    """
-
-    def __init__(self, h, c, gates, names, unbatched):
-        def view(a):
-            return a[:, 0] if unbatched else a
-
-        self._h, self._c, self._gates = h, c, gates
-        for array in (h, c, gates):
-            freeze(array)
-        self.h = view(h[1:])
-        self.c = None if c is None else view(c[1:])
-        size = h.shape[2]
-        self.gates = {}
-        if gates is not None:
-            self.gates = {
-                n: view(gates[:, :, i * size : (i + 1) * size]) for i, n in enumerate(names)
-            }
-
-
-class StateGradients:
-    """The gradients of a loss at the states of one layer of a stack, at every step: what backward hands out.
-
-    Attributes
-    ----------
-    dh_above, dh_later : ndarray (T, B, H)
-        What arrives at h after each step from the layer above (or the loss) at that step, and from the step
-        after in this layer; at the last step, through the final state.
-    dc_later : ndarray (T, B, H) or None
-        What arrives at c through c of the step after; None for an RNN.
-    dgates : ndarray (T, B, G*H)
-        At the sums before the activations.
-    dx : ndarray (T, B, I)
-        At the layer's input; None of the first layer if backward was told that it is not needed.
-    """
-
-    def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
-        self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
-        self.dgates = dgates
-        self._trace = trace
-
-    @property
-    def dh(self):
-        """The whole gradient at h: dh_above + dh_later."""
-        return self.dh_above + self.dh_later
-
-    @property
-    def dc_through_h(self):
-        """What arrives at c through h of the same step: dh o (1 - tanh(c)^2). None for an RNN."""
-        if self.dc_later is None:
-            return None
-        hidden = self.dc_later.shape[2]
-        passed = 1 - np.tanh(self._trace._c[1:]) ** 2
-        return self.dh * self._trace._gates[:, :, 3 * hidden :] * passed
-
-    @property
-    def dc(self):
-        """The whole gradient at c: dc_through_h + dc_later. None for an RNN."""
-        return None if self.dc_later is None else self.dc_through_h + self.dc_later
+NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
 class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use RNN or LSTM."""
 
-    _cell: str
-    _gates: tuple  # names, in the order of the weight rows
-    _states: tuple  # names of what the state holds
+    cell: Cell
 
     def __init__(
         self,
@@ -110,13 +42,13 @@ class Recurrent(Layer):
         self.num_layers = check_size("num_layers", num_layers)
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
-        self._activation = 0
         bound = 1 / math.sqrt(self.hidden_size)
         self._zero_bias = None  # made where it is needed
         self._allocate(np.random.default_rng(rng), dict.fromkeys(self.parameters(), bound))
 
     def _use(self, kernels):
         super()._use(kernels)
+        self._handle = kernels.cell(self.cell.name)
         self._zero_bias = None
 
     def parameters(self):
@@ -124,7 +56,7 @@ class Recurrent(Layer):
 
         For each layer l: weight_ih_l (G*H, I or H), weight_hh_l (G*H, H), bias_l (G*H,).
         """
-        rows, shapes = len(self._gates) * self.hidden_size, {}
+        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
         for i in range(self.num_layers):
             shapes[f"weight_ih_l{i}"] = (rows, self.hidden_size if i else self.input_size)
             shapes[f"weight_hh_l{i}"] = (rows, self.hidden_size)
@@ -134,10 +66,10 @@ class Recurrent(Layer):
 
     def _weights(self, views):
         if not self.bias and self._zero_bias is None:
-            size = len(self._gates) * self.hidden_size
+            size = len(self.cell.gates) * self.hidden_size
             self._zero_bias = self._kernels.arrays.zeros(size, self.dtype)
         return [
-            (
+            Weights(
                 views[f"weight_ih_l{i}"],
                 views[f"weight_hh_l{i}"],
                 views.get(f"bias_l{i}", self._zero_bias),
@@ -179,16 +111,16 @@ class Recurrent(Layer):
             if unbatched
             else (self.num_layers, batch, self.hidden_size)
         )
-        if len(self._states) == 1:
+        if len(self.cell.states) == 1:
             parts = (state,)
-        elif isinstance(state, (tuple, list)) and len(state) == len(self._states):
+        elif isinstance(state, (tuple, list)) and len(state) == len(self.cell.states):
             parts = state
         else:
-            names = ", ".join(self._states)
+            names = ", ".join(self.cell.states)
             raise TypeError(
                 f"{name} must be None or the tuple ({names}), got {type(state).__name__}"
             )
-        labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self._states]
+        labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self.cell.states]
         parts = [
             self._kernels.checked(label, part, self.dtype, shape)
             for label, part in zip(labels, parts)
@@ -234,7 +166,7 @@ class Recurrent(Layer):
         layers, hidden = self.num_layers, self.hidden_size
         if state is None:
             zeros = self._kernels.arrays.zeros
-            initial = [zeros((layers, batch, hidden), self.dtype) for _ in self._states]
+            initial = [zeros((layers, batch, hidden), self.dtype) for _ in self.cell.states]
         else:
             initial = self._enter_state("state", state, batch, unbatched)
         final = [self._kernels.arrays.empty_like(part) for part in initial]
@@ -248,11 +180,11 @@ class Recurrent(Layer):
             calls = []
             for i, weights in enumerate(self._weights(self._params)):
                 t = traces[i]
-                saved = (t._h, t._c, t._gates) if t else (None, None, None)
-                calls.append((*self._pair(final, i), *saved, *self._pair(initial, i), *weights))
-            self._kernels.recurrent_forward(
-                CELLS[self._cell], self._activation, calls, x_in, y, num_threads
-            )
+                h_n, c_n = self._pair(final, i)
+                h0, c0 = self._pair(initial, i)
+                saved = {"h": t.all_h, "c": t.all_c, "gates": t.all_gates} if t else {}
+                calls.append(ForwardLayer(weights, h_n=h_n, c_n=c_n, h0=h0, c0=c0, **saved))
+            self._kernels.recurrent_forward(self._handle, calls, x_in, y, num_threads)
         trace = None
         if training:
             trace = Trace(self, self._fingerprint(), x=kept, layers=traces, unbatched=unbatched)
@@ -301,12 +233,12 @@ class Recurrent(Layer):
         unbatched = trace.unbatched
         if dy is not None:
             dy, _ = self._enter("dy", dy, self.hidden_size, (steps, batch, unbatched))
-        arriving = [None] * len(self._states)
+        arriving = [None] * len(self.cell.states)
         if dstate is not None:
             arriving = self._enter_state("dstate", dstate, batch, unbatched)
         departing = [
             self._kernels.arrays.zeros((self.num_layers, batch, self.hidden_size), self.dtype)
-            for _ in self._states
+            for _ in self.cell.states
         ]
         dx = None
         if need_dx:
@@ -318,31 +250,30 @@ class Recurrent(Layer):
             else None
         )
         if batch:
-            calls = []
+            calls, weights = [], self._weights(self._params)
             for i, grads in enumerate(self._weights(self._grads)):
                 t = trace.layers[i]
                 if not need_grads:
-                    grads = (None, None, None)
+                    grads = Weights()
                 elif not self.bias:
-                    grads = (*grads[:2], self._kernels.arrays.zeros_like(self._zero_bias))
-                handed = (t._gates if consume else None, None, None, None)
+                    grads = grads._replace(bias=self._kernels.arrays.zeros_like(grads.bias))
+                handed_out = {"dgates": t.all_gates if consume else None}
                 if kept:
-                    above = kept[i - 1].dh_above if i else None
-                    handed = (kept[i].dgates, kept[i].dh_later, kept[i].dc_later, above)
+                    handed_out = {
+                        "dgates": kept[i].dgates, "dh": kept[i].dh_later, "dc": kept[i].dc_later,
+                        "dx": kept[i - 1].dh_above if i else None,
+                    }  # fmt: skip
+                dh0, dc0 = self._pair(departing, i)
+                dh_n, dc_n = self._pair(arriving, i)
                 calls.append(
-                    (
-                        *self._pair(departing, i),
-                        *grads,
-                        *self._pair(arriving, i),
-                        *(t._h, t._c, t._gates),
-                        *handed,
-                        *self._weights(self._params)[i][:2],
+                    BackwardLayer(
+                        weights[i], h=t.all_h, c=t.all_c, gates=t.all_gates, dh0=dh0, dc0=dc0,
+                        dh_n=dh_n, dc_n=dc_n, dweights=grads, **handed_out,
                     )
-                )
+                )  # fmt: skip
             self._kernels.recurrent_backward(
-                CELLS[self._cell], self._activation, calls, dx, dy, trace.x, steps, batch,
-                num_threads,
-            )  # fmt: skip
+                self._handle, calls, dx, dy, trace.x, steps, batch, num_threads
+            )
         if kept:
             kept[-1].dh_above[...] = 0 if dy is None else dy
             for i, gradients in enumerate(kept):
@@ -358,9 +289,9 @@ class Recurrent(Layer):
         """Make room for what backward hands out of one layer; what lies above it is made by the next one."""
         steps, batch, _ = shape
         state = (steps, batch, self.hidden_size)
-        sums = (steps, batch, len(self._gates) * self.hidden_size)
+        sums = (steps, batch, len(self.cell.gates) * self.hidden_size)
         above, later = (self._pool.array(state, self.dtype) for _ in range(2))
-        through_c = None if kept._c is None else self._pool.array(state, self.dtype)
+        through_c = None if kept.all_c is None else self._pool.array(state, self.dtype)
         return StateGradients(kept, above, later, through_c, self._pool.array(sums, self.dtype))
 
     def _carry_back(self, trace, carried, t0, t1, repeat, dx=None, num_threads=None):
@@ -370,25 +301,20 @@ class Recurrent(Layer):
         dx (t1 - t0, B * repeat, I), optional, is written.
         """
         out, calls = self._kernels.arrays.empty_like(carried), []
+        weights = self._weights(self._params)
         for i in range(self.num_layers):
             t = trace.layers[i]
-            states = (
-                (t._h[t0:], None, None) if t._c is None else (t._h[t0:], t._c[t0:], t._gates[t0:])
-            )
+            h, c, gates = (None if a is None else a[t0:] for a in (t.all_h, t.all_c, t.all_gates))
+            dh0, dc0 = self._pair(out, i)
+            dh_n, dc_n = self._pair(carried, i)
             calls.append(
-                (
-                    *self._pair(out, i),
-                    *(None, None, None),
-                    *self._pair(carried, i),
-                    *states,
-                    *(None, None, None, None),
-                    *self._weights(self._params)[i][:2],
+                BackwardLayer(
+                    weights[i], h=h, c=c, gates=gates, dh0=dh0, dc0=dc0, dh_n=dh_n, dc_n=dc_n
                 )
             )
         self._kernels.recurrent_backward(
-            CELLS[self._cell], self._activation, calls, dx, None, None, t1 - t0,
-            carried.shape[2], num_threads, repeat,
-        )  # fmt: skip
+            self._handle, calls, dx, None, None, t1 - t0, carried.shape[2], num_threads, repeat
+        )
         return out
 
     def stepper(self, batch=1, num_threads=None):
@@ -396,7 +322,7 @@ class Recurrent(Layer):
 
         It keeps the weights as they are now; its ``refresh()`` takes them as they are then.
         """
-        return _stepper_on(self._kernels)(self, check_size("batch", batch), num_threads)
+        return stepper_of(self, check_size("batch", batch), num_threads)
 
     def _check_form(self, trace, dstate=None):
         super()._check_form(trace)
@@ -414,81 +340,12 @@ class Recurrent(Layer):
     def _new_layer_trace(self, steps, batch, unbatched):
         states = (steps + 1, batch, self.hidden_size)
         h = self._pool.array(states, self.dtype)
-        c = gates = None
-        if self._cell == "lstm":
-            c = self._pool.array(states, self.dtype)
-            gates = self._pool.array(
-                (steps, batch, len(self._gates) * self.hidden_size), self.dtype
-            )
-        return LayerTrace(h, c, gates, self._gates, unbatched)
-
-
-class StepperFace:
-    """Steps a recurrent layer: ``y_t = stepper(x_t)`` or ``stepper(x_t, out=y_t)``.
-
-    x_t is (B, I) and y_t (B, H), a fresh array unless `out` is given; with batch=1 also (I,) and (H,).
-    The weights were packed when it was made: ``refresh()`` takes them as they are now. One thread may
-    use a stepper at a time; several steppers may share a model.
-    """
-
-    def __new__(cls, layer, batch, num_threads):
-        """Pack the weights of a layer."""
-        return super().__new__(
-            cls,
-            CELLS[layer._cell],
-            layer._activation,
-            lambda: layer._weights(layer._params),
-            batch,
-            num_threads,
-        )
-
-    def __init__(self, layer, batch, num_threads):
-        self._layer = layer
-        self._batch = batch
-
-    @property
-    def state(self):
-        """The state: h (L, B, H), or (h, c). Reading gives copies; assigning copies, None zeros."""
-        parts = [part.copy() for part in self.states()]
-        return parts[0] if len(parts) == 1 else tuple(parts)
-
-    @state.setter
-    def state(self, state):
-        if state is None:
-            return self.reset()
-        parts = self._layer._enter_state("state", state, self._batch, False)
-        for mine, given in zip(self.states(), parts):
-            mine[...] = given
-
-    def reset(self, mask=None):
-        """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
-        if mask is None:
-            for part in self.states():
-                part[...] = 0
-            return
-        array = self._layer._kernels.arrays.ndarray
-        if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
-            got = (
-                f"{mask.dtype} {shape_text(mask.shape)}"
-                if isinstance(mask, array)
-                else kind_of(mask)
-            )
-            raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
-        for part in self.states():
-            part[:, mask] = 0
-
-
-class Stepper(StepperFace, cpu.RecurrentStepper):
-    """A stepper on the CPU."""
-
-
-def _stepper_on(kernels):
-    """Give the class of steppers of a device."""
-    if kernels is cpu:
-        return Stepper
-    return type(
-        "Stepper", (StepperFace, kernels.RecurrentStepper), {"__doc__": StepperFace.__doc__}
-    )
+        c = self._pool.array(states, self.dtype) if self.cell.has_c else None
+        gates = None
+        if self.cell.saves_gates:
+            sums = (steps, batch, len(self.cell.gates) * self.hidden_size)
+            gates = self._pool.array(sums, self.dtype)
+        return LayerTrace(self.cell, h, c, gates, unbatched)
 
 
 class RNN(Recurrent):
@@ -518,10 +375,6 @@ class RNN(Recurrent):
         For sizes that are not positive integers, or an unknown nonlinearity or type.
     """
 
-    _cell = "rnn"
-    _gates = ("h",)
-    _states = ("h",)
-
     def __init__(
         self,
         input_size,
@@ -534,13 +387,13 @@ class RNN(Recurrent):
         rng=None,
         device="cpu",
     ):
-        if nonlinearity not in ACTIVATIONS:
+        if nonlinearity not in NONLINEARITIES:
             raise ValueError(
-                f"nonlinearity must be one of {', '.join(ACTIVATIONS)}, got {nonlinearity!r}"
+                f"nonlinearity must be one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}"
             )
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
         self.nonlinearity = nonlinearity
-        self._activation = ACTIVATIONS[nonlinearity]
+        self.cell = CELLS[f"rnn_{nonlinearity}"]
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
 
 
 class LSTM(Recurrent):
@@ -572,6 +425,4 @@ class LSTM(Recurrent):
         For sizes that are not positive integers, or an unknown type.
     """
 
-    _cell = "lstm"
-    _gates = ("i", "f", "g", "o")
-    _states = ("h", "c")
+    cell = CELLS["lstm"]

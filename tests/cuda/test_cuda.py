@@ -104,7 +104,7 @@ def _all_of(layer, arrays, steps, batch, inputs, hidden, layers, dtype, seed=3):
         return arrays.asarray(_draw(rng, *shape, dtype=dtype))
 
     def state():
-        parts = tuple(draw(layers, batch, hidden) for _ in layer._states)
+        parts = tuple(draw(layers, batch, hidden) for _ in layer.cell.states)
         return parts[0] if len(parts) == 1 else parts
 
     layer.zero_grad()

@@ -70,7 +70,7 @@ def make_reports(model, ids):
     flow.loss = loss
     found = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
     for name, layer, kept in recurrent_layers(model.net, trace):
-        if len(layer._states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
+        if len(layer.cell.states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
             found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
         else:
             print(

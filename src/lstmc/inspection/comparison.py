@@ -239,8 +239,8 @@ def learn(net, problem, updates=5000, *, lr=None, batch=50, clip=1.0, every=100,
     seed = _check_seed(seed)
     if seconds is not None and not (_finite(seconds) and seconds > 0):
         raise ValueError(f"seconds must be None or a positive number, got {seconds!r}")
-    optimiser = Adam(net, LEARNING_RATES[layer._cell] if lr is None else lr)
-    found = Learning(problem, layer._cell, layer.hidden_size, net.num_parameters, optimiser.lr)
+    optimiser = Adam(net, LEARNING_RATES[layer.cell.kind] if lr is None else lr)
+    found = Learning(problem, layer.cell.kind, layer.hidden_size, net.num_parameters, optimiser.lr)
     drawn, looked = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     began = time.perf_counter()
     losses = []

@@ -419,14 +419,14 @@ def _layer_flow(name, layer, trace, number, g, reach, weights, arrays):
     }
     added = {}
     if weights:
-        below = trace.layers[number - 1]._h[1:] if number else trace.x
+        below = trace.layers[number - 1].all_h[1:] if number else trace.x
         added["weight_ih"] = contribution_norms(g.dgates, below)
-        added["weight_hh"] = contribution_norms(g.dgates, trace.layers[number]._h[:-1])
+        added["weight_hh"] = contribution_norms(g.dgates, trace.layers[number].all_h[:-1])
         if layer.bias:
             added["bias"] = norms_over_time(g.dgates.sum(1, dtype=np.float64))
     norms = {part: None if a is None else norms_over_time(a) for part, a in parts.items()}
     return LayerFlow(
-        name, layer._cell, **norms, weights=added, reach=reach, gradients=g if arrays else None
+        name, layer.cell.kind, **norms, weights=added, reach=reach, gradients=g if arrays else None
     )
 
 

@@ -175,7 +175,7 @@ def _describe(name, layer, kept):
         gate: host(a).reshape(len(a), -1, hidden)
         for gate, a in (*kept.gates.items(), ("h", kept.h))
     }
-    saturates = layer._cell == "lstm" or layer.nonlinearity == "tanh"
+    saturates = layer.cell.kind == "lstm" or layer.nonlinearity == "tanh"
     histograms, ranges, low, high = {}, {}, {}, {}
     for gate, a in values.items():
         start, end = (0.0, 1.0) if gate in "ifo" else (-1.0, 1.0)
@@ -189,7 +189,7 @@ def _describe(name, layer, kept):
     h = values["h"]
     moves = np.ptp(h, axis=(0, 1)) if h[..., 0].size > 1 else np.full(hidden, np.inf)
     pegged_by, memory, shut = h, None, []
-    if layer._cell == "lstm":
+    if layer.cell.kind == "lstm":
         pegged_by = np.tanh(host(kept.c).reshape(h.shape))
         with np.errstate(divide="ignore"):
             decay = np.abs(np.log(values["f"].astype(np.float64)).mean((0, 1)))  # never -0
@@ -200,7 +200,7 @@ def _describe(name, layer, kept):
     pegged &= saturates
     return LayerGates(
         name=name,
-        cell=layer._cell,
+        cell=layer.cell.kind,
         means={gate: a.mean(1, dtype=np.float64) for gate, a in values.items()},
         histograms=histograms,
         ranges=ranges,
@@ -288,7 +288,7 @@ def writers(model, text, unit, layer=None, k=5):
         ):
             raise ValueError(f"{name} must be an integer in [0, {end}), got {value!r}")
     recurrent, kept = stack[layer]
-    if recurrent._cell != "lstm":
+    if recurrent.cell.kind != "lstm":
         raise ValueError("model must be of LSTM cells: an RNN has no cell state to write to")
     i, f, g = (host(kept.gates[gate][:, 0, unit]).astype(np.float64) for gate in "ifg")
     written = i * g

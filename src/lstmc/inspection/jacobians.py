@@ -335,11 +335,11 @@ def step_factors(layer, trace):
         )
     found = []
     for i, kept in enumerate(trace.layers):
-        names, hidden = layer._gates, layer.hidden_size
+        names, hidden = [gate.name for gate in layer.cell.gates], layer.hidden_size
         blocks = host(layer[f"weight_hh_l{i}"]).astype(np.float64)
         blocks = blocks.reshape(len(names), hidden, hidden)
         radius = None
-        if layer._cell == "lstm":
+        if layer.cell.kind == "lstm":
             gates = {name: host(kept.gates[name]).astype(np.float64) for name in names}
             sigmoids = {f"{n} (1 - {n})": gates[n] * (1 - gates[n]) for n in "ifo"}
             passed = gates["o"] * (1 - np.tanh(host(kept.c).astype(np.float64)) ** 2)
@@ -374,7 +374,7 @@ def _sweep(layer, trace, rows, t1, t0, threads, dx=None):
     t0 is 0: the gradients of the inputs are written there.
     """
     batch, repeat, size = rows.shape
-    parts, hidden = len(layer._states), layer.hidden_size
+    parts, hidden = len(layer.cell.states), layer.hidden_size
     shape = (batch * repeat, parts, layer.num_layers, hidden)
     # one contiguous array (L, B*R, H) for each of h and c
     contiguous = layer._kernels.arrays.ascontiguousarray
@@ -391,14 +391,14 @@ def _sweep(layer, trace, rows, t1, t0, threads, dx=None):
 
 def _row_groups(layer, batch, size):
     """Cut the rows of a Jacobian so that the gradients of one step stay small."""
-    row_bytes = layer.dtype.itemsize * batch * layer.hidden_size * (len(layer._gates) + 4)
+    row_bytes = layer.dtype.itemsize * batch * layer.hidden_size * (len(layer.cell.gates) + 4)
     most = max(1, SWEEP_BYTES // max(1, row_bytes))
     for start in range(0, size, most):
         yield slice(start, min(size, start + most))
 
 
 def _state_size(layer):
-    return len(layer._states) * layer.num_layers * layer.hidden_size
+    return len(layer.cell.states) * layer.num_layers * layer.hidden_size
 
 
 def _check_layer(layer):

@@ -11,11 +11,12 @@ import numpy as np
 
 from .._kernels import kernels_of
 from .._kernels.messages import shape_text
-from ..layer import Layer, Trace
+from ..layer import Layer
 from ..layers import Dropout, Embedding
 from ..losses import softmax_cross_entropy, squared_error
 from ..network import Sequential
 from ..recurrent import Recurrent
+from ..traces import Trace
 
 __all__ = [
     "Record",

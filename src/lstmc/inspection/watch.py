@@ -110,7 +110,9 @@ def _in_states(net, trace):
         places = [("x", f"of layer {name.rstrip('.')}" if name else "", kept.x)]
         for number, one in enumerate(kept.layers):
             places += [
-                ("a state", f"{name}l{number}", a[1:]) for a in (one._h, one._c) if a is not None
+                ("a state", f"{name}l{number}", a[1:])
+                for a in (one.all_h, one.all_c)
+                if a is not None
             ]
         for order, (what, where, array) in enumerate(places):
             at = _first(array)
@@ -235,7 +237,7 @@ class Watch:
                 with np.errstate(all="ignore"):
                     reach = reach_of([(steps - 1, one, number)])
                     norms = norms_over_time(record.stack[number].dh)
-                gates, hidden = seen._gates, layer.hidden_size
+                gates, hidden = seen.all_gates, layer.hidden_size
                 forget = None if gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
                 found[f"{name}l{number}"] = {
                     "gradient": plain(np.sqrt(np.square(norms).sum())),
@@ -262,13 +264,13 @@ class Watch:
 
 def _saturated(layer, seen):
     """Give the share of saturated values: of the gates of an LSTM, or of h of a tanh RNN; else None."""
-    if layer._cell == "rnn" and layer.nonlinearity != "tanh":
+    if layer.cell.kind == "rnn" and layer.nonlinearity != "tanh":
         return None
-    gates, hidden = seen._h[1:] if seen._gates is None else seen._gates, layer.hidden_size
+    gates, hidden = seen.all_h[1:] if seen.all_gates is None else seen.all_gates, layer.hidden_size
     count = 0
     for k in range(gates.shape[2] // hidden):
         part = gates[:, :, k * hidden : (k + 1) * hidden]
-        low = -0.9 if k == 2 or seen._gates is None else 0.1
+        low = -0.9 if k == 2 or seen.all_gates is None else 0.1
         count += int(np.count_nonzero(part < low)) + int(np.count_nonzero(part > 0.9))
     return float(count / max(1, gates.size))
 

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
+from ..calls import BackwardLayer, ForwardLayer
+
 _Array = NDArray[Any]
-_Layers = list[tuple[_Array | None, ...]]
 
-CELLS: dict[str, int]
-ACTIVATIONS: dict[str, int]
+_Cell = tuple[int, int]
 
+def cell(name: str) -> _Cell: ...
 def instruction_sets() -> list[str]: ...
 def use_instruction_set(name: str | None = None) -> None: ...
 def instruction_set() -> str: ...
@@ -44,17 +45,15 @@ def checked_tokens(
 ) -> NDArray[np.int64]: ...
 def fingerprint(arrays: list[_Array]) -> int: ...
 def recurrent_forward(
-    cell: int,
-    activation: int,
-    layers: _Layers,
+    cell: _Cell,
+    layers: list[ForwardLayer],
     x: _Array,
     y: _Array,
     num_threads: int | None = None,
 ) -> None: ...
 def recurrent_backward(
-    cell: int,
-    activation: int,
-    layers: _Layers,
+    cell: _Cell,
+    layers: list[BackwardLayer],
     dx: _Array | None,
     dy: _Array | None,
     x: _Array | None,

@@ -128,8 +128,15 @@ cdef extern from "kernels.h" nogil:
 cdef extern from "team.h" nogil:
     int lstmc_openmp_version()
 
-CELLS = {"rnn": 0, "lstm": 1}
-ACTIVATIONS = {"tanh": 0, "relu": 1, "identity": 2}
+# Number of the cell, and of its activation.
+cdef dict CELLS = {"lstm": (1, 0), "rnn_tanh": (0, 0), "rnn_relu": (0, 1), "rnn_identity": (0, 2)}
+
+
+def cell(name):
+    """Return what the calls below take for the cell of this name."""
+    if name not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {name!r}")
+    return CELLS[name]
 
 
 # ---- instruction sets and threads ---------------------------------------------------------------------
@@ -412,10 +419,10 @@ cdef size_t training_scratch(const lstmc_kernels *table, const lstmc_forward *ca
     return wanted
 
 
-def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.ndarray y, num_threads=None):
+def recurrent_forward(tuple cell, list layers, cnp.ndarray x, cnp.ndarray y, num_threads=None):
     """Run a stack of layers: lstmc_forward.
 
-    Each layer is (h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias): arrays as kernels.h says, or None.
+    Each layer is a calls.ForwardLayer.
     """
     cdef const lstmc_kernels *table = table_of(x)
     cdef lstmc_forward call
@@ -426,13 +433,15 @@ def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.
         raise MemoryError
     try:
         for i in range(n):
-            h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias = layers[i]
+            layer = layers[i]
+            w = layer.weights
             c_layers[i] = lstmc_forward_layer(
-                h_n=data_of(h_n), c_n=data_of(c_n), h=data_of(h), c=data_of(c), gates=data_of(gates),
-                h0=data_of(h0), c0=data_of(c0), weight_ih=data_of(weight_ih), weight_hh=data_of(weight_hh),
-                bias=data_of(bias), packed=NULL, inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
-        call = lstmc_forward(y=PyArray_DATA(y), x=PyArray_DATA(x), layers=c_layers, num_layers=n, cell=cell,
-                             activation=activation, steps=x.shape[0], batch=x.shape[1],
+                h_n=data_of(layer.h_n), c_n=data_of(layer.c_n), h=data_of(layer.h), c=data_of(layer.c),
+                gates=data_of(layer.gates), h0=data_of(layer.h0), c0=data_of(layer.c0),
+                weight_ih=data_of(w.weight_ih), weight_hh=data_of(w.weight_hh), bias=data_of(w.bias), packed=NULL,
+                inputs=w.weight_ih.shape[1], hidden=w.weight_hh.shape[1])
+        call = lstmc_forward(y=PyArray_DATA(y), x=PyArray_DATA(x), layers=c_layers, num_layers=n, cell=cell[0],
+                             activation=cell[1], steps=x.shape[0], batch=x.shape[1],
                              threads=threads_for(num_threads), scratch=NULL)
         scratch = scratch_pool.take(training_scratch(table, &call) if c_layers[0].h else table.forward_scratch(&call))
         call.scratch = scratch.data()
@@ -442,14 +451,13 @@ def recurrent_forward(int cell, int activation, list layers, cnp.ndarray x, cnp.
         PyMem_Free(c_layers)
 
 
-def recurrent_backward(int cell, int activation, list layers, dx, dy, x, Py_ssize_t steps, Py_ssize_t batch,
+def recurrent_backward(tuple cell, list layers, dx, dy, x, Py_ssize_t steps, Py_ssize_t batch,
                        num_threads=None, Py_ssize_t repeat=1):
     """Differentiate a stack of layers: lstmc_backward.
 
-    Each layer is (dh0, dc0, dweight_ih, dweight_hh, dbias, dh_n, dc_n, h, c, gates, dgates, dh, dc, dx, weight_ih,
-    weight_hh): arrays as kernels.h says, or None.
+    Each layer is a calls.BackwardLayer.
     """
-    cdef const lstmc_kernels *table = table_of(layers[0][0])
+    cdef const lstmc_kernels *table = table_of(layers[0].dh0)
     cdef lstmc_backward call
     cdef Buffer scratch
     cdef Py_ssize_t n = len(layers)
@@ -458,15 +466,17 @@ def recurrent_backward(int cell, int activation, list layers, dx, dy, x, Py_ssiz
         raise MemoryError
     try:
         for i in range(n):
-            dh0, dc0, dw, dr, db, dh_n, dc_n, h, c, gates, dgates, dh, dc, to_below, weight_ih, weight_hh = layers[i]
+            layer = layers[i]
+            w, dw = layer.weights, layer.dweights
             c_layers[i] = lstmc_backward_layer(
-                dh0=data_of(dh0), dc0=data_of(dc0), dweight_ih=data_of(dw), dweight_hh=data_of(dr),
-                dbias=data_of(db), dh_n=data_of(dh_n), dc_n=data_of(dc_n), h=data_of(h), c=data_of(c),
-                gates=data_of(gates), dgates=data_of(dgates), dh=data_of(dh), dc=data_of(dc), dx=data_of(to_below),
-                weight_ih=data_of(weight_ih), weight_hh=data_of(weight_hh),
-                inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
+                dh0=data_of(layer.dh0), dc0=data_of(layer.dc0), dweight_ih=data_of(dw.weight_ih),
+                dweight_hh=data_of(dw.weight_hh), dbias=data_of(dw.bias), dh_n=data_of(layer.dh_n),
+                dc_n=data_of(layer.dc_n), h=data_of(layer.h), c=data_of(layer.c), gates=data_of(layer.gates),
+                dgates=data_of(layer.dgates), dh=data_of(layer.dh), dc=data_of(layer.dc), dx=data_of(layer.dx),
+                weight_ih=data_of(w.weight_ih), weight_hh=data_of(w.weight_hh),
+                inputs=w.weight_ih.shape[1], hidden=w.weight_hh.shape[1])
         call = lstmc_backward(dx=data_of(dx), dy=data_of(dy), x=data_of(x), layers=c_layers, num_layers=n,
-                              cell=cell, activation=activation, steps=steps, batch=batch, repeat=repeat,
+                              cell=cell[0], activation=cell[1], steps=steps, batch=batch, repeat=repeat,
                               threads=threads_for(num_threads), scratch=NULL)
         scratch = scratch_pool.take(table.backward_scratch(&call))
         call.scratch = scratch.data()
@@ -492,7 +502,7 @@ cdef class RecurrentStepper:
     cdef readonly object dtype
     cdef cnp.ndarray h, c  # (L, B, H); c None for an RNN
 
-    def __cinit__(self, int cell, int activation, weights, Py_ssize_t batch, num_threads=None):
+    def __cinit__(self, tuple cell, weights, Py_ssize_t batch, num_threads=None):
         first = weights()
         self.dtype = first[0][0].dtype
         self.type_number = NPY_DOUBLE if self.dtype == np.float64 else NPY_FLOAT
@@ -502,12 +512,12 @@ cdef class RecurrentStepper:
         self.outputs = first[-1][1].shape[1]
         n = len(first)
         self.h = np.zeros((n, batch, self.outputs), self.dtype)
-        self.c = np.zeros((n, batch, self.outputs), self.dtype) if cell == 1 else None
+        self.c = np.zeros((n, batch, self.outputs), self.dtype) if cell[0] == 1 else None
         self.layers = <lstmc_forward_layer *>PyMem_Malloc(n * sizeof(lstmc_forward_layer))
         if self.layers == NULL:
             raise MemoryError
         self.kept = []
-        self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, activation=activation,
+        self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell[0], activation=cell[1],
                                   steps=1, batch=batch, threads=threads_for(num_threads), scratch=NULL)
         cdef Pool pool = Pool()
         cdef Buffer buffer
@@ -518,7 +528,7 @@ cdef class RecurrentStepper:
             self.layers[i] = lstmc_forward_layer(
                 h_n=h, c_n=c, h=NULL, c=NULL, gates=NULL, h0=h, c0=c, weight_ih=NULL, weight_hh=NULL, bias=NULL,
                 packed=NULL, inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
-            buffer = pool.take(self.table.packed_size(&self.layers[i], cell))
+            buffer = pool.take(self.table.packed_size(&self.layers[i], self.call.cell))
             self.layers[i].packed = buffer.data()
             self.kept.append(buffer)
             operations += 2 * batch * (weight_ih.size + weight_hh.size)

@@ -65,35 +65,45 @@ def _rows(array):
     return array.reshape(-1, array.shape[-1])
 
 
-def recurrent_forward(cell, activation, layers, x, y, num_threads=None):
+CELLS = {"lstm": (1, 0), "rnn_tanh": (0, 0), "rnn_relu": (0, 1), "rnn_identity": (0, 2)}
+
+
+def cell(name):
+    """Return what the calls below take for the cell of this name."""
+    if name not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)} on a GPU, got {name!r}")
+    return CELLS[name]
+
+
+def recurrent_forward(cell, layers, x, y, num_threads=None):
     """Run a stack of layers: lstmc_forward of kernels.h.
 
-    Each layer is (h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias): arrays as kernels.h says, or
-    None.
+    Each layer is a calls.ForwardLayer.
     """
     check_num_threads(num_threads)
     below = x
     for layer in layers[:-1]:
-        below = _layer_forward(cell, activation, layer, below, None)
-    _layer_forward(cell, activation, layers[-1], below, y)
+        below = _layer_forward(cell, layer, below, None)
+    _layer_forward(cell, layers[-1], below, y)
 
 
-def _layer_forward(cell, activation, layer, x, y):
+def _layer_forward(cell, layer, x, y):
     """Run one layer; give its h of all steps. y None: of a layer whose output only the next one reads."""
-    h_n, c_n, h, c, gates, h0, c0, weight_ih, weight_hh, bias = layer
+    weight_ih, weight_hh, bias = layer.weights
+    h, c, c_n, gates = layer.h, layer.c, layer.c_n, layer.gates
     here("the layer's weights", weight_hh)
     steps, batch, _ = x.shape
     hidden, width = weight_hh.shape[1], weight_hh.shape[0]
     saves = h is not None
     if saves:
-        h[0] = h0
+        h[0] = layer.h0
         states = h[1:]
     else:
         states = cupy.empty((steps, batch, hidden), x.dtype) if y is None else y
     if c is not None:
-        c[0] = c0
+        c[0] = layer.c0
     elif c_n is not None:
-        c_n[...] = c0
+        c_n[...] = layer.c0
     at_once = max(1, steps)
     if gates is None:
         at_once = max(1, INFERENCE_BYTES // (batch * width * x.dtype.itemsize))
@@ -103,44 +113,42 @@ def _layer_forward(cell, activation, layer, x, y):
         if sums is None:
             sums = cupy.empty((end - start, batch, width), x.dtype)
         product(_rows(sums), _rows(x[start:end]), weight_ih, turn_b=True)
-        before = states[start - 1] if start else h0
+        before = states[start - 1] if start else layer.h0
         run_forward(
-            Cell(cell, activation, weight_hh, end - start, batch), before, sums, bias,
+            Cell(*cell, weight_hh, end - start, batch), before, sums, bias,
             c_n if c is None else c[start], states[start:end], c_n if c is None else c[start + 1 :], gates,
             y[start:end] if saves and y is not None else None,
         )  # fmt: skip
-    h_n[...] = states[-1] if steps else h0
+    layer.h_n[...] = states[-1] if steps else layer.h0
     if c is not None:
         c_n[...] = c[-1]
     return states
 
 
-def recurrent_backward(
-    cell, activation, layers, dx, dy, x, steps, batch, num_threads=None, repeat=1
-):
+def recurrent_backward(cell, layers, dx, dy, x, steps, batch, num_threads=None, repeat=1):
     """Differentiate a stack of layers: lstmc_backward of kernels.h.
 
-    Each layer is (dh0, dc0, dweight_ih, dweight_hh, dbias, dh_n, dc_n, h, c, gates, dgates, dh, dc, dx,
-    weight_ih, weight_hh): arrays as kernels.h says, or None.
+    Each layer is a calls.BackwardLayer.
     """
     check_num_threads(num_threads)
     for i in reversed(range(len(layers))):
-        (dh0, dc0, dw, dr, db, dh_n, dc_n, h, c, gates,
-         dgates, dh, dc, to_below, weight_ih, weight_hh) = layers[i]  # fmt: skip
+        layer, dgates = layers[i], layers[i].dgates
+        weight_ih, weight_hh, _ = layer.weights
         here("the layer's weights", weight_hh)
         if dgates is None:
             dgates = cupy.empty((steps, batch, weight_hh.shape[0]), weight_hh.dtype)
         run_backward(
-            Cell(cell, activation, weight_hh, steps, batch), dh0, dc0, dh_n, dc_n, dy, h, c, gates, dgates,
-            dh, dc, repeat,
+            Cell(*cell, weight_hh, steps, batch), layer.dh0, layer.dc0, layer.dh_n, layer.dc_n, dy,
+            layer.h, layer.c, layer.gates, dgates, layer.dh, layer.dc, repeat,
         )  # fmt: skip
         flat = _rows(dgates)
+        dw, dr, db = layer.dweights
         if dw is not None:
-            below = layers[i - 1][7][1 : steps + 1] if i else x
+            below = layers[i - 1].h[1 : steps + 1] if i else x
             product(dw, flat, _rows(below), turn_a=True, add=True)
-            product(dr, flat, _rows(h[:steps]), turn_a=True, add=True)
+            product(dr, flat, _rows(layer.h[:steps]), turn_a=True, add=True)
             _add_rows(db, flat)
-        dy = dx if i == 0 else to_below
+        dy = dx if i == 0 else layer.dx
         if i and dy is None:
             dy = cupy.empty((steps, batch, weight_ih.shape[1]), weight_hh.dtype)
         if dy is not None:

@@ -17,7 +17,7 @@ class RecurrentStepper:
     The weights are copied when it is made; ``refresh()`` copies them again. One thread at a time.
     """
 
-    def __new__(cls, cell, activation, weights, batch, num_threads=None):
+    def __new__(cls, cell, weights, batch, num_threads=None):
         """Copy the weights."""
         check_num_threads(num_threads)
         self = super().__new__(cls)
@@ -25,6 +25,7 @@ class RecurrentStepper:
         self._kept = [tuple(w.copy() for w in layer) for layer in weights()]
         first, last = self._kept[0], self._kept[-1]
         self.dtype = first[0].dtype
+        cell, activation = cell
         self._activation, self._batch_rows, self._inputs = i32(activation), batch, first[0].shape[1]
         self._outputs = hidden = last[1].shape[1]
         file = "lstm.cu" if cell == 1 else "rnn.cu"
