@@ -36,6 +36,7 @@ static const lstmc_kernels *kernels; /* the table under test */
 static char *arena, *ends[MAX_TAKEN];
 static size_t used;
 static int num_taken, failed;
+static char cell_name[sizeof(((header *)0)->name)]; /* the first word of the case's name */
 
 static void stop(const char *what, const char *name)
 {
@@ -118,9 +119,10 @@ static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, pt
     call.y = take(at_once * state);
     call.layers = layers;
     call.steps = at_once;
-    call.scratch = take(kernels->forward_scratch(&call));
+    void *plan = take(kernels->forward_plan_size(call.num_layers));
+    call.scratch = take(kernels->plan_forward(plan, &call));
     for (ptrdiff_t t = 0; t < steps; t += at_once) {
-        kernels->forward(&call);
+        kernels->forward(plan, &call);
         call.x = (const char *)call.x + at_once * call.batch * whole->inputs * kernels->real_size;
         if (memcmp(call.y, find("y") + t * state, at_once * state))
             fail(at_once == 1 ? "a step differs from the sequence" : "differs if nothing is kept", "y");
@@ -133,7 +135,7 @@ static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, pt
 static void recurrent(const double *number, int threads)
 {
     const ptrdiff_t steps = number[0], batch = number[1], inputs = number[2], hidden = number[3];
-    const int layers = number[4], cell = number[5], activation = number[6];
+    const int layers = number[4], cell = kernels->cell(cell_name);
     const ptrdiff_t state = batch * hidden * kernels->real_size;
     lstmc_forward_layer f[MAX_LAYERS] = {{0}};
     lstmc_backward_layer b[MAX_LAYERS] = {{0}};
@@ -147,7 +149,7 @@ static void recurrent(const double *number, int threads)
             .dweight_hh = find("d_weight_hh_l%d", l), .dbias = find("d_bias_l%d", l),
             .dh_n = find("dh_n") + l * state, .h = f[l].h, .weight_ih = f[l].weight_ih,
             .weight_hh = f[l].weight_hh, .inputs = f[l].inputs, .hidden = hidden};
-        if (cell == LSTMC_LSTM) {
+        if (kernels->states_of(cell) == 2) {
             f[l].c_n = find("c_n") + l * state;
             f[l].c0 = find("c0") + l * state;
             b[l].c = f[l].c = find("c_l%d", l);
@@ -157,16 +159,18 @@ static void recurrent(const double *number, int threads)
         }
     }
     lstmc_forward forward = {.y = find("y"), .x = find("x"), .layers = f, .num_layers = layers, .cell = cell,
-                             .activation = activation, .steps = steps, .batch = batch, .threads = threads};
-    forward.scratch = take(kernels->forward_scratch(&forward));
-    kernels->forward(&forward);
+                             .steps = steps, .batch = batch, .threads = threads};
+    void *plan = take(kernels->forward_plan_size(layers));
+    forward.scratch = take(kernels->plan_forward(plan, &forward));
+    kernels->forward(plan, &forward);
     check_steps(forward, f, 1);
     check_steps(forward, f, steps);
     lstmc_backward backward = {.dx = find("dx"), .dy = find("dy"), .x = find("x"), .layers = b,
-                               .num_layers = layers, .cell = cell, .activation = activation, .steps = steps,
-                               .batch = batch, .threads = threads};
-    backward.scratch = take(kernels->backward_scratch(&backward));
-    kernels->backward(&backward);
+                               .num_layers = layers, .cell = cell, .steps = steps, .batch = batch,
+                               .threads = threads};
+    plan = take(kernels->backward_plan_size());
+    backward.scratch = take(kernels->plan_backward(plan, &backward));
+    kernels->backward(plan, &backward);
 }
 
 static void linear(const double *number, int threads)
@@ -249,6 +253,7 @@ static void run_case(const header *is, const double *number)
     array *const end = arrays + num_arrays, *worst = NULL;
     double largest = -1;
     used = num_taken = 0;
+    snprintf(cell_name, sizeof(cell_name), "%.*s", (int)strcspn(is->name, " "), is->name);
     for (int threads = 1; threads <= 2; threads++) {
         for (array *a = arrays; a < end; a++) {
             a->first = a->memory;

@@ -54,6 +54,8 @@ enum { CHOICES = sizeof(choices) / sizeof(choices[0]) };
 
 const lstmc_kernels *lstmc_table(int real_size, const char *isa)
 {
+    if (real_size != 4 && real_size != 8)
+        return NULL;
     for (int i = 0; i < CHOICES; i++) {
         const lstmc_kernels *table = choices[i].tables[real_size == 8];
         if ((!isa || strcmp(isa, table->isa) == 0) && choices[i].supported())

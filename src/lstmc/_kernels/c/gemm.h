@@ -77,6 +77,9 @@ INLINE ptrdiff_t grouped_columns(ptrdiff_t units, int gates)
     return (last + group_width(units, last, gates)) * gates;
 }
 
+/* Panels of all sums of so many units. */
+INLINE ptrdiff_t panels_of_units(ptrdiff_t units, int gates) { return panels_of(grouped_columns(units, gates)); }
+
 /* Writes panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such groups. */
 static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k, ptrdiff_t units, int gates,
                                   ptrdiff_t from, ptrdiff_t to)
@@ -85,11 +88,12 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
     for (ptrdiff_t p = from; p < to; p++)
         for (ptrdiff_t i = 0; i < k; i += AT_ONCE)
             for (int v = 0; v < PANEL_VECTORS; v++) {
-                const ptrdiff_t first = (p * PANEL_VECTORS + v) / gates * VL;
+                const ptrdiff_t vector = p * PANEL_VECTORS + v, first = vector / gates * VL;
                 const ptrdiff_t width = group_width(units, first, gates);
                 const real *rows[VL];
-                for (int j = 0; j < VL; j++) {
-                    const ptrdiff_t column = v % gates * VL + j, gate = column / width, unit = first + column % width;
+                for (int j = 0; j < VL; j++) { /* a group's vectors may lie in two panels */
+                    const ptrdiff_t column = vector % gates * VL + j, gate = column / width;
+                    const ptrdiff_t unit = first + column % width;
                     rows[j] = gate < gates && unit < units ? weight + (gate * units + unit) * k + i : NULL;
                 }
                 pack_lanes(panels + ((p - from) * k + i) * PANEL + v * VL, rows, min_of(AT_ONCE, k - i));

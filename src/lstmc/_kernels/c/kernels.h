@@ -10,7 +10,7 @@
  *   - Outputs may not overlap anything. Inputs may overlap each other.
  *   - "written" outputs are set; "added to" outputs must hold numbers before.
  *   - Sizes are not negative. A kernel never allocates, prints, locks or exits, and keeps nothing: scratch
- *     is an argument, its size in bytes is the value of the function's twin `..._scratch`.
+ *     is an argument, its size in bytes is what its plan or its twin `..._scratch` says.
  *   - `threads` is the most threads a call may use; it takes fewer where more would not help. Results have
  *     the same bits for every number.
  *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (LSTM 4, in the order i, f, g, o;
@@ -25,8 +25,7 @@
 /* cffi begin */
 typedef void lstmc_real; /* float or double, as the table says */
 
-enum { LSTMC_RNN = 0, LSTMC_LSTM = 1 };                            /* cell */
-enum { LSTMC_TANH = 0, LSTMC_RELU = 1, LSTMC_IDENTITY = 2 };       /* activation; of an RNN only */
+enum { LSTMC_UNKNOWN = -1 }; /* returned for a number that names no cell or function */
 enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2 };        /* function of map() */
 
 /* One layer of a stack, forward. */
@@ -57,10 +56,10 @@ typedef struct {
     const lstmc_real *x;          /* (T, B, I) */
     const lstmc_forward_layer *layers;
     int num_layers;         /* at least 1 */
-    int cell, activation;
+    int cell;               /* the number that cell() returns for its name */
     ptrdiff_t steps, batch; /* T, B */
     int threads;
-    void *scratch;          /* forward_scratch() bytes */
+    void *scratch;          /* as many bytes as plan_forward() says; not read by that */
 } lstmc_forward;
 
 /* One layer of a stack, backward. */
@@ -99,13 +98,13 @@ typedef struct {
     const lstmc_real *x;          /* (T, B, I), what forward was given; not read where no weight's gradient is asked */
     const lstmc_backward_layer *layers;
     int num_layers;
-    int cell, activation;
+    int cell;
     ptrdiff_t steps, batch;
     ptrdiff_t repeat;       /* gradients of one forward row: h, c and gates have B / repeat rows, and row b of all
                                gradients belongs to row b / repeat of those. Above 1 no weight's gradient may be
                                asked; 0 is 1 */
     int threads;
-    void *scratch;          /* backward_scratch() bytes */
+    void *scratch;          /* as many bytes as plan_backward() says; not read by that */
 } lstmc_backward;
 
 /* Plain arrays a, out of n elements; rows are of `columns` elements. Token ids are int64. */
@@ -114,14 +113,28 @@ typedef struct lstmc_kernels {
     int real_size;          /* 4 or 8 */
     int vector_bytes;
 
-    /* recurrent layers; sequence.h */
-    void (*forward)(const lstmc_forward *call);
-    size_t (*forward_scratch)(const lstmc_forward *call);
-    void (*backward)(const lstmc_backward *call);
-    size_t (*backward_scratch)(const lstmc_backward *call);
-    /* packed: packed_size() bytes, written. Reads the weights and sizes of the layer. */
-    void (*pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell);
-    size_t (*packed_size)(const lstmc_forward_layer *layer, int cell);
+    /* recurrent layers; cells.h, forward.h, backward.h */
+
+    /* The number of a cell: lstm, rnn_tanh, rnn_relu, rnn_identity; LSTMC_UNKNOWN for another name. The same in all
+       tables. */
+    int (*cell)(const char *name);
+    /* How many row blocks its weights have, and how many arrays its state: 1 for h, 2 for h and c. */
+    int (*gates_of)(int cell);
+    int (*states_of)(int cell);
+    /* Lays down in `plan` (..._plan_size() bytes, aligned for a pointer) all that follows from a call's cell, sizes,
+       threads, and from which of its pointers are NULL. Returns the bytes of scratch that the call needs, and a
+       forward call that saves has room there for the backward call after it; LSTMC_UNKNOWN for an unknown cell. */
+    size_t (*forward_plan_size)(int num_layers);
+    ptrdiff_t (*plan_forward)(void *plan, const lstmc_forward *call);
+    size_t (*backward_plan_size)(void);
+    ptrdiff_t (*plan_backward)(void *plan, const lstmc_backward *call);
+    /* A call as it was planned; it may point elsewhere than the one that was. A plan is only read. */
+    void (*forward)(const void *plan, const lstmc_forward *call);
+    void (*backward)(const void *plan, const lstmc_backward *call);
+    /* packed: packed_size() bytes, written. Reads the weights and sizes of the layer. 0, or LSTMC_UNKNOWN for an
+       unknown cell, and so packed_size(). */
+    int (*pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell);
+    ptrdiff_t (*packed_size)(const lstmc_forward_layer *layer, int cell);
 
     /* y (rows, outputs) = x (rows, inputs) times weight (outputs, inputs) transposed, plus bias (outputs,)
        unless that is NULL; linear.h. packed as above, by pack_linear(), or NULL. */
@@ -167,8 +180,8 @@ typedef struct lstmc_kernels {
                     double lr, double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n,
                     int threads);
 
-    /* out = function(a), as the cells compute it: for tests of its accuracy. */
-    void (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
+    /* out = function(a), as the cells compute it: for tests of its accuracy. 0, or LSTMC_UNKNOWN. */
+    int (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
     /* A number of `size` bytes: changing any of them changes it, but for one case in 2^32. The same in all
      * tables. */
     uint64_t (*fingerprint)(const void *bytes, size_t size);
