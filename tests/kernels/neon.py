@@ -27,7 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest finds it by its settings
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # where pytest finds it by its settings
 from stacks import CELLS, random_problem, reference_solution, reference_states, seed_of
 
 from lstmc import reference

@@ -2,10 +2,10 @@
 
     python src/lstmc/_kernels/binding/declarations.py
 
-The header is the one place that says what a kernel takes. kernels.pxi declares all of it; flat.pxi binds those
-functions that take plain arrays, for which FLAT adds what C cannot say: how sizes follow from the arrays, how
-much scratch there must be, and which arrays may be absent. setup.py calls ``write()`` for every build; run as a
-program, this file also brings the stub, core.pyi, up to date.
+The header is the one place that says what a kernel takes. kernels.pxi declares all of it; flat.pxi binds the
+functions that take plain arrays, for which FLAT adds what C cannot say: how sizes follow from the arrays,
+how much scratch there must be, and which arrays may be absent. setup.py calls ``write()`` for every build;
+run as a program, this file also brings the stub, core.pyi, up to date.
 """
 
 import re
@@ -19,8 +19,8 @@ BEGIN = "# Written by declarations.py from kernels.h.\n"
 SQUARES = "(n // 4096 + 1) * sizeof(double)"  # bytes of one sum a block
 LINEAR = {"rows": "x.shape[0]", "inputs": "weight.shape[1]", "outputs": "weight.shape[0]"}
 SOFTMAX = {"rows": "logits.shape[0]", "columns": "logits.shape[1]"}
-# By name: an expression for each size, and for each scratch argument its bytes; None for an array that is never
-# there; "optional": arrays that may be None.
+# By name: an expression for each size, and for each scratch argument its bytes; None for an array that is
+# never there; "optional": arrays that may be None.
 FLAT = {
     "linear_forward": {
         **LINEAR,
@@ -63,7 +63,9 @@ def extern(text):
         r"enum \{ ([^}]*) \};|typedef struct \w* ?\{ ([^}]*) \} (\w+);|([^;{}]+\));", text
     ):
         if names:
-            lines.append("    enum: " + ", ".join(part.split("=")[0].strip() for part in names.split(",")))
+            lines.append(
+                "    enum: " + ", ".join(part.split("=")[0].strip() for part in names.split(","))
+            )
         elif fields:
             lines.append(f"    ctypedef struct {name}:")
             for field in fields.split(";"):

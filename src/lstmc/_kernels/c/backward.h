@@ -1,7 +1,7 @@
 /* The driver, backward: back-propagation through time of what forward.h saved.
  *
- * A chunk of steps goes backwards; its dgates are then used, while they are still in cache, for the gradients of
- * the weights and of the layer's input.
+ * A chunk of steps goes backwards; its dgates are then used, while they are still in cache, for the gradients
+ * of the weights and of the layer's input.
  */
 #ifndef LSTMC_BACKWARD_H
 #define LSTMC_BACKWARD_H
@@ -16,12 +16,13 @@ typedef struct {
     const cell *cell;
     split_kind split;
     int threads;
-    ptrdiff_t chunk;                 /* steps whose dgates are made, then used */
-    ptrdiff_t repeat, forward_batch; /* rows of gradients for each row of h, c and gates; how many those are */
-    ptrdiff_t w, r;                  /* panels of the weights as stored: K = G*H is already the leading axis */
-    ptrdiff_t dh, dc;                /* what arrives from the step after: units in panels of B rows */
-    ptrdiff_t dgates;                /* (chunk, B, G*H) */
-    ptrdiff_t between;               /* (T, B, .) from a layer to the one below */
+    ptrdiff_t chunk;         /* steps whose dgates are made, then used */
+    ptrdiff_t repeat;        /* rows of gradients for each row of h, c and gates */
+    ptrdiff_t forward_batch; /* rows of those: B / repeat */
+    ptrdiff_t w, r;          /* panels of the weights as stored: K = G*H is already the leading axis */
+    ptrdiff_t dh, dc;        /* what arrives from the step after: units in panels of B rows */
+    ptrdiff_t dgates;        /* (chunk, B, G*H) */
+    ptrdiff_t between;       /* (T, B, .) from a layer to the one below */
     ptrdiff_t for_weights;
 } backward_plan;
 
@@ -42,7 +43,8 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     plan->chunk = max_of(1, even_part(of->steps, max_of(1, K_BLOCK / max_of(1, of->batch))));
     plan->split = choose_split(&plan->threads, of->steps, of->batch, of->inputs, of->widest, cell->gates);
     const NAME(weight_gradient) weights[] = {{.columns = of->inputs}, {.columns = of->widest}};
-    const size_t for_weights = NAME(weight_gradients_scratch)(plan->threads, plan->chunk * of->batch, weights, 2);
+    const size_t for_weights =
+        NAME(weight_gradients_scratch)(plan->threads, plan->chunk * of->batch, weights, 2);
     plan->w = 0;
     plan->r = plan->w + panels_of(of->inputs) * sums * PANEL;
     plan->dh = plan->r + panels_of(of->widest) * sums * PANEL;
@@ -53,7 +55,8 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
 }
 
-static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inputs, ptrdiff_t hidden, int has_dgates)
+static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inputs, ptrdiff_t hidden,
+                      int has_dgates)
 {
     of->widest = max_of(of->widest, hidden);
     of->inputs = max_of(of->inputs, inputs);
@@ -61,15 +64,16 @@ static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inp
     of->dgates = max_of(of->dgates, has_dgates ? 0 : cell->gates * hidden);
 }
 
-/* What the backward call after a forward call needs, if it writes its dgates over the saved gates: one block of
- * scratch that serves both is the least memory. */
+/* What the backward call after a forward call needs, if it writes its dgates over the saved gates: one block
+ * of scratch that serves both is the least memory. */
 static ptrdiff_t scratch_after(const lstmc_forward *call)
 {
     const cell *cell = cell_of(call->cell);
     backward_sizes of = {.steps = call->steps, .batch = call->batch};
     backward_plan plan;
     for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden, call->layers[l].gates != NULL);
+        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
+                  call->layers[l].gates != NULL);
     return lay_backward(&plan, cell, &of, call->threads);
 }
 
@@ -83,7 +87,8 @@ static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
     if (!cell)
         return LSTMC_UNKNOWN;
     for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden, call->layers[l].dgates != NULL);
+        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
+                  call->layers[l].dgates != NULL);
     plan->repeat = max_of(1, call->repeat);
     plan->forward_batch = call->batch / plan->repeat;
     return lay_backward(plan, cell, &of, call->threads);
@@ -145,7 +150,8 @@ static backward_step step_back(const backward_work *work, const layer_work *at, 
     const lstmc_backward_layer *layer = at->layer;
     const ptrdiff_t hidden = layer->hidden, batch = work->call->batch;
     const ptrdiff_t arriving = batch * hidden, state = plan->forward_batch * hidden;
-    backward_step step = {.dgates = dgates, .hidden = hidden, .batch = batch, .repeat = plan->repeat, .state = state};
+    backward_step step = {
+        .dgates = dgates, .hidden = hidden, .batch = batch, .repeat = plan->repeat, .state = state};
     step.dh = work->scratch + plan->dh;
     step.dc = work->scratch + plan->dc;
     step.dh_later = layer->dh ? (real *)layer->dh + t * arriving : NULL;
@@ -159,8 +165,8 @@ static backward_step step_back(const backward_work *work, const layer_work *at, 
 }
 
 /* Steps [t0, t1), backwards: their dgates, and dh, dc of the step before them. */
-static void backward_steps(const backward_work *work, const layer_work *at, real *dgates, ptrdiff_t t0, ptrdiff_t t1,
-                           part mine, const team *member)
+static void backward_steps(const backward_work *work, const layer_work *at, real *dgates, ptrdiff_t t0,
+                           ptrdiff_t t1, part mine, const team *member)
 {
     const backward_plan *plan = work->plan;
     const ptrdiff_t batch = work->call->batch, hidden = at->layer->hidden, sums = plan->cell->gates * hidden;
@@ -179,10 +185,10 @@ static void backward_steps(const backward_work *work, const layer_work *at, real
     team_barrier(member);
 }
 
-/* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1, of `rows` rows
- * of dgates, `before` rows from the start. */
-static void backward_products(const backward_work *work, const layer_work *at, const real *dgates, ptrdiff_t before,
-                              ptrdiff_t rows, const team *member)
+/* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1, of
+ * `rows` rows of dgates, `before` rows from the start. */
+static void backward_products(const backward_work *work, const layer_work *at, const real *dgates,
+                              ptrdiff_t before, ptrdiff_t rows, const team *member)
 {
     const lstmc_backward_layer *layer = at->layer;
     const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = work->plan->cell->gates * hidden;
@@ -194,7 +200,8 @@ static void backward_products(const backward_work *work, const layer_work *at, c
             {layer->dweight_ih, at->x + before * inputs, inputs},
             {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden},
         };
-        NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, work->scratch + work->plan->for_weights, member);
+        NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, work->scratch + work->plan->for_weights,
+                                   member);
     }
     team_share(member, rows, &from, &to);
     if (at->dx) /* which may be x: of these rows it is not read again */
@@ -212,7 +219,8 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     ptrdiff_t first, last;
 
     team_share(member, panels_of(hidden), &first, &last);
-    NAME(pack_rows)(work->scratch + plan->r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden, first, last);
+    NAME(pack_rows)(work->scratch + plan->r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden,
+                    first, last);
     part mine = {0, batch, first, last};
     if (plan->split == BY_ROWS) {
         mine = (part){0, 0, 0, panels_of(hidden)};
@@ -220,14 +228,15 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     }
     if (at->dx) {
         team_share(member, panels_of(inputs), &first, &last);
-        NAME(pack_rows)(work->scratch + plan->w + first * sums * PANEL, layer->weight_ih, inputs, sums, inputs, first,
-                        last);
+        NAME(pack_rows)(work->scratch + plan->w + first * sums * PANEL, layer->weight_ih, inputs, sums,
+                        inputs, first, last);
     }
     start_backward(work, layer, mine);
     team_barrier(member);
     for (ptrdiff_t t1 = work->call->steps, t0; t1 > 0; t1 = t0) {
         t0 = max_of(0, t1 - plan->chunk);
-        real *dgates = layer->dgates ? (real *)layer->dgates + t0 * batch * sums : work->scratch + plan->dgates;
+        real *dgates =
+            layer->dgates ? (real *)layer->dgates + t0 * batch * sums : work->scratch + plan->dgates;
         backward_steps(work, at, dgates, t0, t1, mine, member);
         backward_products(work, at, dgates, t0 * batch, (t1 - t0) * batch, member);
     }

@@ -1,7 +1,8 @@
 /* The LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), no peepholes.
  *
- * A cell's file says how many gates there are, whether there is a cell state beside h and whether backward reads
- * the activated gates, and holds two pointwise functions over VL units of one row. The products are the driver's.
+ * A cell's file says how many gates there are, whether there is a cell state beside h and whether backward
+ * reads the activated gates, and holds two pointwise functions over VL units of one row. The products are the
+ * driver's.
  */
 
 INLINE void lstm_forward(forward_units *u)
@@ -39,7 +40,7 @@ INLINE void lstm_backward(backward_units *u)
 }
 
 #define CELL lstm
-#define CELL_GATES 4       /* i, f, g, o: the order of the weight rows */
+#define CELL_GATES 4 /* i, f, g, o: the order of the weight rows */
 #define CELL_HAS_C 1
 #define CELL_SAVES_GATES 1
 #include "pointwise.h"

@@ -1,7 +1,8 @@
-/* The simple recurrent cell (Elman 1990): h = nonlinearity(W x + R h_before + b), a cell for each nonlinearity.
+/* The simple recurrent cell (Elman 1990): h = nonlinearity(W x + R h_before + b), a cell for each
+ * nonlinearity.
  *
- * What a cell's file holds is said in cell_lstm.h. These have a single gate, which is h itself, so backward needs
- * no more than h.
+ * What a cell's file holds is said in cell_lstm.h. These have a single gate, which is h itself, so backward
+ * needs no more than h.
  */
 
 INLINE void rnn_tanh_forward(forward_units *u) { u->h = u->gates[0] = v_tanh(u->gates[0]); }

@@ -35,7 +35,8 @@ DECLARE(baseline)
 static const struct {
     int (*supported)(void);
     const lstmc_kernels *tables[2];
-} choices[] = { /* best first */
+} choices[] = {
+/* best first */
 #ifdef LSTMC_HAVE_v4
     {has_v4, TABLES(v4)},
 #endif

@@ -28,13 +28,16 @@ static packed_weights weights_in(const void *packed, const cell *cell, const lst
     return (packed_weights){w, r, r + panels * layer->hidden * PANEL};
 }
 
-static void pack_share(packed_weights to, const cell *cell, const lstmc_forward_layer *layer, const team *member)
+static void pack_share(packed_weights to, const cell *cell, const lstmc_forward_layer *layer,
+                       const team *member)
 {
     const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs;
     ptrdiff_t first, last;
     team_share(member, panels_of_units(hidden, cell->gates), &first, &last);
-    NAME(pack_transposed)(to.w + first * inputs * PANEL, layer->weight_ih, inputs, hidden, cell->gates, first, last);
-    NAME(pack_transposed)(to.r + first * hidden * PANEL, layer->weight_hh, hidden, hidden, cell->gates, first, last);
+    NAME(pack_transposed)(to.w + first * inputs * PANEL, layer->weight_ih, inputs, hidden, cell->gates, first,
+                          last);
+    NAME(pack_transposed)(to.r + first * hidden * PANEL, layer->weight_hh, hidden, hidden, cell->gates, first,
+                          last);
     NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, cell->gates, first, last);
 }
 
@@ -51,7 +54,8 @@ static int NAME(pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer
 static ptrdiff_t NAME(packed_size)(const lstmc_forward_layer *layer, int number)
 {
     const cell *cell = cell_of(number);
-    return cell ? packed_elements(cell, layer->inputs, layer->hidden) * (ptrdiff_t)sizeof(real) : LSTMC_UNKNOWN;
+    return cell ? packed_elements(cell, layer->inputs, layer->hidden) * (ptrdiff_t)sizeof(real)
+                : LSTMC_UNKNOWN;
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------ */
@@ -79,7 +83,8 @@ static size_t NAME(forward_plan_size)(int num_layers)
 
 static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
 {
-    /* The sums of a chunk stay in the second-level cache; but so many rows share each reading of the weights. */
+    /* The sums of a chunk stay in the second-level cache; but so many rows share each reading of the weights.
+     */
     enum { SUMS_BYTES = 256 * 1024, LEAST_ROWS = 256 };
     forward_plan *plan = memory;
     const cell *cell = plan->cell = cell_of(call->cell);
@@ -140,7 +145,8 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     const int is_last = l == call->num_layers - 1;
     real *scratch = call->scratch;
     layer_place at = {.c = layer->c_n};
-    at.weights = weights_in(layer->packed ? layer->packed : scratch + planned->packed, work->plan->cell, layer);
+    at.weights =
+        weights_in(layer->packed ? layer->packed : scratch + planned->packed, work->plan->cell, layer);
     if (layer->h) { /* what is saved is not the caller's to write to; y is */
         at.h = (real *)layer->h + state;
         at.y = is_last ? call->y : NULL;
@@ -165,7 +171,9 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
     forward_step step = {.h = at->h + (t - at->h_first) * state, .c = at->c + t * at->c_step};
     step.y = at->y ? at->y + t * state : NULL;
     step.gates = layer->gates ? (real *)layer->gates + t * work->plan->cell->gates * state : NULL;
-    step.h_before = t != at->h_first ? step.h - state : t ? at->h + (work->plan->chunk - 1) * state : layer->h0;
+    step.h_before = t != at->h_first ? step.h - state
+                    : t              ? at->h + (work->plan->chunk - 1) * state
+                                     : layer->h0;
     step.c_before = t ? step.c - at->c_step : layer->c0;
     step.ahead = t + 1 < call->steps ? state : 0;
     step.hidden = layer->hidden;
@@ -195,16 +203,16 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     const ptrdiff_t runs = rows == batch ? 1 : t1 - t0, run = rows == batch ? (t1 - t0) * rows : rows;
     for (ptrdiff_t i = 0; i < runs; i++)
         NAME(product)(sums + first * sums_panel + i * rows * PANEL, PANEL, sums_panel,
-                      row_major(x + (i * batch + mine.from) * inputs, inputs), at->weights.w + first * inputs * PANEL,
-                      run, columns, inputs, 0);
+                      row_major(x + (i * batch + mine.from) * inputs, inputs),
+                      at->weights.w + first * inputs * PANEL, run, columns, inputs, 0);
 
     for (ptrdiff_t t = t0; t < t1; t++, sums += rows * PANEL) {
         forward_step step = step_at(work, layer, at, t);
         step.sums = sums;
         step.sums_panel = sums_panel;
         NAME(product)(sums + first * sums_panel, PANEL, sums_panel,
-                      row_major(step.h_before + mine.from * hidden, hidden), at->weights.r + first * hidden * PANEL,
-                      rows, columns, hidden, 1);
+                      row_major(step.h_before + mine.from * hidden, hidden),
+                      at->weights.r + first * hidden * PANEL, rows, columns, hidden, 1);
         cell->activate(&step, mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
@@ -222,7 +230,8 @@ static void final_states(const forward_work *work, const team *member)
     team_share(member, batch, &from, &to);
     for (int l = 0; l < call->num_layers; l++) {
         const lstmc_forward_layer *layer = &call->layers[l];
-        const ptrdiff_t hidden = layer->hidden, size = (to - from) * hidden * sizeof(real), offset = from * hidden;
+        const ptrdiff_t hidden = layer->hidden, size = (to - from) * hidden * sizeof(real),
+                        offset = from * hidden;
         const layer_place at = place_of(work, l, last_chunk);
         const real *h = steps ? at.h + (steps - 1 - at.h_first) * batch * hidden : layer->h0;
         memmove((real *)layer->h_n + offset, h + offset, size);

@@ -1,4 +1,5 @@
-/* The two loops over rows and units, made for one cell: CELL, its counts, and CELL_forward() and CELL_backward().
+/* The two loops over rows and units, made for one cell: CELL, its counts, and CELL_forward() and
+ * CELL_backward().
  *
  * Included by each cell's file after its equations (cell_lstm.h says what those are). Nothing here knows an
  * equation; nothing in a cell knows about rows, panels or tails.
@@ -49,7 +50,8 @@ static void OF_CELL(activate)(const forward_step *given, part mine)
             for (int u = 0; u < CELL_GROUPS; u++) {
                 const ptrdiff_t unit = (p * CELL_GROUPS + u) * VL, n = min_of(VL, step.hidden - unit);
                 const ptrdiff_t width = group_width(step.hidden, unit, CELL_GATES);
-                const real *sum = step.sums + p * step.sums_panel + (top - mine.from) * PANEL + u * CELL_GATES * VL;
+                const real *sum =
+                    step.sums + p * step.sums_panel + (top - mine.from) * PANEL + u * CELL_GATES * VL;
                 const real *add = step.bias + p * PANEL + u * CELL_GATES * VL;
                 if (n <= 0)
                     break;
@@ -59,7 +61,8 @@ static void OF_CELL(activate)(const forward_step *given, part mine)
 }
 
 /* Of one row, VL units. */
-INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before, ptrdiff_t unit)
+INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
+                                         ptrdiff_t unit)
 {
     const ptrdiff_t hidden = step->hidden, n = min_of(VL, hidden - unit), here = row * hidden + unit;
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
