@@ -2,7 +2,7 @@
 
 The layout is the contract between packing, product and the pointwise loops: groups of VL units, of each
 group the sums of the first gate, then of the second ...; if half as many units are left for the last group,
-each gate takes half a vector. Cells have 1 and 4 sums, which panels hold without a remainder; here are others too.
+each gate takes half a vector. Today's cells have 1 and 4 sums, which fill a panel; here are others too.
 """
 
 import ast
