@@ -18,7 +18,9 @@ typedef struct {
 
 static ptrdiff_t packed_elements(const cell *cell, ptrdiff_t inputs, ptrdiff_t hidden)
 {
-    return panels_of_units(hidden, cell->gates) * (inputs + hidden + 1) * PANEL;
+    return (panels_of_units(hidden, cell->gates) * (inputs + hidden) +
+            panels_of_units(hidden, cell->biases)) *
+           PANEL;
 }
 
 static packed_weights weights_in(const void *packed, const cell *cell, const lstmc_forward_layer *layer)
@@ -38,7 +40,8 @@ static void pack_share(packed_weights to, const cell *cell, const lstmc_forward_
                           last);
     NAME(pack_transposed)(to.r + first * hidden * PANEL, layer->weight_hh, hidden, hidden, cell->gates, first,
                           last);
-    NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, cell->gates, first, last);
+    team_share(member, panels_of_units(hidden, cell->biases), &first, &last);
+    NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, cell->biases, first, last);
 }
 
 static int NAME(pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int number)
@@ -72,7 +75,9 @@ typedef struct {
     int threads;
     int group;       /* layers that go through time together: one where all its states are saved, else all */
     ptrdiff_t chunk; /* steps whose input products are made at once, just before they are used */
-    ptrdiff_t sums;  /* in the scratch: (chunk, B) rows in panels of the widest layer */
+    /* In the scratch, in elements from its start: */
+    ptrdiff_t sums;      /* (chunk, B) rows in panels of the widest layer */
+    ptrdiff_t recurrent; /* (B) rows in such panels, where R's sums are apart */
     forward_place places[];
 } forward_plan;
 
@@ -117,7 +122,10 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
         most = max_of(most, cursor);
     }
     plan->sums = most;
-    const ptrdiff_t size = (most + plan->chunk * call->batch * row) * (ptrdiff_t)sizeof(real);
+    plan->recurrent = plan->sums + plan->chunk * call->batch * row;
+    const ptrdiff_t end = plan->recurrent + (cell->apart ? call->batch * row : 0);
+    const ptrdiff_t over = PANEL_VECTORS % cell->gates ? VL : 0; /* a sum may begin within its last vector */
+    const ptrdiff_t size = (end + over) * (ptrdiff_t)sizeof(real);
     return saves ? max_of(size, scratch_after(call)) : size;
 }
 
@@ -170,7 +178,7 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
     const ptrdiff_t state = call->batch * layer->hidden;
     forward_step step = {.h = at->h + (t - at->h_first) * state, .c = at->c + t * at->c_step};
     step.y = at->y ? at->y + t * state : NULL;
-    step.gates = layer->gates ? (real *)layer->gates + t * work->plan->cell->gates * state : NULL;
+    step.saved = layer->gates ? (real *)layer->gates + t * work->plan->cell->saved * state : NULL;
     step.h_before = t != at->h_first ? step.h - state
                     : t              ? at->h + (work->plan->chunk - 1) * state
                                      : layer->h0;
@@ -179,6 +187,25 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
     step.hidden = layer->hidden;
     step.bias = at->weights.b;
     return step;
+}
+
+/* A member's rows and vectors of units: so many vectors together that all of their sums fill whole panels. */
+static part part_of(const forward_work *work, ptrdiff_t hidden, const team *member)
+{
+    const int gates = work->plan->cell->gates;
+    const ptrdiff_t vectors = ceil_div(hidden, VL);
+    ptrdiff_t together = PANEL_VECTORS;
+    while (together % 2 == 0 && together / 2 * gates % PANEL_VECTORS == 0)
+        together /= 2;
+    part mine = {0, work->call->batch, 0, vectors};
+    if (work->plan->split == BY_ROWS) {
+        team_share(member, work->call->batch, &mine.from, &mine.to);
+    } else {
+        team_share(member, ceil_div(vectors, together), &mine.first, &mine.last);
+        mine.first *= together;
+        mine.last = min_of(mine.last * together, vectors);
+    }
+    return mine;
 }
 
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
@@ -190,14 +217,15 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     const lstmc_forward_layer *layer = &work->call->layers[l];
     const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, inputs = layer->inputs;
     const ptrdiff_t panels = panels_of_units(hidden, cell->gates);
-    part mine = {0, batch, 0, panels};
-    if (plan->split == BY_ROWS)
-        team_share(member, batch, &mine.from, &mine.to);
-    else
-        team_share(member, panels, &mine.first, &mine.last);
-    const ptrdiff_t rows = mine.to - mine.from, sums_panel = plan->chunk * rows * PANEL, first = mine.first;
-    const ptrdiff_t columns = min_of(mine.last * PANEL, grouped_columns(hidden, cell->gates)) - first * PANEL;
-    real *sums = (real *)work->call->scratch + plan->sums + panels * plan->chunk * mine.from * PANEL;
+    const part mine = part_of(work, hidden, member);
+    const ptrdiff_t rows = mine.to - mine.from, sums_panel = plan->chunk * rows * PANEL;
+    const ptrdiff_t first = mine.first * cell->gates / PANEL_VECTORS; /* panel */
+    const ptrdiff_t last = min_of(mine.last * cell->gates * VL, grouped_columns(hidden, cell->gates));
+    const ptrdiff_t columns = last - first * PANEL;
+    real *scratch = work->call->scratch,
+         *sums = scratch + plan->sums + panels * plan->chunk * mine.from * PANEL;
+    real *recurrent = scratch + plan->recurrent + panels * mine.from * PANEL;
+    const ptrdiff_t recurrent_panel = cell->apart ? rows * PANEL : sums_panel;
 
     /* sums = x W: over time at once where a thread's rows of successive steps follow one another */
     const ptrdiff_t runs = rows == batch ? 1 : t1 - t0, run = rows == batch ? (t1 - t0) * rows : rows;
@@ -208,11 +236,15 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
 
     for (ptrdiff_t t = t0; t < t1; t++, sums += rows * PANEL) {
         forward_step step = step_at(work, layer, at, t);
+        real *onto = cell->apart ? recurrent : sums;
         step.sums = sums;
         step.sums_panel = sums_panel;
-        NAME(product)(sums + first * sums_panel, PANEL, sums_panel,
+        step.recurrent = onto;
+        step.recurrent_panel = recurrent_panel;
+        /* sums += h_before R; where they are apart, R's are made anew */
+        NAME(product)(onto + first * recurrent_panel, PANEL, recurrent_panel,
                       row_major(step.h_before + mine.from * hidden, hidden),
-                      at->weights.r + first * hidden * PANEL, rows, columns, hidden, 1);
+                      at->weights.r + first * hidden * PANEL, rows, columns, hidden, !cell->apart);
         cell->activate(&step, mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
