@@ -4,10 +4,9 @@ They reach what Python does not: the accuracy of exp, tanh and sigmoid, and whet
 outside its outputs. The judges are NumPy's double precision, and for double the wider long double.
 """
 
-import re
 import runpy
-from pathlib import Path
 
+import compiled
 import numpy as np
 import pytest
 from stacks import layer_weights, random_problem, reference_solution, seed_of
@@ -18,16 +17,14 @@ from lstmc.cells import CELLS
 
 cffi = pytest.importorskip("cffi")
 
-HEADER = Path(__file__).parents[2] / "src" / "lstmc" / "_kernels" / "c" / "kernels.h"
-if not HEADER.exists():
-    pytest.skip(f"{HEADER} is not there: no source tree", allow_module_level=True)
+if not compiled.HEADER.exists():
+    pytest.skip("there is no source tree", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def ffi():
-    found = re.search(r"/\* cffi begin \*/(.*)/\* cffi end \*/", HEADER.read_text(), re.DOTALL)
     builder = cffi.FFI()
-    builder.cdef(re.sub(r"/\*.*?\*/", "", found[1], flags=re.DOTALL))
+    builder.cdef(compiled.declarations())
     return builder
 
 
@@ -91,7 +88,7 @@ def test_the_binding_refuses_an_unknown_cell():
 
 
 def test_bindings_and_stub_follow_the_header():
-    written = runpy.run_path(str(HEADER.parents[1] / "binding" / "declarations.py"))
+    written = runpy.run_path(str(compiled.KERNELS.parent / "binding" / "declarations.py"))
     assert written["STUB"].read_text() == written["whole_stub"](), "run declarations.py"
 
 
