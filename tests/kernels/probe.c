@@ -1,6 +1,7 @@
-/* A cell that the library does not have, so that test_driver.py can hold the driver to all that a record may say:
- * three sums a unit, those of W and of R apart, a bias more than gates, saved values that are no gates, a gradient
- * that reaches h_before by itself. The equations are those of a gated unit with the reset gate after the product.
+/* A cell that the library does not have, so that test_driver.py can hold the driver to all that a record may
+ * say: three sums a unit, those of W and of R apart, a bias more than gates, saved values that are no gates,
+ * a gradient that reaches h_before by itself. The equations are those of a gated unit with the reset gate
+ * after the product.
  */
 #define LSTMC_CELLS_H /* the list below takes the place of cells.h */
 #include "cell.h"
@@ -48,7 +49,10 @@ static const cell *cell_of(int number) { return number == 0 ? &probe : NULL; }
 size_t probe_forward_plan_size(int layers) { return NAME(forward_plan_size)(layers); }
 size_t probe_backward_plan_size(void) { return NAME(backward_plan_size)(); }
 ptrdiff_t probe_plan_forward(void *plan, const lstmc_forward *call) { return NAME(plan_forward)(plan, call); }
-ptrdiff_t probe_plan_backward(void *plan, const lstmc_backward *call) { return NAME(plan_backward)(plan, call); }
+ptrdiff_t probe_plan_backward(void *plan, const lstmc_backward *call)
+{
+    return NAME(plan_backward)(plan, call);
+}
 void probe_run_forward(const void *plan, const lstmc_forward *call) { NAME(forward)(plan, call); }
 void probe_run_backward(const void *plan, const lstmc_backward *call) { NAME(backward)(plan, call); }
 ptrdiff_t probe_packed_size(const lstmc_forward_layer *layer) { return NAME(packed_size)(layer, 0); }
