@@ -118,6 +118,11 @@ def test_a_cell_that_a_gpu_does_not_have_is_refused_by_name(kernels):
         kernels.cell("gru")
 
 
+def test_a_type_that_no_kernel_has_is_refused(kernels, cupy):
+    with pytest.raises(TypeError, match="kernel scale must be of float32 or float64, got float16"):
+        kernels.scale(cupy.zeros(3, np.float16), 2.0)
+
+
 @pytest.mark.parametrize("activation", ["SWISH", "3", None])
 def test_an_unknown_activation_is_refused(emulated, activation):
     launching = importlib.import_module("lstmc._kernels.cuda.launch")

@@ -239,15 +239,14 @@ def forgotten():
     """Have lstmc find its GPU anew, here and afterwards."""
     names = [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]
     before = {name: sys.modules.pop(name) for name in names}
-    attributes = {name.rpartition(".")[2]: module for name, module in before.items()}
-    for name in attributes:
-        vars(_kernels).pop(name, None)
+    package = vars(_kernels).pop("cuda", None)
     yield
     for name in [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]:
         del sys.modules[name]
-        vars(_kernels).pop(name.rpartition(".")[2], None)
+    vars(_kernels).pop("cuda", None)
     sys.modules.update(before)
-    vars(_kernels).update(attributes)
+    if package is not None:
+        vars(_kernels)["cuda"] = package
 
 
 def config():

@@ -114,7 +114,8 @@ def remove():
     _hidden.clear()
     for name in [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]:
         del sys.modules[name]
-        vars(sys.modules["lstmc._kernels"]).pop(name.rpartition(".")[2], None)
+    if "lstmc._kernels" in sys.modules:
+        vars(sys.modules["lstmc._kernels"]).pop("cuda", None)
 
 
 _make()

@@ -87,7 +87,9 @@ def kernel(file, name, dtype=None, defines=()):
         None for a kernel that is no template.
     defines : tuple of (name, value)
     """
-    group = next(group for group, names in GROUPS.items() if name in names)
+    if dtype is not None and dtype not in TYPES:
+        raise TypeError(f"kernel {name} must be of float32 or float64, got {dtype}")
+    (group,) = (group for group, names in GROUPS.items() if name in names)
     return _module(file, group, dtype, defines).get_function(_full_name(name, dtype))
 
 

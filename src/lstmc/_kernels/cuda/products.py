@@ -13,7 +13,10 @@ from .launch import TYPES
 
 __all__ = ["Recording", "forget_workspaces", "product", "recording"]
 
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _MATH_MODES = {"float32": 0, "tf32": 3}  # CUBLAS_DEFAULT_MATH, CUBLAS_TF32_TENSOR_OP_MATH
+_OF_CUPY = {FLOAT32: "sgemm", FLOAT64: "dgemm"}
+_OF_LIBRARY = {FLOAT32: "cublasSgemm_v2", FLOAT64: "cublasDgemm_v2"}
 _FACTORS = {dtype: np.array([0, 1], dtype) for dtype in TYPES}
 _ZERO = {dtype: both.ctypes.data for dtype, both in _FACTORS.items()}
 _ONE = {dtype: both.ctypes.data + both.itemsize for dtype, both in _FACTORS.items()}
@@ -34,7 +37,7 @@ def product(out, a, b, turn_a=False, turn_b=False, add=False):
     blas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
     gemm = _gemm(out.dtype, getattr(_recording, "library", None))
     beta = _ONE if add else _ZERO
-    fast = out.dtype.itemsize == 4 and get_matmul_precision() != "float32"
+    fast = out.dtype == FLOAT32 and get_matmul_precision() != "float32"
     if fast:
         before = blas.getMathMode(handle)
         blas.setMathMode(handle, _MATH_MODES[get_matmul_precision()])
@@ -49,9 +52,9 @@ def product(out, a, b, turn_a=False, turn_b=False, add=False):
 
 
 def _gemm(dtype, library):
-    if library is not None:
-        return library.cublasSgemm_v2 if dtype.itemsize == 4 else library.cublasDgemm_v2
-    return cupy.cuda.cublas.sgemm if dtype.itemsize == 4 else cupy.cuda.cublas.dgemm
+    if library is None:
+        return getattr(cupy.cuda.cublas, _OF_CUPY[dtype])
+    return getattr(library, _OF_LIBRARY[dtype])
 
 
 # -- products while a graph is recorded ---------------------------------------------------------------
@@ -87,7 +90,7 @@ def _library():
     declare("cublasSetStream_v2", pointer, pointer)
     declare("cublasGetStream_v2", pointer, ctypes.POINTER(pointer))
     declare("cublasSetWorkspace_v2", pointer, pointer, ctypes.c_size_t)
-    for name in ("cublasSgemm_v2", "cublasDgemm_v2"):
+    for name in _OF_LIBRARY.values():
         declare(
             name, pointer, *5 * (whole,), pointer, *2 * (pointer, whole), *2 * (pointer,), whole
         )
