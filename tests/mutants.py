@@ -32,8 +32,9 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
          "c/team.c": ["test_recurrent_inputs"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
-GPU_TESTS = ["cuda/test_cuda", "cuda/test_device_layers", "cuda/test_device_losses",
-             "cuda/test_device_training", "cuda/test_device_inspection"]  # fmt: skip
+GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
+             "cuda/test_device_losses", "cuda/test_device_training",
+             "cuda/test_device_inspection"]  # fmt: skip
 
 # name, file, what is there, what takes its place
 MUTANTS = [

@@ -1,7 +1,7 @@
 """Where a network is: moving it, room for it, and what is said where there is no GPU.
 
 What it computes there is tested in test_device_layers.py, what it takes in test_device_inputs.py, learning
-and looking in test_device_training.py and test_device_inspection.py.
+in test_device_losses.py and test_device_training.py, looking in test_device_inspection.py.
 """
 
 import gc

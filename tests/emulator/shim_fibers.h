@@ -208,8 +208,8 @@ static bool run_round(std::vector<Block> &blocks, Thread *threads, std::vector<i
     return open_block(threads, size) || moved;
 }
 
-/* Runs blocks that are all live at once. Each runs on until it waits for others: so a block that does not wait
- * where it should is far ahead of them. */
+/* Runs blocks that are all live at once. Each runs on until it waits for others: so a block that does not
+ * wait where it should is far ahead of them. */
 static void run_together(std::vector<Block> &blocks, std::vector<Thread> &threads, Order how) {
     int size = blockDim.x * blockDim.y * blockDim.z, total = size * (int)blocks.size();
     threads.assign(total, Thread());
