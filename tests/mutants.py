@@ -31,9 +31,10 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/core.pyx": ["test_recurrent_inputs"],
          "c/team.c": ["test_recurrent_inputs"],
-         "cuda/flat.cu": ["cuda/test_device_training"]}  # fmt: skip
+         "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
-GPU_TESTS = ["cuda/test_cuda", "cuda/test_device_layers", "cuda/test_device_training",
+GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
+             "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
 
 # name, file, what is there, what takes its place
@@ -246,7 +247,7 @@ MUTANTS = [
     ("GPU cross entropy: mean over all rows", "cuda/flat.cu",
      "counted += targets[row] != ignored;", "counted += 1;"),
     ("GPU embedding: a token's first row alone", "cuda/flat.cu",
-     "found[j] = k + j < rows", "found[j] = j == 0 && k + j < rows"),
+     "is_tokens = k + j < rows", "is_tokens = j == 0 && k + j < rows"),
     ("GPU Adam: no correction of v", "cuda/flat.cu", " / (real)root_of_correction", ""),
     ("GPU clip: always", "cuda/flat.cu", "isfinite(*norm) && *norm > most", "isfinite(*norm)"),
     ("GPU dropout: a round too few", "cuda/flat.cu", "round < 10", "round < 9"),
@@ -256,8 +257,8 @@ MUTANTS = [
     ("GPU fingerprint: places do not count", "cuda/flat.cu", "(i + 1) * 0x9e3779b97f4a7c15ull + ", ""),
     ("GPU sums of rows: the last ones dropped", "cuda/flat.cu",
      "row < rows && row < from + many", "row + 1 < rows && row < from + many"),
-    ("GPU graph: that of other weights", "cuda/ways.py", "cell.weight_hh.data.ptr, ", ""),
-    ("GPU products: nothing added", "cuda/launch.py", "_ONE if add else _ZERO", "_ZERO"),
+    ("GPU graph: that of other weights", "cuda/ways/graph.py", "run.weight_hh.data.ptr, ", ""),
+    ("GPU products: nothing added", "cuda/products.py", "_ONE if add else _ZERO", "_ZERO"),
     ("GPU stepper: h does not move on", "cuda/stepper.py", "self._h, self._h_after = self._h_after, self._h",
      "pass"),
 ]  # fmt: skip
