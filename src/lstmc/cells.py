@@ -14,7 +14,7 @@ __all__ = ["CELLS", "Cell", "Gate"]
 LOW, HIGH = 0.1, 0.9  # a sigmoid below or above is saturated; a tanh beyond HIGH on either side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gate:
     """A gate: one row block of the weights.
 
@@ -42,7 +42,7 @@ class Gate:
         return {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """The record of a cell.
 

@@ -29,16 +29,29 @@ class Place:
             for method in (layer.forward, layer.backward)
         )
 
-    def forward(self, x, state, training=True, **options):
+    def forward(self, x, state, training=True, num_threads=None, drop=True):
         """Call the layer's forward with those of the options that it takes."""
-        takes = self._forward_takes
-        options = {name: value for name, value in options.items() if name in takes}
+        takes, options = self._forward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if not drop and "drop" in takes:
+            options["drop"] = False
         return self.layer.forward(x, state, training=training, **options)
 
-    def backward(self, dy, trace, dstate=None, **options):
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
+                 need_grads=True, record=None):  # fmt: skip
         """Call the layer's backward with those of the options that it takes."""
-        takes = self._backward_takes
-        options = {name: value for name, value in options.items() if name in takes}
+        takes, options = self._backward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if "need_dx" in takes:
+            options["need_dx"] = need_dx
+        if consume and "consume" in takes:
+            options["consume"] = True
+        if not need_grads and "need_grads" in takes:
+            options["need_grads"] = False
+        if record is not None:
+            options["record"] = record
         return self.layer.backward(dy, trace, dstate, **options)
 
     def backward_takes(self, option):
@@ -231,7 +244,7 @@ class Sequential(Layer):
         """
 
         def call(place, x, before):
-            return place.forward(x, before, training, num_threads=num_threads)
+            return place.forward(x, before, training, num_threads)
 
         y, state, traces = self.walk(x, state, call)
         return y, state, Trace(self, None, layers=traces) if training else None
@@ -265,11 +278,10 @@ class Sequential(Layer):
         """
         self.check_trace(trace, dstate)  # all layers, before the first gradient is touched
 
-        def call(place, dy, kept, arriving):
-            options = {"num_threads": num_threads, "need_dx": place.index > 0 or need_dx}
-            if consume:
-                options["consume"] = True
-            return place.backward(dy, kept, arriving, **options)
+        def call(place, dy, trace, arriving):
+            return place.backward(
+                dy, trace, arriving, num_threads, place.index > 0 or need_dx, consume
+            )
 
         checked = [(layer, part) for layer, part, _ in self._own_layers(trace) if part is not None]
         for layer, part in checked:

@@ -3,8 +3,6 @@
 Here is also how to walk through the recurrent layers of a network of any depth.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from .network import Place, Sequential
@@ -71,7 +69,6 @@ def run(net, x, state=None, num_threads=None):
     return call(Place(net), x, state)
 
 
-@dataclass
 class Record:
     """What backward said of one recurrent layer.
 
@@ -83,8 +80,8 @@ class Record:
         The gradients at the states of every step, for each layer of the stack.
     """
 
-    dstate: object
-    stack: list
+    def __init__(self, dstate, stack):
+        self.dstate, self.stack = dstate, stack
 
 
 def run_back(net, dy, trace, num_threads=None):
@@ -115,17 +112,18 @@ def run_back(net, dy, trace, num_threads=None):
         layer = place.layer
         if isinstance(layer, Sequential):
             return layer.walk_back(dy, trace, dstate, call)
-        options = {"num_threads": num_threads, "need_grads": False}
         if not isinstance(layer, Recurrent):
             if not grads and not place.backward_takes("need_grads"):
                 grads.append(net.grads.copy())  # this layer may add to them
-            return place.backward(dy, trace, dstate, **options)
+            return place.backward(dy, trace, dstate, num_threads, need_grads=False)
         if not place.backward_takes("record"):
             raise TypeError(
                 f"{type(layer).__name__}.backward must take need_grads and record, as that of LSTM does"
             )
         stack = []
-        dx, departing = place.backward(dy, trace, dstate, record=stack, **options)
+        dx, departing = place.backward(
+            dy, trace, dstate, num_threads, need_grads=False, record=stack
+        )
         records.append(Record(departing, stack))
         return dx, departing
 

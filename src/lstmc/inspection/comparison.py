@@ -5,9 +5,7 @@ The problems are in problems.py.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +29,7 @@ UNEQUAL = 0.02  # how far apart the counts of parameters of two networks may be
 # -- networks ---------------------------------------------------------------------------------------
 
 
-class Contestant(NamedTuple):
+class Contestant:
     """What the comparison knows of one kind of cell.
 
     Attributes
@@ -42,8 +40,8 @@ class Contestant(NamedTuple):
         Sets the weights of a new layer as ``equal_networks`` says.
     """
 
-    lr: float
-    begin: Callable
+    def __init__(self, lr, begin):
+        self.lr, self.begin = lr, begin
 
 
 def _open_forget_gates(layer, rng, forget, problem):

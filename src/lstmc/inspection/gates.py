@@ -60,7 +60,7 @@ class LayerGates:
     dead: list
     shut: list
     pegged: list
-    gates: dict = field(default_factory=dict, repr=False)
+    gates: dict = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass

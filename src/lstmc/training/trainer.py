@@ -46,7 +46,7 @@ def _perplexity(loss):
     return math.exp(loss) if loss < 700 else math.inf
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Run:
     """The checked arguments of one call of fit, and what belongs to it alone."""
 
