@@ -141,9 +141,6 @@ class Recurrent(Layer):
         parts = [part[:, 0] if unbatched else part for part in parts]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    def _new(self, shape):
-        return self.pool.array(shape, self.dtype)
-
     # -- calls -----------------------------------------------------------------------------------
 
     def forward(self, x, state=None, training=True, num_threads=None):
@@ -187,10 +184,8 @@ class Recurrent(Layer):
         y = self._empty((steps, batch, hidden))
         traces = [None] * layers
         if training:
-            size = steps, batch, hidden
-            traces = [
-                LayerTrace.empty(self.cell, size, unbatched, self._new) for _ in range(layers)
-            ]
+            room = self.pool, self.dtype, (steps, batch, hidden)
+            traces = [LayerTrace.empty(self.cell, *room, unbatched) for _ in range(layers)]
             x_copy = self.pool.array(x_in.shape, self.dtype)
             x_copy[...] = x_in
         if batch:
@@ -265,7 +260,7 @@ class Recurrent(Layer):
             thaw(dx)
         recorded = None
         if record is not None:
-            recorded = [StateGradients.empty(t, self._new) for t in trace.layers]
+            recorded = [StateGradients.empty(t, self.pool) for t in trace.layers]
         if batch:
             calls, weights = [], self.weights()
             for i, grads in enumerate(self._stacked(self._grads)):

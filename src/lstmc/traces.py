@@ -57,12 +57,13 @@ class LayerTrace:
         self.gates = {name: view(part) for name, part in self.split(gates).items()}
 
     @classmethod
-    def empty(cls, cell, size, unbatched, new):
-        """Return one for forward to fill in; `size` is (T, B, H), and new(shape) returns an array."""
+    def empty(cls, cell, pool, dtype, size, unbatched):
+        """Return one of size (T, B, H), in arrays of a pool, for forward to fill in."""
         steps, batch, hidden = size
-        h = new((steps + 1, batch, hidden))
-        c = new((steps + 1, batch, hidden)) if cell.has_c else None
-        gates = new((steps, batch, len(cell.gates) * hidden)) if cell.saves_gates else None
+        states, sums = (steps + 1, batch, hidden), (steps, batch, len(cell.gates) * hidden)
+        h = pool.array(states, dtype)
+        c = pool.array(states, dtype) if cell.has_c else None
+        gates = pool.array(sums, dtype) if cell.saves_gates else None
         return cls(cell, h, c, gates, unbatched)
 
     def split(self, gates):
@@ -98,13 +99,16 @@ class StateGradients:
         self._trace = trace
 
     @classmethod
-    def empty(cls, trace, new):
-        """Return those of a LayerTrace for backward to fill in; new(shape) returns an array."""
-        steps, batch, hidden = (trace.all_h.shape[0] - 1, *trace.all_h.shape[1:])
-        above, later = (new((steps, batch, hidden)) for _ in range(2))
-        c_later = None if trace.all_c is None else new((steps, batch, hidden))
-        dgates = new((steps, batch, len(trace.cell.gates) * hidden))
-        return cls(trace, above, later, c_later, dgates)
+    def empty(cls, trace, pool):
+        """Return those of a LayerTrace, in arrays of a pool, for backward to fill in."""
+        dtype, (states, batch, hidden) = trace.all_h.dtype, trace.all_h.shape
+        state, sums = (
+            (states - 1, batch, hidden),
+            (states - 1, batch, len(trace.cell.gates) * hidden),
+        )
+        above, later = (pool.array(state, dtype) for _ in range(2))
+        c_later = None if trace.all_c is None else pool.array(state, dtype)
+        return cls(trace, above, later, c_later, pool.array(sums, dtype))
 
     @property
     def dh(self):

@@ -13,7 +13,7 @@ from pathlib import Path
 import cupy
 import numpy as np
 
-from .. import get_matmul_precision
+from ..devices import get_matmul_precision
 
 __all__ = [
     "NULL",

@@ -21,7 +21,7 @@ from typing import ClassVar
 import cupy
 import numpy as np
 
-from .. import get_matmul_precision
+from ..devices import get_matmul_precision
 from .launch import (
     THREADS,
     forget_workspaces,
