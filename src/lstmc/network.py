@@ -19,7 +19,7 @@ class Place:
     ----------
     layer : object
     index : int
-        Of the layer in its network, from 0.
+        The place of the layer in its network, from 0.
     """
 
     def __init__(self, layer, index=0):
@@ -256,7 +256,7 @@ class Sequential(Layer):
         ----------
         dy : ndarray, in the shape of y
         trace : Trace
-            Of this network's forward.
+            From this network's forward.
         dstate : tuple with one entry per layer, or None
             The gradient arriving through the final states.
         num_threads : int, optional

@@ -19,7 +19,7 @@ def recurrent_layers(net, trace=None, name=""):
     ----------
     net : Layer
     trace : Trace, optional
-        Of the network's forward.
+        From the network's forward.
     name : str
         Goes before the names.
 
@@ -93,13 +93,13 @@ def run_back(net, dy, trace, num_threads=None):
     dy : ndarray
         The gradient at the output.
     trace : Trace
-        Of the network's forward, or of ``run``.
+        From the network's forward, or of ``run``.
     num_threads : int, optional
 
     Returns
     -------
     list of Record
-        Of every recurrent layer, in the order of ``recurrent_layers``.
+        One for every recurrent layer, in the order of ``recurrent_layers``.
 
     Raises
     ------

@@ -211,7 +211,7 @@ class Recurrent(Layer):
         dy : ndarray, in the shape of y, or None for zeros
             The gradient of the loss with respect to y.
         trace : Trace
-            Of this layer's forward; the weights must not have changed since.
+            From this layer's forward; the weights must not have changed since.
         dstate : in the form of the state, or None for zeros
             The gradient arriving through the final state.
         num_threads : int, optional

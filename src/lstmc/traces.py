@@ -12,7 +12,7 @@ class Trace:
     ----------
     owner : Layer
     fingerprint
-        Of the weights that forward saw.
+        That of the weights that forward saw.
     checked_for : Layer or None
         The owner while the network around it, which has checked the trace, runs its backward.
     """

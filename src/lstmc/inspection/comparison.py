@@ -246,7 +246,7 @@ def learn(net, problem, updates=5000, *, lr=None, batch=50, clip=1.0, every=100,
     rows : int
         Sequences per evaluation, drawn anew for each.
     seed : int
-        Of all batches: the training data does not depend on `every` and `rows`.
+        For all batches: the training data does not depend on `every` and `rows`.
     seconds : float, optional
         Wall-clock time after which no update is begun.
     num_threads : int, optional
@@ -334,7 +334,7 @@ class Comparison:
     problem : Problem
     lstm, rnn : Learning
     lstm_flow, rnn_flow : GradientFlow
-        Of the loss at the last step, before training: from how far back each could learn.
+        The flow of the loss at the last step, before training: from how far back each could learn.
     forget, start
         How the networks started, as for ``equal_networks``.
     """
@@ -395,7 +395,7 @@ def compare(problem, updates=5000, *, hidden=48, seed=0, forget="spread", start=
     hidden, forget, start
         As for ``equal_networks``, which says how much the starts matter.
     seed : int
-        Of the networks and of the batches.
+        For the networks and the batches.
     lstm_lr, rnn_lr : float, optional
     seconds : float, optional
         For each network; they run at the same time, each on a thread of its own.

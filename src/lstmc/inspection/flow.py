@@ -36,14 +36,14 @@ class LayerFlow:
     cell : str
         The kind of its cell: "lstm" or "rnn".
     dh : ndarray (T,)
-        Of the gradient of the loss with respect to h after each step: dh_above + dh_later.
+        The gradient of the loss with respect to h after each step: dh_above + dh_later.
     dh_above, dh_later : ndarray (T,)
         What arrives from the layer above (or the loss) at that step, and from the next step in this layer.
     dc, dc_through_h, dc_later : ndarray (T,) or None
         Likewise of c: all of it, what arrives through h of the same step, and through c of the next step.
         None where the cell has no c.
     dx : ndarray (T,)
-        Of the gradient with respect to the layer's input at each step.
+        The gradient with respect to the layer's input at each step.
     weights : dict of name to ndarray (T,)
         What each step adds to the gradients of weight_ih, weight_hh and bias.
     reach : Reach
@@ -73,7 +73,7 @@ class GradientFlow:
     Attributes
     ----------
     loss : float or None
-        Of all steps; None where there was a gradient instead.
+        The loss of all steps; None if a gradient was passed instead.
     steps, batch : int
     at : list of int
         The steps whose loss alone is followed back, for half-lives and the verdict.
@@ -202,7 +202,7 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     state : optional
         The initial state.
     trace : Trace, instead of x, targets and state
-        Of the network's forward, beside `dy`. The network is not run forward again.
+        From the network's forward, beside `dy`. The network is not run forward again.
     dy : ndarray, in the shape of the output
         The gradient of the loss with respect to the output, instead of `targets`.
     at : int or list of int, optional

@@ -135,7 +135,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
         What the network takes.
     state : optional
     trace : Trace, instead of x and state
-        Of the network's forward.
+        From the network's forward.
     num_threads : int, optional
 
     Returns

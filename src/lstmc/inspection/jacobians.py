@@ -42,7 +42,7 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
     state : optional
         The initial state.
     trace : Trace, instead of x and state
-        Of the layer's forward.
+        From the layer's forward.
     num_threads : int, optional
 
     Returns
@@ -315,7 +315,7 @@ def step_factors(layer, trace):
     ----------
     layer : LSTM or RNN
     trace : Trace
-        Of its forward.
+        From its forward.
 
     Returns
     -------

@@ -240,7 +240,7 @@ def plot_jacobian(
     ----------
     path : str or path
     jacobian : ndarray (S, S) or (H, I)
-        Of one row: ``state_jacobian(...)[b]``.
+        That of one row: ``state_jacobian(...)[b]``.
     title : str
 
     Raises

@@ -53,7 +53,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     x, targets, state : optional
         As for ``gradient_flow``.
     trace, dy : instead of x, targets and state
-        Of the network's forward; without `dy` only the way forward is searched.
+        From the network's forward; without `dy` only the way forward is searched.
 
     Returns
     -------
@@ -195,7 +195,7 @@ class Watch:
         dy : ndarray
             The gradient of the loss with respect to the network's output.
         trace : Trace
-            Of the network's forward, not consumed yet.
+            From the network's forward, not consumed yet.
 
         Returns
         -------

@@ -23,9 +23,9 @@ class Progress:
     Attributes
     ----------
     state
-        Of the network after the last window; None means zeros.
+        The state of the network after the last window; None means zeros.
     sums : dict
-        Of the epoch begun: tokens, and the sums of losses, gradient norms and seconds.
+        For the current epoch: tokens, and the sums of losses, gradient norms and seconds.
     best : dict
         The best validation loss, and the epochs that have passed since; for early stopping.
     best_params : ndarray or None

@@ -69,7 +69,7 @@ class Trainer:
     net : Sequential
         Tokens (T, B) in, logits (T, B, V) out.
     optimiser : SGD, Adam, AdamW or RMSprop
-        Of that network.
+        The optimiser of that network.
     batch : int
         B, the parallel streams of the text.
     steps : int
@@ -77,10 +77,10 @@ class Trainer:
     clip : float or None
         The largest norm of the gradient. None only measures it.
     schedule : StepDecay, ExponentialDecay or PlateauDecay, optional
-        Of that optimiser.
+        The schedule of that optimiser.
     num_threads : int, optional
     watch : Watch, optional
-        Of that network: it is called on every window.
+        The watch of that network: it is called on every window.
 
     Attributes
     ----------
