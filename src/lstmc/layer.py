@@ -275,14 +275,14 @@ class Layer:
         if "dtype" not in options:
             return cls(**options)
         copy = cls(**{**options, "dtype": check_dtype(dtype), "device": self.device})
-        for name, view in copy._params.items():
-            copy_into(view, self[name].astype(copy.dtype))
+        for name in copy.parameters():
+            copy_into(copy[name], self[name].astype(copy.dtype))
         return copy
 
     # -- traces ------------------------------------------------------------------------------------
 
     def fingerprint(self):
-        """Return a number that changes when the weights do; None where backward does not read them."""
+        """Return a number that changes when the weights do, or None if backward does not read them."""
         return self.kernels.fingerprint([self._params.flat])
 
     def _empty(self, shape):
