@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 
-from .. import is_on_gpu
+from ..devices import is_on_gpu
 from ..environment import check_threads
 from ..messages import kind_of, shape_text
 from .launch import flat_kernel, i32, i64, launch

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import cupy
 import numpy as np
 
-from .. import get_matmul_precision
+from ..devices import get_matmul_precision
 from .launch import TYPES
 
 __all__ = ["Recording", "forget_workspaces", "product", "recording"]

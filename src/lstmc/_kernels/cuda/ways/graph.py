@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import cupy
 
-from ... import get_matmul_precision
+from ...devices import get_matmul_precision
 from ..products import forget_workspaces, recording
 from .steps import Steps
 
