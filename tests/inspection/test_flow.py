@@ -11,15 +11,17 @@ import copy
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
+from cases import CELLS, ONE_OF_EACH_KIND, cell_of
 from own_layers import Bare, Halve, Scale
 from stacks import (
-    CELLS,
     arriving_state,
     as_state,
     as_type,
+    draw_state,
     first_state,
     make_layer,
     parts_of,
@@ -76,22 +78,11 @@ class Case:
         )
 
 
-def make_cell(cell, inputs, hidden, layers, dtype, rng, batch_first=False):
-    options = {"num_layers": layers, "dtype": dtype, "rng": rng, "batch_first": batch_first}
-    if cell == "lstm":
-        return lstmc.LSTM(inputs, hidden, **options)
-    return lstmc.RNN(inputs, hidden, nonlinearity=cell.removeprefix("rnn_"), **options)
-
-
-def draw_state(layer, shape, rng):
-    """Return a random state of a layer for rows of that shape, in the layer's own form."""
+def draw_states(layer, rows, rng):
+    """Return a random state of any layer, in its own form; rows: (B,), () of one sequence."""
     if isinstance(layer, lstmc.Sequential):
-        return tuple(draw_state(one, shape, rng) for one in layer.layers)
-    if not isinstance(layer, (lstmc.LSTM, lstmc.RNN)):
-        return None
-    shape = (layer.num_layers, *shape, layer.hidden_size)
-    parts = 2 if isinstance(layer, lstmc.LSTM) else 1
-    return as_state([rng.standard_normal(shape).astype(layer.dtype) for _ in range(parts)])
+        return tuple(draw_states(one, rows, rng) for one in layer.layers)
+    return draw_state(layer, rows, rng) if cell_of(layer) else None
 
 
 def make_case(name, cell, layers, dtype, form="time first"):
@@ -99,8 +90,9 @@ def make_case(name, cell, layers, dtype, form="time first"):
     rng = np.random.default_rng(seed_of(name, cell, layers, form))
     in_order = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
     order = in_order[form]
-    recurrent = make_cell(cell, FEATURES, HIDDEN, layers, dtype, rng, form == "batch first")
     own = {"dtype": dtype, "rng": rng}
+    turned = {"batch_first": form == "batch first"}
+    recurrent = CELLS[cell].make(FEATURES, HIDDEN, layers, **turned, **own)
     if name == "bare":
         net = recurrent
     elif name == "tokens":
@@ -112,7 +104,7 @@ def make_case(name, cell, layers, dtype, form="time first"):
             lstmc.Linear(HIDDEN, CLASSES, **own),
         )
     elif name == "nested":
-        above = lstmc.RNN(HIDDEN, 2, batch_first=form == "batch first", **own)
+        above = lstmc.RNN(HIDDEN, 2, **turned, **own)
         net = lstmc.Sequential(
             lstmc.Linear(FEATURES, FEATURES, **own),
             lstmc.Sequential(lstmc.Dropout(0.3, rng=3), recurrent),
@@ -127,10 +119,10 @@ def make_case(name, cell, layers, dtype, form="time first"):
     else:
         vocabulary = lstmc.Vocabulary(list("abcdef"), "char")
         net = lstmc.LanguageModel(
-            vocabulary, cell.split("_")[0], layers, HIDDEN, FEATURES, 0.4, dtype, rng
+            vocabulary, CELLS[cell].kind, layers, HIDDEN, FEATURES, 0.4, dtype, rng
         )
     layer = getattr(net, "net", net)
-    state = draw_state(layer, order[:-1] if form == "unbatched" else (BATCH,), rng)
+    state = draw_states(layer, order[:-1] if form == "unbatched" else (BATCH,), rng)
     if name in ("tokens", "model"):
         x, targets = rng.integers(CLASSES, size=(2, *order))
         return Case(net, x, state, targets=targets, form=form)
@@ -147,10 +139,6 @@ def make_case(name, cell, layers, dtype, form="time first"):
 # --------------------------------------------------------------------------------------------------
 
 TINY = 1e-30  # its square is far below what rounding leaves of anything
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
 
 
 def naive_layer(layer, k, name, xs, first, nudge):
@@ -172,18 +160,10 @@ def naive_layer(layer, k, name, xs, first, nudge):
     c = first[-1] + moved("c0", 0)
     ys = []
     for t, x in enumerate(xs):
-        z = (x + moved("dx", t)) @ np.swapaxes(weight("weight_ih", t), -1, -2)
-        z = z + h @ np.swapaxes(weight("weight_hh", t), -1, -2)
-        z = z + (weight("bias", t) if layer.bias else 0)
-        if isinstance(layer, lstmc.LSTM):
-            i, f, g, o = np.split(z, 4, axis=-1)
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g) + moved("dc", t)
-            h = sigmoid(o) * np.tanh(c + moved("dc_through_h", t))
-            c = c + moved("dc_later", t)
-        elif layer.nonlinearity == "tanh":
-            h = np.tanh(z)
-        else:
-            h = z if layer.nonlinearity == "identity" else z * (z.real > 0)
+        from_x = (x + moved("dx", t)) @ np.swapaxes(weight("weight_ih", t), -1, -2)
+        from_h = h @ np.swapaxes(weight("weight_hh", t), -1, -2)
+        bias = weight("bias", t) if layer.bias else 0
+        h, c = cell_of(layer).moved_step(from_x, from_h, bias, h, c, partial(moved, t=t))
         h = h + moved("dh", t)
         ys.append(h + moved("dh_above", t))
         h = h + moved("dh_later", t)
@@ -197,7 +177,7 @@ def naive(layer, xs, state, trace, nudge, name=""):
             kept = trace.layers[i] if trace else None
             xs = naive(one, xs, state[i], kept, nudge, f"{name}{i}.")
         return xs
-    if isinstance(layer, (lstmc.LSTM, lstmc.RNN)):
+    if cell_of(layer):
         for k in range(layer.num_layers):
             first = [part[k] for part in parts_of(state)]
             xs = naive_layer(layer, k, f"{name}l{k}", xs, first, nudge)
@@ -261,7 +241,7 @@ def norms(a):
 
 def recurrent_of(layer, name=""):
     """Walk through the layers of all stacks: name, recurrent layer and number in its stack."""
-    if isinstance(layer, (lstmc.LSTM, lstmc.RNN)):
+    if cell_of(layer):
         for k in range(layer.num_layers):
             yield f"{name}l{k}", layer, k
     for i, one in enumerate(getattr(layer, "layers", ())):
@@ -280,16 +260,16 @@ def check_flow(case, flow, trace=None, at=(STEPS - 1,)):
     stacks = list(recurrent_of(case.layer))
     assert [layer.name for layer in flow.layers] == [name for name, _, _ in stacks]
     for found, (name, layer, k) in zip(flow.layers, stacks, strict=True):
-        lstm, hidden = isinstance(layer, lstmc.LSTM), layer.hidden_size
-        assert found.cell == ("lstm" if lstm else "rnn")
+        cell, hidden = cell_of(layer), layer.hidden_size
+        assert found.cell == cell.kind
         exact = {}
-        for part in PARTS if lstm else ["dh", "dh_above", "dh_later", "dx"]:
+        for part in PARTS if cell.has_c else ["dh", "dh_above", "dh_later", "dx"]:
             features = layer.parameters()[f"weight_ih_l{k}"][1] if part == "dx" else hidden
             exact[part] = slopes(case, name, part, (rows, features), trace)
             wanted = exact[part].sum(-1)
             assert_close(getattr(found.gradients, part), wanted, tolerance, f"{name} {part}")
             assert_close(getattr(found, part), norms(wanted), tolerance, f"{name} |{part}|")
-        if not lstm:
+        if not cell.has_c:
             assert found.dc is found.dc_through_h is found.dc_later is None
             assert found.gradients.dc is found.gradients.dc_through_h is None
         for kind in WEIGHTS if layer.bias else WEIGHTS[:2]:
@@ -298,8 +278,8 @@ def check_flow(case, flow, trace=None, at=(STEPS - 1,)):
             wanted = norms(slopes(case, name, kind, shape, trace).sum(-1))
             assert_close(found.weights[kind], wanted, tolerance, f"{name} {kind}")
         first = {
-            part: slopes(case, name, part, (rows, hidden), trace, steps=1)
-            for part in (("h0", "c0") if lstm else ("h0",))
+            part: slopes(case, name, f"{part}0", (rows, hidden), trace, steps=1)
+            for part in cell.states
         }
         wanted = naive_reach(exact, first, at)
         assert_close(found.reach.norms, wanted, tolerance, f"{name} reach")
@@ -510,7 +490,7 @@ def test_against_pytorch(dtype):
     assert len(layer.reach.norms) == 9
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_what_each_step_adds_to_the_weights(dtype, cell):
     """More rows and units than the judge can hold: dW_t written out, and its sum over t backward's."""
     steps, batch, inputs, hidden = 9, 7, 11, 17
@@ -851,7 +831,7 @@ def test_backward_that_records(isa, cell, layers, form, need_grads):
         # What arrives through the final state is what the last step sends on to itself.
         arriving = [a[k].reshape(rows, HIDDEN) for a in parts_of(dstate)]
         assert_same_bits(one.dh_later[-1], arriving[0])
-        if cell == "lstm":
+        if CELLS[cell].has_c:
             assert_same_bits(one.dc_later[-1], arriving[1])
         if k:
             assert_same_bits(one.dx, records[k].dh_above)
@@ -863,7 +843,7 @@ def test_backward_that_records(isa, cell, layers, form, need_grads):
         assert_same_bits([one.dh_above, one.dh_later, one.dgates], arrays)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_backward_without_gradients(isa, dtype, cell):
     """Of more units and rows than a vector, without recording; with and without dx."""
     problem = as_type(random_problem(cell, 6, 5, 19, 33, 2), dtype)

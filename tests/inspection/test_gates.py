@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 import pytest
-from stacks import as_state, seed_of
+from cases import CELLS, ONE_OF_EACH_KIND, cell_of
+from stacks import draw_state, seed_of
 from support import assert_close, assert_same_bits
 
 import lstmc
@@ -22,18 +23,14 @@ STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 3, 2, 5, 7
 
 def make_layer(cell, layers=1, dtype=np.float32, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    if cell == "lstm":
-        return lstmc.LSTM(FEATURES, HIDDEN, **options)
-    return lstmc.RNN(FEATURES, HIDDEN, nonlinearity=cell.removeprefix("rnn_"), **options)
+    return CELLS[cell].make(FEATURES, HIDDEN, **options)
 
 
 def draw(layer, *order):
     """Return x and a state of a layer for rows of that order, large enough to open and shut gates."""
     rng = np.random.default_rng(seed_of("gates", *order))
     batch = order[0 if layer.batch_first else 1] if len(order) > 1 else None
-    shape = (layer.num_layers, *((batch,) if batch else ()), HIDDEN)
-    parts = 2 if isinstance(layer, lstmc.LSTM) else 1
-    state = as_state([rng.standard_normal(shape).astype(layer.dtype) for _ in range(parts)])
+    state = draw_state(layer, (batch,) if batch else (), rng)
     return 4 * rng.standard_normal((*order, FEATURES)).astype(layer.dtype), state
 
 
@@ -50,19 +47,20 @@ def make_model(cell="lstm", layers=2, level="char", dtype=np.float32, dropout=0.
 # --------------------------------------------------------------------------------------------------
 
 
-def check_gates(found, kept, batch_axis=True, saturates=True):
+def check_gates(found, cell, kept, batch_axis=True):
     """Assert all of one layer's statistics, of values (T, B, H) or (T, H) in its trace."""
+    assert found.cell == cell.kind
     values = {**kept.gates, "h": kept.h}
     if not batch_axis:
         values = {name: a[:, None] for name, a in values.items()}
     assert list(found.means) == list(found.histograms) == list(found.ranges) == list(values)
-    assert list(found.low) == list(found.high) == (list(values) if saturates else [])
+    assert list(found.low) == list(found.high) == (list(values) if cell.saturates else [])
     for name, a in values.items():
         a = a.astype(np.float64)
         assert_close(found.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
-        start, low = (0.0, np.float32(0.1)) if name in "ifo" else (-1.0, np.float32(-0.9))
+        start, low = (0.0, np.float32(0.1)) if name in cell.sigmoids else (-1.0, np.float32(-0.9))
         end = 1.0
-        if saturates:
+        if cell.saturates:
             assert found.low[name] == np.count_nonzero(a < low) / a.size
             assert found.high[name] == np.count_nonzero(a > np.float32(0.9)) / a.size
         else:
@@ -74,8 +72,8 @@ def check_gates(found, kept, batch_axis=True, saturates=True):
             counts[min(int(place), 39)] += 1
         assert abs(found.histograms[name].sum() - 1) < TOLERANCE
         assert_close(found.histograms[name], counts / a.size, TOLERANCE, f"histogram of {name}")
-    if kept.gates:
-        f = values["f"].astype(np.float64)
+    if cell.keeps:
+        f = values[cell.keeps].astype(np.float64)
         memory = [1 / np.mean([-math.log(v) for v in f[:, :, unit].flat]) for unit in range(HIDDEN)]
         assert_close(found.memory, memory, TOLERANCE, "memory")
     else:
@@ -87,7 +85,7 @@ FORMS = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu", "rnn_identity"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_statistics(dtype, cell, layers, form):
     net = make_layer(cell, layers, dtype, batch_first=form == "batch first")
     x, state = draw(net, *FORMS[form])
@@ -96,9 +94,7 @@ def test_statistics(dtype, cell, layers, form):
         assert (report.steps, report.batch) == (STEPS, 1 if form == "unbatched" else BATCH)
         assert [layer.name for layer in report.layers] == [f"l{k}" for k in range(layers)]
         for found, kept in zip(report.layers, trace.layers, strict=True):
-            assert found.cell == cell.split("_")[0]
-            saturates = cell in ("lstm", "rnn_tanh")
-            check_gates(found, kept, form != "unbatched", saturates)
+            check_gates(found, CELLS[cell], kept, form != "unbatched")
 
 
 def test_networks():
@@ -114,12 +110,13 @@ def test_networks():
     assert [layer.name for layer in report.layers] == ["1.1.l0", "1.1.l1", "2.l0"]
     _, _, lstm = net.layers[1].layers[1].forward(net.layers[0](tokens)[0])
     _, _, rnn = net.layers[2].forward(np.ascontiguousarray(lstm.layers[1].h))
-    for found, kept in zip(report.layers, [*lstm.layers, *rnn.layers], strict=True):
-        check_gates(found, kept)
+    cells = [cell_of(layer) for layer in (net.layers[1].layers[1],) * 2 + net.layers[2:]]
+    for found, cell, kept in zip(report.layers, cells, [*lstm.layers, *rnn.layers], strict=True):
+        check_gates(found, cell, kept)
 
     _, _, trace = net.forward(tokens)  # what was dropped in training is seen as it was
     trained = lstmc.gate_statistics(net, trace=trace)
-    check_gates(trained.layers[0], trace.layers[1].layers[1].layers[0])
+    check_gates(trained.layers[0], cells[0], trace.layers[1].layers[1].layers[0])
     assert np.any(trained.layers[0].means["i"] != report.layers[0].means["i"])
 
     model = make_model(dropout=0.5)
@@ -131,7 +128,7 @@ def test_networks():
     )
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_nothing_is_changed(cell):
     net = lstmc.Sequential(lstmc.Dropout(0.5, rng=1), make_layer(cell, 2))
     net.grads[...] = 3

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 import pytest
+from cases import CELLS
 from own_layers import Halve, Scale
-from stacks import CELLS, as_state, seed_of
+from stacks import draw_state, parts_of, seed_of
 from support import assert_same_bits, numerical_gradient
 
 import lstmc
@@ -22,15 +23,7 @@ FORMS = ["time first", "batch first", "unbatched"]
 
 def make_cell(cell, inputs, hidden, layers, dtype, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    if cell == "lstm":
-        return lstmc.LSTM(inputs, hidden, **options)
-    return lstmc.RNN(inputs, hidden, nonlinearity=cell.removeprefix("rnn_"), **options)
-
-
-def draw_state(layer, rows, dtype, rng):
-    shape = (layer.num_layers, *rows, layer.hidden_size)
-    parts = 2 if isinstance(layer, lstmc.LSTM) else 1
-    return as_state([rng.standard_normal(shape).astype(dtype) for _ in range(parts)])
+    return CELLS[cell].make(inputs, hidden, **options)
 
 
 def bare_case(cell, layers, dtype, form="time first"):
@@ -39,7 +32,7 @@ def bare_case(cell, layers, dtype, form="time first"):
     order = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
     net = make_cell(cell, FEATURES, HIDDEN, layers, dtype, batch_first=form == "batch first")
     x, target = (rng.standard_normal((*order[form], n)).astype(dtype) for n in (FEATURES, HIDDEN))
-    return net, x, target, draw_state(net, () if form == "unbatched" else (BATCH,), dtype, rng)
+    return net, x, target, draw_state(net, () if form == "unbatched" else (BATCH,), rng)
 
 
 def token_case(name, dtype):
@@ -58,7 +51,7 @@ def token_case(name, dtype):
         rnn,
         lstmc.Linear(4, CLASSES, bias=False, **own),
     )
-    state = draw_state(lstm, (BATCH,), dtype, rng), draw_state(rnn, (BATCH,), dtype, rng)
+    state = draw_state(lstm, (BATCH,), rng), draw_state(rnn, (BATCH,), rng)
     return net, x, targets, (None, None, (state[0], None), state[1], None)
 
 
@@ -75,9 +68,10 @@ def test_layers_that_are_right(dtype, cell, layers, form):
     net.grads[...] = 3  # what is there takes no part
     report = lstmc.check_gradients(net, x, target, state, samples=7)
     assert report, str(report)
-    parts = ["state[0]", "state[1]"] if cell == "lstm" else ["state"]
+    states = parts_of(state)
+    parts = [f"state[{i}]" for i in range(len(states))] if len(states) > 1 else ["state"]
     assert [t.name for t in report.tensors] == [*net.parameters(), "x", *parts]
-    arrays = [*(net[name] for name in net.parameters()), x, *(state if cell == "lstm" else [state])]
+    arrays = [*(net[name] for name in net.parameters()), x, *states]
     for tensor, array in zip(report.tensors, arrays, strict=True):
         assert (tensor.size, tensor.checked) == (array.size, min(7, array.size))
         assert 0 <= tensor.error <= 1e-6

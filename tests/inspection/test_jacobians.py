@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 import pytest
-from stacks import CELLS, as_state, parts_of, seed_of
+from cases import CELLS, ONE_OF_EACH_KIND, cell_of
+from stacks import as_state, draw_state, parts_of, seed_of
 from support import assert_close, assert_same_bits
 
 import lstmc
@@ -29,9 +30,7 @@ FORMS = ["time first", "batch first", "unbatched"]
 
 def make_layer(cell, layers=1, dtype=np.float64, hidden=HIDDEN, features=FEATURES, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    if cell == "lstm":
-        return lstmc.LSTM(features, hidden, **options)
-    return lstmc.RNN(features, hidden, nonlinearity=cell.removeprefix("rnn_"), **options)
+    return CELLS[cell].make(features, hidden, **options)
 
 
 def make_case(cell, layers=1, dtype=np.float64, form="time first", steps=STEPS):
@@ -42,10 +41,7 @@ def make_case(cell, layers=1, dtype=np.float64, form="time first", steps=STEPS):
     order = {"time first": (steps, BATCH), "batch first": (BATCH, steps), "unbatched": (steps,)}
     rows = () if form == "unbatched" else (BATCH,)
     x = rng.standard_normal((*order[form], FEATURES)).astype(dtype)
-    shape = (layers, *rows, HIDDEN)
-    parts = 2 if cell == "lstm" else 1
-    state = as_state([rng.standard_normal(shape).astype(dtype) for _ in range(parts)])
-    return layer, x, state
+    return layer, x, draw_state(layer, rows, rng)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -55,8 +51,8 @@ def make_case(cell, layers=1, dtype=np.float64, form="time first", steps=STEPS):
 
 def twin_of(layer):
     """Return a layer of the same weights: float64, time first."""
-    cell = "lstm" if isinstance(layer, lstmc.LSTM) else f"rnn_{layer.nonlinearity}"
-    twin = make_layer(cell, layer.num_layers, np.float64, layer.hidden_size, layer.input_size)
+    cell = cell_of(layer)
+    twin = make_layer(cell.name, layer.num_layers, np.float64, layer.hidden_size, layer.input_size)
     for name in layer.parameters():
         twin[name][...] = layer[name]
     return twin
@@ -159,7 +155,7 @@ def test_input_jacobian(isa, dtype, cell, layers, t):
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_forms_of_a_sequence(cell, form):
     """A Jacobian has a first axis for the rows of a batch, in any form, and none without a batch."""
     layer, x, state = make_case(cell, 2, form=form)
@@ -208,7 +204,7 @@ def test_an_lstm_that_does_not_recur(dtype):
 
 @pytest.mark.parametrize("sweep_bytes", [1, 300])
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_sweeps_in_pieces(monkeypatch, dtype, cell, layers, sweep_bytes):
     """Cut in time and in rows of the Jacobian, they differ by rounding at most."""
     layer, x, state = make_case(cell, layers, dtype, steps=7)
@@ -312,12 +308,12 @@ def test_a_spectrum_without_distance_or_gradient():
 
 
 @pytest.mark.parametrize("form", ["time first", "unbatched"])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_a_spectrum_in_words_and_numbers(cell, form):
     layer, x, state = make_case(cell, 2, form=form)
     spectrum = lstmc.jacobian_spectrum(layer, x, state=state)
     rows = 1 if form == "unbatched" else BATCH
-    size = HIDDEN * 2 * (2 if cell == "lstm" else 1)
+    size = HIDDEN * 2 * len(CELLS[cell].states)
     numbers = json.loads(json.dumps(spectrum.to_dict(), allow_nan=False))
     assert np.shape(numbers["singular_values"]) == (4, rows, size)
     assert numbers["singular_values"] == spectrum.singular_values.tolist()
@@ -357,37 +353,22 @@ def test_step_factors(cell, form):
     _, _, trace = layer.forward(x, state)
     found = lstmc.step_factors(layer, trace)
     assert len(found) == 2
-    names = ["i", "f", "g", "o"] if cell == "lstm" else ["h"]
+    cell = CELLS[cell]
     for k, factors in enumerate(found):
-        blocks = np.split(layer[f"weight_hh_l{k}"], len(names))
-        assert list(factors["spectral_norm"]) == names
-        for name, block in zip(names, blocks, strict=True):
+        blocks = np.split(layer[f"weight_hh_l{k}"], len(cell.gates))
+        assert tuple(factors["spectral_norm"]) == cell.gates
+        for name, block in zip(cell.gates, blocks, strict=True):
             # The root of the largest eigenvalue of R'R.
             norm = math.sqrt(np.linalg.eigvalsh(block.T @ block)[-1])
             assert abs(factors["spectral_norm"][name] - norm) <= 1e-12 * norm
         kept = trace.layers[k]
-        if cell == "lstm":
+        if len(blocks) > 1:
             assert factors["spectral_radius"] is None
-            i, f, g, o = (kept.gates[name] for name in names)
-            exact = {
-                "f": f,
-                "o (1 - tanh(c)^2)": o / np.cosh(kept.c) ** 2,
-                "1 - g^2": 1 / np.cosh(np.arctanh(g)) ** 2,
-                "i (1 - i)": i - i * i,
-                "f (1 - f)": f - f * f,
-                "o (1 - o)": o - o * o,
-            }
         else:
             radius = np.abs(np.roots(np.poly(blocks[0]))).max()
             # The roots of a polynomial of degree 4 are good to some 1e-12.
             assert abs(factors["spectral_radius"] - radius) <= 1e-9
-            kind = cell.removeprefix("rnn_")
-            slope = {
-                "tanh": 1 / np.cosh(np.arctanh(np.clip(kept.h, -0.999999, 0.999999))) ** 2,
-                "relu": np.where(kept.h > 0, 1.0, 0.0),
-                "identity": kept.h * 0 + 1,
-            }
-            exact = {f"{kind}'": slope[kind]}
+        exact = cell.factors(kept.h, kept.c, kept.gates)
         assert set(factors["derivatives"]) == set(exact)
         for name, derivative in exact.items():
             # 1 / cosh(arctanh(h))^2 loses the digits that 1 - h^2 keeps where h is near 1.

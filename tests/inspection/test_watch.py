@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pytest
+from cases import CELLS, ONE_OF_EACH_KIND
 from stacks import seed_of
 from support import assert_close, assert_same_bits, numerical_gradient
 
@@ -26,7 +27,7 @@ STEPS, BATCH, HIDDEN, CLASSES = 6, 3, 4, 7
 def make_net(dtype=np.float32, dropout=0.3, cell="lstm", layers=2):
     rng = np.random.default_rng(1)
     own = {"dtype": dtype, "rng": rng}
-    recurrent = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN}[cell](5, HIDDEN, layers, **own)
+    recurrent = CELLS[cell].make(5, HIDDEN, layers, **own)
     return lstmc.Sequential(
         lstmc.Embedding(CLASSES, 5, **own),
         lstmc.Dropout(dropout, rng=2),
@@ -92,9 +93,9 @@ def test_the_gradient_of_a_linear_network(factor):
     assert seen["saturated"] is None  # nothing saturates without tanh
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_what_is_seen_of_gates(dtype, cell):
-    net = make_net(dtype, cell=cell)
+    net, cell = make_net(dtype, cell=cell), CELLS[cell]
     recurrent = net.layers[2]
     recurrent.params[...] *= 4  # so that some gates are saturated, and not all
     tokens, targets = draw_tokens(2, STEPS, BATCH)
@@ -105,13 +106,15 @@ def test_what_is_seen_of_gates(dtype, cell):
     for k, kept in enumerate(trace.layers[2].layers):
         seen, count, size = record[f"2.l{k}"], 0, 0
         for name, a in (kept.gates or {"h": kept.h}).items():
-            low = dtype.type(0.1 if name in "ifo" else -0.9)
+            low = dtype.type(0.1 if name in cell.sigmoids else -0.9)
             count += sum(bool(v < low or v > dtype.type(0.9)) for v in a.flat)
             size += a.size
         assert 0 < count < size
         assert seen["saturated"] == count / size
-        if cell == "lstm":
-            assert abs(seen["forget"] - kept.gates["f"].astype(np.float64).mean()) < TOLERANCE
+        if cell.keeps:
+            assert (
+                abs(seen["forget"] - kept.gates[cell.keeps].astype(np.float64).mean()) < TOLERANCE
+            )
         else:
             assert seen["forget"] is None
         norm = math.sqrt((recurrent[f"weight_hh_l{k}"].astype(np.float64) ** 2).sum())

@@ -26,11 +26,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from stacks import CELLS, random_problem, reference_solution, reference_states, seed_of
 
 from lstmc import reference
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+
+from cases import CELLS  # noqa: E402
+from stacks import random_problem, reference_solution, reference_states, seed_of  # noqa: E402
+
 KERNELS = ROOT / "src" / "lstmc" / "_kernels"
 COMPILER = "aarch64-linux-gnu-gcc"
 # The oldest processor, so that nothing newer passes; and where the cross compiler's libraries are.
@@ -46,7 +50,6 @@ MISSING = """{} is not there, and this needs it. On Debian or Ubuntu:
 # than a block.
 SIZES = [(3, 2, 5, 3, 1), (4, 3, 17, 7, 3), (4, 7, 3, 16, 2), (3, 5, 9, 33, 2), (4, 1, 7, 65, 1),
          (7, 2, 33, 129, 1), (20, 16, 9, 65, 2), (3, 16, 2050, 17, 1)]  # fmt: skip
-ACTIVATIONS = {"lstm": 0, "rnn_tanh": 0, "rnn_relu": 1, "rnn_identity": 2}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -60,10 +63,10 @@ def recurrent(cell, *sizes):
         name: value + name.startswith("d_") for name, value in reference_solution(given).items()
     }
     for k, (_, *saved) in enumerate(reference_states(given)):
-        names = ("h", "c", "gates") if cell == "lstm" else ("h",)
+        names = CELLS[cell].saved
         expected |= {f"{name}_l{k}": value for name, value in zip(names, saved, strict=True)}
     given = {key: value for key, value in given.items() if key not in ("cell", "num_layers")}
-    return [*sizes, cell == "lstm", ACTIVATIONS[cell]], given, expected
+    return [*sizes, *CELLS[cell].kernel], given, expected
 
 
 def drawn(name, *sizes):

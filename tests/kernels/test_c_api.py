@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import CELLS, ONE_OF_EACH_KIND
 from stacks import layer_weights, random_problem, reference_solution, seed_of
 from support import assert_close
 
@@ -251,13 +252,14 @@ class Guarded:
 
 
 @pytest.mark.parametrize("sizes", [(3, 2, 5, 7, 2), (4, 1, 3, 9, 1), (3, 5, 17, 33, 1)], ids=str)
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes, threads):
     """Called directly, with guards around all outputs and scratch; and the results are right."""
     problem = random_problem(cell, *sizes)
     steps, batch, inputs, hidden, layers = sizes
-    lstm = cell == "lstm"
+    cell = CELLS[cell]
+    gates = len(cell.gates) * hidden
     kept = {}
 
     def array(name, shape, value=None, boundary=None):
@@ -276,7 +278,7 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
             setattr(f, name, given(f"{name}_l{k}", weight))
             setattr(b, "d" + name, array(f"d_{name}_l{k}", weight.shape, 0))
         b.weight_ih, b.weight_hh = f.weight_ih, f.weight_hh
-        for s in "hc" if lstm else "h":
+        for s in cell.states:
             setattr(f, f"{s}0", given(f"{s}0_{k}", problem[f"{s}0"][k]))
             setattr(b, f"d{s}_n", given(f"d{s}_n_{k}", problem[f"d{s}_n"][k]))
             setattr(f, f"{s}_n", array(f"{s}_n_{k}", (batch, hidden)))
@@ -284,11 +286,11 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
             saved = array(f"{s}_{k}", (steps + 1, batch, hidden))
             setattr(f, s, saved)
             setattr(b, s, saved)
-        if lstm:
-            f.gates = b.gates = array(f"gates_{k}", (steps, batch, 4 * hidden))
-        b.dgates = array(f"dgates_{k}", (steps, batch, (4 if lstm else 1) * hidden))
+        if cell.trace_gates:
+            f.gates = b.gates = array(f"gates_{k}", (steps, batch, gates))
+        b.dgates = array(f"dgates_{k}", (steps, batch, gates))
         b.dh = array(f"dh_{k}", (steps, batch, hidden))
-        if lstm:
+        if cell.has_c:
             b.dc = array(f"dc_{k}", (steps, batch, hidden))
         if k:
             b.dx = array(f"dx_{k}", (steps, batch, hidden))
@@ -296,8 +298,8 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
         f.hidden = b.hidden = hidden
 
     sizes_and_kind = {
-        "num_layers": layers, "cell": int(lstm), "activation": 0, "steps": steps, "batch": batch,
-        "threads": threads,
+        "num_layers": layers, "cell": cell.kernel[0], "activation": cell.kernel[1], "steps": steps,
+        "batch": batch, "threads": threads,
     }  # fmt: skip
     forward = ffi.new("lstmc_forward *", sizes_and_kind)
     forward.layers, forward.x = forward_layers, given("x", problem["x"])

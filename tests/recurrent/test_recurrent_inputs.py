@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 import pytest
+from cases import CELLS
 from stacks import (
-    CELLS,
     arriving_state,
     as_state,
     as_type,
