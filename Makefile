@@ -10,7 +10,7 @@ MINUTES ?= 1.7
 SENTENCE = The value of the expression is converted to a string, and the name of the class is looked up in the \
 	namespace of the module. If the object has no such attribute, an exception is raised.
 
-SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v binding/core.c$$)
+SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v -e binding/core.c$$ -e binding/kernels.pxi$$ -e binding/flat.pxi$$)
 
 .PHONY: demo test bench gpu lint clean check-python
 

@@ -10,6 +10,7 @@ LSTMC_CFLAGS        more flags for every C file
 
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,8 @@ class BuildKernels(build_ext):
                 return []
         return ["-fopenmp"]
 
+
+runpy.run_path(str(BINDING / "declarations.py"))["write"]()
 
 setup(
     ext_modules=cythonize(

@@ -249,7 +249,7 @@ def activation_seconds(seconds):
 def packing_seconds(w):
     """Measure the packing of a workload's recurrent weights, once, on one thread."""
     ffi, table = _kernels(w.dtype)
-    rows, cell = GATES[w.cell] * w.hidden, core.cell("lstm" if w.cell == "lstm" else "rnn_tanh")[0]
+    rows, cell = GATES[w.cell] * w.hidden, core.cell("lstm" if w.cell == "lstm" else "rnn_tanh")
 
     def layer_seconds(inputs):
         shapes = ((rows, inputs), (rows, w.hidden), (rows,))

@@ -118,7 +118,7 @@ def test_a_wrong_instruction_set_is_refused_with_those_there_are():
 def test_threads_come_from_the_environment():
     assert python(RUN, LSTMC_NUM_THREADS="3").split()[1] == "3"
     cores = (
-        "import lstmc; print(lstmc.get_num_threads() == lstmc._kernels.binding.core.usable_cores())"
+        "import lstmc; print(lstmc.get_num_threads() == lstmc._kernels.environment.usable_cores())"
     )
     assert python(cores, LSTMC_NUM_THREADS="") == "True"
 

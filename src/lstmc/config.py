@@ -6,6 +6,7 @@ import numpy as np
 
 from ._kernels import kernels_for
 from ._kernels.binding import core
+from ._kernels.environment import usable_cores
 
 __all__ = ["show_config"]
 
@@ -34,7 +35,7 @@ def show_config(file=None):
         "lstmc": __version__,
         "type": "float32 by default; float64 complete",
         "instruction set": f"{core.instruction_set()} (available: {', '.join(core.instruction_sets())})",
-        "threads": f"{core.get_num_threads()} (cores this process may use: {core.usable_cores()})",
+        "threads": f"{core.get_num_threads()} (cores this process may use: {usable_cores()})",
         "OpenMP": f"yes, {openmp}" if openmp else "no: one thread",
         "GPU": _gpu(),
         "numpy": np.__version__,

@@ -40,8 +40,6 @@ class Cell:
         and to the c that only the next step reads ("dc_later").
     factors : function of (h, c, gates)
         The derivatives of a step by name, written otherwise than the library writes them.
-    kernel : (int, int)
-        The cell and its activation as kernels.h numbers them.
     torch : (str, dict) or None
         PyTorch's module and its options; None where it has none, nor is there a golden file.
     sigmoids : tuple of str
@@ -63,7 +61,6 @@ class Cell:
     step: Callable
     moved_step: Callable
     factors: Callable
-    kernel: tuple
     torch: tuple | None = None
     sigmoids: tuple = ()
     saturates: bool = True
@@ -125,7 +122,6 @@ LSTM = Cell(
     step=reference.lstm_step,
     moved_step=lstm_moved_step,
     factors=lstm_factors,
-    kernel=(1, 0),
     torch=("LSTM", {}),
     sigmoids=("i", "f", "o"),
     keeps="f",
@@ -137,7 +133,7 @@ LSTM = Cell(
 # --------------------------------------------------------------------------------------------------
 
 
-def rnn(nonlinearity, number, activate, slope, **options):
+def rnn(nonlinearity, activate, slope, **options):
     """Return the row of an RNN: its nonlinearity over complex numbers, and the slope, given h."""
 
     def moved_step(from_x, from_h, bias, h, c, moved):
@@ -155,7 +151,6 @@ def rnn(nonlinearity, number, activate, slope, **options):
         step=lambda *arrays: (reference.rnn_step(*arrays, nonlinearity),),
         moved_step=moved_step,
         factors=lambda h, c, gates: {f"{nonlinearity}'": slope(h)},
-        kernel=(0, number),
         **options,
     )
 
@@ -168,16 +163,15 @@ CELLS = {
     cell.name: cell
     for cell in (
         LSTM,
-        rnn("tanh", 0, np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
+        rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
         rnn(
             "relu",
-            1,
             lambda z: z * (z.real > 0),
             lambda h: np.where(h > 0, 1.0, 0.0),
             torch=("RNN", {"nonlinearity": "relu"}),
             saturates=False,
         ),
-        rnn("identity", 2, lambda z: z, lambda h: h * 0 + 1, saturates=False),
+        rnn("identity", lambda z: z, lambda h: h * 0 + 1, saturates=False),
     )
 }
 KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS.values()))

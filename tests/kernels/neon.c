@@ -2,9 +2,9 @@
  *
  *     neon FILE...
  *
- * neon.py writes the files, one for each case, builds this with the kernels and runs it. Every table of the build
- * that this machine can use runs every case. It prints a line for each, with the largest error, and returns 1 if
- * one fails.
+ * neon.py writes the files, one for each case, builds this with the kernels and runs it. Every table of the
+ * build that this machine can use runs every case. It prints a line for each, with the largest error, and
+ * returns 1 if one fails.
  */
 #include <math.h>
 #include <stdarg.h>
@@ -36,6 +36,7 @@ static const lstmc_kernels *kernels; /* the table under test */
 static char *arena, *ends[MAX_TAKEN];
 static size_t used;
 static int num_taken, failed;
+static char cell_name[sizeof(((header *)0)->name)]; /* the first word of the case's name */
 
 static void stop(const char *what, const char *name)
 {
@@ -118,36 +119,47 @@ static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, pt
     call.y = take(at_once * state);
     call.layers = layers;
     call.steps = at_once;
-    call.scratch = take(kernels->forward_scratch(&call));
+    void *plan = take(kernels->forward_plan_size(call.num_layers));
+    call.scratch = take(kernels->plan_forward(plan, &call));
     for (ptrdiff_t t = 0; t < steps; t += at_once) {
-        kernels->forward(&call);
+        kernels->forward(plan, &call);
         call.x = (const char *)call.x + at_once * call.batch * whole->inputs * kernels->real_size;
         if (memcmp(call.y, find("y") + t * state, at_once * state))
             fail(at_once == 1 ? "a step differs from the sequence" : "differs if nothing is kept", "y");
     }
     for (int l = 0; l < call.num_layers; l++)
-        if (memcmp(layers[l].h_n, whole[l].h_n, state) || (whole[l].c0 && memcmp(layers[l].c_n, whole[l].c_n, state)))
+        if (memcmp(layers[l].h_n, whole[l].h_n, state) ||
+            (whole[l].c0 && memcmp(layers[l].c_n, whole[l].c_n, state)))
             fail("differs from that of the sequence", "the final state");
 }
 
 static void recurrent(const double *number, int threads)
 {
     const ptrdiff_t steps = number[0], batch = number[1], inputs = number[2], hidden = number[3];
-    const int layers = number[4], cell = number[5], activation = number[6];
+    const int layers = number[4], cell = kernels->cell(cell_name);
     const ptrdiff_t state = batch * hidden * kernels->real_size;
     lstmc_forward_layer f[MAX_LAYERS] = {{0}};
     lstmc_backward_layer b[MAX_LAYERS] = {{0}};
     for (int l = 0; l < layers; l++) {
-        f[l] = (lstmc_forward_layer){
-            .h_n = find("h_n") + l * state, .h = find("h_l%d", l), .h0 = find("h0") + l * state,
-            .weight_ih = find("weight_ih_l%d", l), .weight_hh = find("weight_hh_l%d", l),
-            .bias = find("bias_l%d", l), .inputs = l ? hidden : inputs, .hidden = hidden};
-        b[l] = (lstmc_backward_layer){
-            .dh0 = find("dh0") + l * state, .dweight_ih = find("d_weight_ih_l%d", l),
-            .dweight_hh = find("d_weight_hh_l%d", l), .dbias = find("d_bias_l%d", l),
-            .dh_n = find("dh_n") + l * state, .h = f[l].h, .weight_ih = f[l].weight_ih,
-            .weight_hh = f[l].weight_hh, .inputs = f[l].inputs, .hidden = hidden};
-        if (cell == LSTMC_LSTM) {
+        f[l] = (lstmc_forward_layer){.h_n = find("h_n") + l * state,
+                                     .h = find("h_l%d", l),
+                                     .h0 = find("h0") + l * state,
+                                     .weight_ih = find("weight_ih_l%d", l),
+                                     .weight_hh = find("weight_hh_l%d", l),
+                                     .bias = find("bias_l%d", l),
+                                     .inputs = l ? hidden : inputs,
+                                     .hidden = hidden};
+        b[l] = (lstmc_backward_layer){.dh0 = find("dh0") + l * state,
+                                      .dweight_ih = find("d_weight_ih_l%d", l),
+                                      .dweight_hh = find("d_weight_hh_l%d", l),
+                                      .dbias = find("d_bias_l%d", l),
+                                      .dh_n = find("dh_n") + l * state,
+                                      .h = f[l].h,
+                                      .weight_ih = f[l].weight_ih,
+                                      .weight_hh = f[l].weight_hh,
+                                      .inputs = f[l].inputs,
+                                      .hidden = hidden};
+        if (kernels->states_of(cell) == 2) {
             f[l].c_n = find("c_n") + l * state;
             f[l].c0 = find("c0") + l * state;
             b[l].c = f[l].c = find("c_l%d", l);
@@ -156,26 +168,40 @@ static void recurrent(const double *number, int threads)
             b[l].dc_n = find("dc_n") + l * state;
         }
     }
-    lstmc_forward forward = {.y = find("y"), .x = find("x"), .layers = f, .num_layers = layers, .cell = cell,
-                             .activation = activation, .steps = steps, .batch = batch, .threads = threads};
-    forward.scratch = take(kernels->forward_scratch(&forward));
-    kernels->forward(&forward);
+    lstmc_forward forward = {.y = find("y"),
+                             .x = find("x"),
+                             .layers = f,
+                             .num_layers = layers,
+                             .cell = cell,
+                             .steps = steps,
+                             .batch = batch,
+                             .threads = threads};
+    void *plan = take(kernels->forward_plan_size(layers));
+    forward.scratch = take(kernels->plan_forward(plan, &forward));
+    kernels->forward(plan, &forward);
     check_steps(forward, f, 1);
     check_steps(forward, f, steps);
-    lstmc_backward backward = {.dx = find("dx"), .dy = find("dy"), .x = find("x"), .layers = b,
-                               .num_layers = layers, .cell = cell, .activation = activation, .steps = steps,
-                               .batch = batch, .threads = threads};
-    backward.scratch = take(kernels->backward_scratch(&backward));
-    kernels->backward(&backward);
+    lstmc_backward backward = {.dx = find("dx"),
+                               .dy = find("dy"),
+                               .x = find("x"),
+                               .layers = b,
+                               .num_layers = layers,
+                               .cell = cell,
+                               .steps = steps,
+                               .batch = batch,
+                               .threads = threads};
+    plan = take(kernels->backward_plan_size());
+    backward.scratch = take(kernels->plan_backward(plan, &backward));
+    kernels->backward(plan, &backward);
 }
 
 static void linear(const double *number, int threads)
 {
     const ptrdiff_t rows = number[0], inputs = number[1], outputs = number[2];
-    kernels->linear_forward(find("y"), find("x"), find("weight"), find("bias"), NULL, rows, inputs, outputs, threads,
-                            take(kernels->linear_forward_scratch(rows, inputs, outputs, threads)));
-    kernels->linear_backward(find("dx"), find("d_weight"), find("d_bias"), find("dy"), find("x"), find("weight"),
-                             rows, inputs, outputs, threads,
+    kernels->linear_forward(find("y"), find("x"), find("weight"), find("bias"), NULL, rows, inputs, outputs,
+                            threads, take(kernels->linear_forward_scratch(rows, inputs, outputs, threads)));
+    kernels->linear_backward(find("dx"), find("d_weight"), find("d_bias"), find("dy"), find("x"),
+                             find("weight"), rows, inputs, outputs, threads,
                              take(kernels->linear_backward_scratch(rows, inputs, outputs, threads)));
 }
 
@@ -185,8 +211,8 @@ static void adam(const double *number, int threads)
     static const char *const names[] = {"params", "m", "v"};
     for (int i = 0; i < 3; i++) /* updated in place */
         memcpy(find("new_%s", names[i]), find(names[i]), n * kernels->real_size);
-    kernels->adam(find("new_params"), find("new_m"), find("new_v"), find("grads"), number[1], number[2], number[3],
-                  number[4], number[5], number[6], 0, n, threads);
+    kernels->adam(find("new_params"), find("new_m"), find("new_v"), find("grads"), number[1], number[2],
+                  number[3], number[4], number[5], number[6], 0, n, threads);
 }
 
 static void losses(const double *number, int threads)
@@ -196,11 +222,11 @@ static void losses(const double *number, int threads)
     for (ptrdiff_t i = 0; i < rows; i++)
         targets[i] = get(find("targets"), i);
     put(find("cross_entropy"), 0,
-        kernels->softmax_cross_entropy(find("dlogits"), take(rows * sizeof(double)), find("logits"), targets, -1,
-                                       rows, columns, threads));
+        kernels->softmax_cross_entropy(find("dlogits"), take(rows * sizeof(double)), find("logits"), targets,
+                                       -1, rows, columns, threads));
     put(find("squares"), 0,
-        kernels->sum_of_squares(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"), rows * columns,
-                                threads));
+        kernels->sum_of_squares(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"),
+                                rows * columns, threads));
 }
 
 /* exp, tanh and sigmoid, and that denormals are flushed inside a kernel and nowhere else. */
@@ -243,12 +269,13 @@ static double error_of(const array *a)
 
 static void run_case(const header *is, const double *number)
 {
-    /* double: both sides round to 1e-16, and sums have some thousand terms at most, followed by few layers and
-     * steps. float rounds to 6e-8; what is given, it holds exactly. */
+    /* double: both sides round to 1e-16, and sums have some thousand terms at most, followed by few layers
+     * and steps. float rounds to 6e-8; what is given, it holds exactly. */
     const double tolerance = kernels->real_size == 4 ? 1e-5 : 1e-12;
     array *const end = arrays + num_arrays, *worst = NULL;
     double largest = -1;
     used = num_taken = 0;
+    snprintf(cell_name, sizeof(cell_name), "%.*s", (int)strcspn(is->name, " "), is->name);
     for (int threads = 1; threads <= 2; threads++) {
         for (array *a = arrays; a < end; a++) {
             a->first = a->memory;
@@ -274,7 +301,8 @@ static void run_case(const header *is, const double *number)
             worst = a;
         }
     }
-    printf("%-8s f%d  %-40s %.1e (%s)\n", kernels->isa, 8 * kernels->real_size, is->name, largest, worst->is->name);
+    printf("%-8s f%d  %-40s %.1e (%s)\n", kernels->isa, 8 * kernels->real_size, is->name, largest,
+           worst->is->name);
 }
 
 /* Reads one case into new memory, which is that of its first record. */

@@ -5,6 +5,7 @@ outside its outputs. The judges are NumPy's double precision, and for double the
 """
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from stacks import layer_weights, random_problem, reference_solution, seed_of
 from support import assert_close
 
 from lstmc._kernels.binding import core
+from lstmc.cells import CELLS as RECORDS
 
 cffi = pytest.importorskip("cffi")
 
@@ -51,6 +53,47 @@ def test_tables(ffi):
     assert library.lstmc_table(4, b"none such") == ffi.NULL
     for function in (name for name, _ in ffi.typeof("lstmc_kernels").fields):
         assert getattr(best, function), function
+
+
+def test_what_is_unknown_is_refused(ffi, table, dtype):
+    """A cell, a function or a type that there is not is an error, never the last of those there are."""
+    unknown = -1
+    assert table.cell(b"gru") == table.cell(b"") == table.cell(b"LSTM") == unknown
+    x = np.zeros(3, dtype)
+    for number in (-1, 4, 99):
+        assert table.gates_of(number) == table.states_of(number) == unknown
+        layer = ffi.new("lstmc_forward_layer[1]", [{"inputs": 2, "hidden": 3}])
+        assert table.packed_size(layer, number) == unknown
+        assert table.pack_layer(ffi.NULL, layer, number) == unknown
+        sizes = {"num_layers": 1, "cell": number, "steps": 2, "batch": 1, "threads": 1}
+        forward, backward = ffi.new("lstmc_forward *", sizes), ffi.new("lstmc_backward *", sizes)
+        forward.layers, backward.layers = layer, ffi.new("lstmc_backward_layer[1]")
+        plan = ffi.new("char[]", max(table.forward_plan_size(1), table.backward_plan_size()))
+        assert table.plan_forward(plan, forward) == table.plan_backward(plan, backward) == unknown
+        out = ffi.from_buffer(x)
+        assert table.map(out, out, number, x.size) == unknown
+    assert (x == 0).all()
+    library = ffi.dlopen(core.__file__)
+    assert library.lstmc_table(2, ffi.NULL) == library.lstmc_table(16, ffi.NULL) == ffi.NULL
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_say_the_same_in_both_languages(table, name):
+    cell = RECORDS[name]
+    number = table.cell(name.encode())
+    assert number >= 0
+    assert table.gates_of(number) == len(cell.gates)
+    assert table.states_of(number) == len(cell.states)
+
+
+def test_the_binding_refuses_an_unknown_cell():
+    with pytest.raises(ValueError, match="the kernels have no cell 'gru'"):
+        core.cell("gru")
+
+
+def test_bindings_and_stub_follow_the_header():
+    written = runpy.run_path(str(HEADER.parents[1] / "binding" / "declarations.py"))
+    assert written["STUB"].read_text() == written["whole_stub"](), "run declarations.py"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -262,8 +305,8 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     gates = len(cell.gates) * hidden
     kept = {}
 
-    def array(name, shape, value=None, boundary=None):
-        kept[name] = Guarded(ffi, shape, dtype, value, boundary)
+    def array(name, shape, value=None, boundary=None, kind=dtype):
+        kept[name] = Guarded(ffi, shape, kind, value, boundary)
         return kept[name].pointer
 
     def given(name, value):
@@ -298,24 +341,24 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
         f.hidden = b.hidden = hidden
 
     sizes_and_kind = {
-        "num_layers": layers, "cell": cell.kernel[0], "activation": cell.kernel[1], "steps": steps,
-        "batch": batch, "threads": threads,
+        "num_layers": layers, "cell": table.cell(cell.name.encode()), "steps": steps, "batch": batch,
+        "threads": threads,
     }  # fmt: skip
     forward = ffi.new("lstmc_forward *", sizes_and_kind)
     forward.layers, forward.x = forward_layers, given("x", problem["x"])
     forward.y = array("y", (steps, batch, hidden))
-    scratch = Guarded(ffi, table.forward_scratch(forward), np.uint8, boundary=64)
-    forward.scratch = scratch.pointer
-    table.forward(forward)
-    scratch.check("forward's scratch")
+    plan = array("forward's plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
+    size = table.plan_forward(plan, forward)
+    forward.scratch = array("forward's scratch", size, boundary=64, kind=np.uint8)
+    table.forward(plan, forward)
 
     backward = ffi.new("lstmc_backward *", sizes_and_kind)
     backward.layers, backward.x = backward_layers, forward.x
     backward.dy, backward.dx = given("dy", problem["dy"]), array("dx", (steps, batch, inputs))
-    scratch = Guarded(ffi, table.backward_scratch(backward), np.uint8, boundary=64)
-    backward.scratch = scratch.pointer
-    table.backward(backward)
-    scratch.check("backward's scratch")
+    plan = array("backward's plan", table.backward_plan_size(), boundary=64, kind=np.uint8)
+    needed = table.plan_backward(plan, backward)
+    backward.scratch = array("backward's scratch", needed, boundary=64, kind=np.uint8)
+    table.backward(plan, backward)
 
     for name, guarded in kept.items():
         guarded.check(name)

@@ -7,21 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from ..calls import BackwardLayer, ForwardLayer
+from ..calls import BackwardLayer, ForwardLayer, Weights
 
 _Array = NDArray[Any]
 
-_Cell = tuple[int, int]
-
-def cell(name: str) -> _Cell: ...
 def instruction_sets() -> list[str]: ...
 def use_instruction_set(name: str | None = None) -> None: ...
 def instruction_set() -> str: ...
 def openmp_version() -> int: ...
-def usable_cores() -> int: ...
 def set_num_threads(n: int | None) -> None: ...
 def get_num_threads() -> int: ...
-def check_threads(name: str, n: object) -> int: ...
 
 @disjoint_base
 class Pool:
@@ -31,8 +26,6 @@ class Pool:
 @disjoint_base
 class Buffer: ...
 
-def kind_of(value: object) -> str: ...
-def describe(shape: Sequence[int | str]) -> str: ...
 def checked(
     name: str, value: object, dtype: np.dtype[Any], shape: Sequence[int | str]
 ) -> _Array: ...
@@ -44,15 +37,16 @@ def checked_tokens(
     ignored: int | None = None,
 ) -> NDArray[np.int64]: ...
 def fingerprint(arrays: list[_Array]) -> int: ...
+def cell(name: str) -> int: ...
 def recurrent_forward(
-    cell: _Cell,
+    cell: int,
     layers: list[ForwardLayer],
     x: _Array,
     y: _Array,
     num_threads: int | None = None,
 ) -> None: ...
 def recurrent_backward(
-    cell: _Cell,
+    cell: int,
     layers: list[BackwardLayer],
     dx: _Array | None,
     dy: _Array | None,
@@ -69,8 +63,7 @@ class RecurrentStepper:
     def __new__(
         cls,
         cell: int,
-        activation: int,
-        weights: Callable[[], list[tuple[_Array, _Array, _Array]]],
+        weights: Callable[[], list[Weights]],
         batch: int,
         num_threads: int | None = None,
     ) -> Self: ...
@@ -78,6 +71,13 @@ class RecurrentStepper:
     def states(self) -> tuple[_Array, ...]: ...
     def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
 
+@disjoint_base
+class LinearStepper:
+    def __new__(cls, weights: Callable[[], tuple[_Array, _Array | None]]) -> Self: ...
+    def refresh(self) -> None: ...
+    def __call__(self, y: _Array, x: _Array, threads: int) -> None: ...
+
+# Written by declarations.py from kernels.h.
 def linear_forward(
     y: _Array, x: _Array, weight: _Array, bias: _Array | None, num_threads: int | None = None
 ) -> None: ...
@@ -90,24 +90,13 @@ def linear_backward(
     weight: _Array,
     num_threads: int | None = None,
 ) -> None: ...
-
-@disjoint_base
-class LinearStepper:
-    def __new__(cls, weights: Callable[[], tuple[_Array, _Array | None]]) -> Self: ...
-    def refresh(self) -> None: ...
-    def __call__(self, y: _Array, x: _Array, threads: int) -> None: ...
-
-def embedding_forward(y: _Array, tokens: NDArray[np.int64], weight: _Array) -> None: ...
+def embedding_forward(y: _Array, tokens: _Array, weight: _Array) -> None: ...
 def embedding_backward(
-    dweight: _Array, dy: _Array, tokens: NDArray[np.int64], num_threads: int | None = None
+    dweight: _Array, dy: _Array, tokens: _Array, num_threads: int | None = None
 ) -> None: ...
 def softmax(out: _Array, logits: _Array, num_threads: int | None = None) -> None: ...
 def softmax_cross_entropy(
-    dlogits: _Array,
-    logits: _Array,
-    targets: NDArray[np.int64],
-    ignored: int,
-    num_threads: int | None = None,
+    dlogits: _Array, logits: _Array, targets: _Array, ignored: int, num_threads: int | None = None
 ) -> float: ...
 def squared_error(
     dy: _Array, y: _Array, target: _Array, num_threads: int | None = None
@@ -120,7 +109,7 @@ def sgd(
     grads: _Array,
     lr: float,
     momentum: float,
-    nesterov: bool,
+    nesterov: int,
     weight_decay: float,
     num_threads: int | None = None,
 ) -> None: ...
@@ -135,7 +124,7 @@ def adam(
     beta2: float,
     eps: float,
     weight_decay: float,
-    decoupled: bool,
+    decoupled: int,
     num_threads: int | None = None,
 ) -> None: ...
 def rmsprop(

@@ -1,34 +1,37 @@
-/* The simple recurrent cell (Elman 1990): h = activation(W x + R h_before + b).
+/* The simple recurrent cell (Elman 1990): h = nonlinearity(W x + R h_before + b), a cell for each
+ * nonlinearity.
  *
- * What a cell is to sequence.h is said in cell_lstm.h. This one has a single gate, which is h itself.
+ * What a cell's file holds is said in cell_lstm.h. These have a single gate, which is h itself, so backward
+ * needs no more than h.
  */
-#define CELL rnn
+
+INLINE void rnn_tanh_forward(forward_units *u) { u->h = u->gates[0] = v_tanh(u->gates[0]); }
+INLINE void rnn_tanh_backward(backward_units *u) { u->dgates[0] = u->dh * (1 - u->h * u->h); }
+
+#define CELL rnn_tanh
 #define CELL_GATES 1
 #define CELL_HAS_C 0
-#define CELL_SAVES_GATES 0 /* all three derivatives follow from h */
+#define CELL_SAVES_GATES 0
+#include "pointwise.h"
 
-INLINE void rnn_forward_units(vec gates[CELL_GATES], vec *h, vec *c, int activation)
+/* NaN < 0 is false: a NaN stays. */
+INLINE void rnn_relu_forward(forward_units *u)
 {
-    (void)c;
-    if (activation == LSTMC_TANH)
-        gates[0] = v_tanh(gates[0]);
-    else if (activation == LSTMC_RELU) /* NaN < 0 is false: a NaN stays */
-        gates[0] = choose((ivec)(gates[0] < 0), (vec){0}, gates[0]);
-    *h = gates[0];
+    u->h = u->gates[0] = choose((ivec)(u->gates[0] < 0), (vec){0}, u->gates[0]);
 }
+INLINE void rnn_relu_backward(backward_units *u) { u->dgates[0] = choose((ivec)(u->h > 0), u->dh, (vec){0}); }
 
-INLINE void rnn_backward_units(vec dgates[CELL_GATES], vec *dc, vec dh, const vec gates[CELL_GATES], vec h, vec c,
-                               vec c_before, int activation)
-{
-    (void)gates;
-    (void)c;
-    (void)c_before;
-    (void)dc;
-    /* h = tanh(sum) | max(sum, 0) | sum */
-    if (activation == LSTMC_TANH)
-        dgates[0] = dh * (1 - h * h);
-    else if (activation == LSTMC_RELU)
-        dgates[0] = choose((ivec)(h > 0), dh, (vec){0});
-    else
-        dgates[0] = dh;
-}
+#define CELL rnn_relu
+#define CELL_GATES 1
+#define CELL_HAS_C 0
+#define CELL_SAVES_GATES 0
+#include "pointwise.h"
+
+INLINE void rnn_identity_forward(forward_units *u) { u->h = u->gates[0]; }
+INLINE void rnn_identity_backward(backward_units *u) { u->dgates[0] = u->dh; }
+
+#define CELL rnn_identity
+#define CELL_GATES 1
+#define CELL_HAS_C 0
+#define CELL_SAVES_GATES 0
+#include "pointwise.h"

@@ -35,7 +35,8 @@ DECLARE(baseline)
 static const struct {
     int (*supported)(void);
     const lstmc_kernels *tables[2];
-} choices[] = { /* best first */
+} choices[] = {
+/* best first */
 #ifdef LSTMC_HAVE_v4
     {has_v4, TABLES(v4)},
 #endif
@@ -54,6 +55,8 @@ enum { CHOICES = sizeof(choices) / sizeof(choices[0]) };
 
 const lstmc_kernels *lstmc_table(int real_size, const char *isa)
 {
+    if (real_size != 4 && real_size != 8)
+        return NULL;
     for (int i = 0; i < CHOICES; i++) {
         const lstmc_kernels *table = choices[i].tables[real_size == 8];
         if ((!isa || strcmp(isa, table->isa) == 0) && choices[i].supported())

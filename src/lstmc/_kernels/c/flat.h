@@ -24,17 +24,19 @@ INLINE void share_vectors(const team *member, ptrdiff_t n, ptrdiff_t *from, ptrd
 
 /* ---- embedding ----------------------------------------------------------------------------------- */
 
-static void NAME(embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight, ptrdiff_t rows,
-                                    ptrdiff_t columns)
+/* y (rows, columns) = rows of weight (V, columns): copies, which memory bounds on one thread already. */
+static void NAME(embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight,
+                                    ptrdiff_t rows, ptrdiff_t columns)
 {
     for (ptrdiff_t row = 0; row < rows; row++)
-        memcpy((real *)y + row * columns, (const real *)weight + tokens[row] * columns, columns * sizeof(real));
+        memcpy((real *)y + row * columns, (const real *)weight + tokens[row] * columns,
+               columns * sizeof(real));
 }
 
 typedef struct {
-    real *dweight;
-    const real *dy;
-    const int64_t *tokens;
+    real *dweight;         /* (V, columns), added to */
+    const real *dy;        /* (rows, columns) */
+    const int64_t *tokens; /* (rows,) */
     ptrdiff_t rows, columns;
 } NAME(embedding_work);
 
@@ -54,8 +56,8 @@ static void NAME(embedding_backward_member)(void *work, const team *member)
     }
 }
 
-static void NAME(embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens, ptrdiff_t rows,
-                                     ptrdiff_t columns, int threads)
+static void NAME(embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens,
+                                     ptrdiff_t rows, ptrdiff_t columns, int threads)
 {
     NAME(embedding_work) work = {dweight, dy, tokens, rows, columns};
     lstmc_team_run(flat_threads(threads, rows * columns), NAME(embedding_backward_member), &work);
@@ -63,7 +65,9 @@ static void NAME(embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, 
 
 /* ---- softmax and losses -------------------------------------------------------------------------- */
 
-/* out = exp(logits - their largest); returns the sum of out and gives the largest. out may be logits. */
+/* out = exp(logits - their largest) of one row, which may be out itself. Returns the sum of out; *largest is
+ * set. The largest comes off first, so that no exponential overflows. Its search goes by whole vectors and
+ * then element by element: a masked load would bring zeros in. */
 INLINE real exponentials(real *out, const real *logits, ptrdiff_t columns, real *largest)
 {
     const ptrdiff_t whole = columns / VL * VL;
@@ -89,6 +93,7 @@ INLINE real exponentials(real *out, const real *logits, ptrdiff_t columns, real 
     return total;
 }
 
+/* a (n,) *= factor */
 INLINE void multiply(real *a, real factor, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i += VL)
@@ -96,15 +101,16 @@ INLINE void multiply(real *a, real factor, ptrdiff_t n)
 }
 
 typedef struct {
-    real *out;
-    const real *logits;
-    const int64_t *targets; /* NULL: softmax alone */
-    double *losses;
+    real *out;              /* (rows, columns) probabilities, or the gradient of the loss */
+    const real *logits;     /* (rows, columns), may be out itself */
+    const int64_t *targets; /* (rows,), or NULL: softmax alone */
+    double *losses;         /* (rows,) written; summed in order of rows afterwards, whoever computed them */
     int64_t ignored;
     double weight; /* of a row in the mean */
     ptrdiff_t rows, columns;
 } NAME(softmax_work);
 
+/* Members own rows. */
 static void NAME(softmax_member)(void *work, const team *member)
 {
     const NAME(softmax_work) *w = work;
@@ -130,15 +136,17 @@ static void NAME(softmax_member)(void *work, const team *member)
     }
 }
 
-static void NAME(softmax)(lstmc_real *out, const lstmc_real *logits, ptrdiff_t rows, ptrdiff_t columns, int threads)
+static void NAME(softmax)(lstmc_real *out, const lstmc_real *logits, ptrdiff_t rows, ptrdiff_t columns,
+                          int threads)
 {
     NAME(softmax_work) work = {out, logits, NULL, NULL, 0, 1, rows, columns};
     lstmc_team_run(flat_threads(threads, rows * columns * 8), NAME(softmax_member), &work);
 }
 
+/* The mean over the targets that count: their number is needed before the first gradient is written. */
 static double NAME(softmax_cross_entropy)(lstmc_real *dlogits, double *losses, const lstmc_real *logits,
-                                          const int64_t *targets, int64_t ignored, ptrdiff_t rows, ptrdiff_t columns,
-                                          int threads)
+                                          const int64_t *targets, int64_t ignored, ptrdiff_t rows,
+                                          ptrdiff_t columns, int threads)
 {
     ptrdiff_t counted = 0;
     for (ptrdiff_t row = 0; row < rows; row++)
@@ -152,6 +160,9 @@ static double NAME(softmax_cross_entropy)(lstmc_real *dlogits, double *losses, c
     return sum * weight;
 }
 
+/* ---- sums of squares ------------------------------------------------------------------------------ */
+
+/* Elements that one sum in double is made of; the sums of blocks are added in order. */
 enum { SUM_BLOCK = 4096 };
 
 typedef struct {
@@ -162,6 +173,7 @@ typedef struct {
     ptrdiff_t n;
 } NAME(squares_work);
 
+/* Members own blocks. Within one, eight chains, so that an addition need not wait for the one before. */
 static void NAME(squares_member)(void *work, const team *member)
 {
     const NAME(squares_work) *w = work;
@@ -184,7 +196,8 @@ static void NAME(squares_member)(void *work, const team *member)
     }
 }
 
-static double NAME(add_squares)(NAME(squares_work) *work, int threads)
+/* Runs the work and adds the sums of blocks. */
+static double NAME(add_squares)(NAME(squares_work) * work, int threads)
 {
     lstmc_team_run(flat_threads(threads, work->n), NAME(squares_member), work);
     double sum = 0;
@@ -229,7 +242,7 @@ static uint64_t NAME(fingerprint)(const void *bytes, size_t size)
         lanes[i] = 0x9e3779b9u * (uint32_t)(i + 1);
     memcpy(lane, lanes, sizeof(lane));
     for (; size >= sizeof(word); p += sizeof(word), size -= sizeof(word))
-        UNROLL for (int v = 0; v < VECTORS; v++) {
+        UNROLLED(int v = 0; v < VECTORS; v++) {
             memcpy(&word[v], p + v * VECTOR_BYTES, VECTOR_BYTES);
             lane[v] = mixed(lane[v], word[v]);
         }
@@ -257,11 +270,14 @@ typedef struct {
     ptrdiff_t n;
 } NAME(optimiser_work);
 
-#define FOR_VECTORS                                                                                            \
-    ptrdiff_t from, to;                                                                                        \
-    share_vectors(member, w->n, &from, &to);                                                                   \
+/* A member's elements, a vector at a time: i is its start, n how many lanes of it count. Every element is
+ * computed alike wherever the array is cut, so that results do not depend on threads. */
+#define FOR_VECTORS(w)                         \
+    ptrdiff_t from, to;                        \
+    share_vectors(member, (w)->n, &from, &to); \
     for (ptrdiff_t i = from, n; n = min_of(VL, to - i), i < to; i += VL)
 
+/* GCC makes one instruction of it. */
 INLINE vec square_root(vec x)
 {
     for (int i = 0; i < VL; i++)
@@ -269,17 +285,20 @@ INLINE vec square_root(vec x)
     return x;
 }
 
+/* lr is the factor. */
 static void NAME(scale_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
-    FOR_VECTORS store_n(w->params + i, load_n(w->params + i, n) * w->lr, n);
+    FOR_VECTORS(w)
+        store_n(w->params + i, load_n(w->params + i, n) * w->lr, n);
 }
 
+/* PyTorch's form of momentum (Sutskever et al. 2013): velocity = momentum * velocity + d, without the rate.
+ */
 static void NAME(sgd_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
-    FOR_VECTORS
-    {
+    FOR_VECTORS(w) {
         vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
         d = w->decay * p + d;
         if (w->first) {
@@ -291,11 +310,12 @@ static void NAME(sgd_member)(void *work, const team *member)
     }
 }
 
+/* Kingma & Ba 2015; with shrink below 1 the decoupled decay of Loshchilov & Hutter 2019. The correction of m
+ * is in lr, that of v in root_of_correction. */
 static void NAME(adam_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
-    FOR_VECTORS
-    {
+    FOR_VECTORS(w) {
         vec p = load_n(w->params + i, n) * w->shrink, d = load_n(w->grads + i, n);
         d = w->decay * p + d;
         vec m = load_n(w->first + i, n), v = load_n(w->second + i, n);
@@ -308,11 +328,11 @@ static void NAME(adam_member)(void *work, const team *member)
     }
 }
 
+/* Tieleman & Hinton 2012, eps outside the root as PyTorch has it. */
 static void NAME(rmsprop_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
-    FOR_VECTORS
-    {
+    FOR_VECTORS(w) {
         vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
         d = w->decay * p + d;
         vec square = w->rest1 * (d * d);
@@ -333,36 +353,59 @@ static void NAME(scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads)
     lstmc_team_run(flat_threads(threads, n), NAME(scale_member), &work);
 }
 
-static void NAME(sgd)(lstmc_real *params, lstmc_real *velocity, const lstmc_real *grads, double lr, double momentum,
-                      int nesterov, double weight_decay, ptrdiff_t n, int threads)
+static void NAME(sgd)(lstmc_real *params, lstmc_real *velocity, const lstmc_real *grads, double lr,
+                      double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads)
 {
     NAME(optimiser_work)
-    work = {.params = params, .first = velocity, .grads = grads, .lr = (real)lr, .momentum = (real)momentum,
-            .decay = (real)weight_decay, .nesterov = nesterov, .n = n};
+    work = {.params = params,
+            .first = velocity,
+            .grads = grads,
+            .lr = (real)lr,
+            .momentum = (real)momentum,
+            .decay = (real)weight_decay,
+            .nesterov = nesterov,
+            .n = n};
     lstmc_team_run(flat_threads(threads, n), NAME(sgd_member), &work);
 }
 
-static void NAME(adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads, int64_t step,
-                       double lr, double beta1, double beta2, double eps, double weight_decay, int decoupled,
-                       ptrdiff_t n, int threads)
+static void NAME(adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads,
+                       int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay,
+                       int decoupled, ptrdiff_t n, int threads)
 {
     NAME(optimiser_work)
-    work = {.params = params, .first = m, .second = v, .grads = grads, .lr = (real)(lr / (1 - pow(beta1, step))),
-            .beta1 = (real)beta1, .beta2 = (real)beta2, .rest1 = (real)(1 - beta1), .rest2 = (real)(1 - beta2),
+    work = {.params = params,
+            .first = m,
+            .second = v,
+            .grads = grads,
+            .lr = (real)(lr / (1 - pow(beta1, step))),
+            .beta1 = (real)beta1,
+            .beta2 = (real)beta2,
+            .rest1 = (real)(1 - beta1),
+            .rest2 = (real)(1 - beta2),
             .eps = (real)eps,
-            .decay = (real)(decoupled ? 0 : weight_decay), .shrink = (real)(decoupled ? 1 - lr * weight_decay : 1),
-            .root_of_correction = (real)sqrt(1 - pow(beta2, step)), .n = n};
+            .decay = (real)(decoupled ? 0 : weight_decay),
+            .shrink = (real)(decoupled ? 1 - lr * weight_decay : 1),
+            .root_of_correction = (real)sqrt(1 - pow(beta2, step)),
+            .n = n};
     lstmc_team_run(flat_threads(threads, n), NAME(adam_member), &work);
 }
 
-static void NAME(rmsprop)(lstmc_real *params, lstmc_real *square_avg, lstmc_real *velocity, const lstmc_real *grads,
-                          double lr, double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n,
-                          int threads)
+static void NAME(rmsprop)(lstmc_real *params, lstmc_real *square_avg, lstmc_real *velocity,
+                          const lstmc_real *grads, double lr, double alpha, double eps, double momentum,
+                          double weight_decay, ptrdiff_t n, int threads)
 {
     NAME(optimiser_work)
-    work = {.params = params, .first = square_avg, .second = velocity, .grads = grads, .lr = (real)lr,
-            .momentum = (real)momentum, .decay = (real)weight_decay, .beta1 = (real)alpha,
-            .rest1 = (real)(1 - alpha), .eps = (real)eps, .n = n};
+    work = {.params = params,
+            .first = square_avg,
+            .second = velocity,
+            .grads = grads,
+            .lr = (real)lr,
+            .momentum = (real)momentum,
+            .decay = (real)weight_decay,
+            .beta1 = (real)alpha,
+            .rest1 = (real)(1 - alpha),
+            .eps = (real)eps,
+            .n = n};
     lstmc_team_run(flat_threads(threads, n), NAME(rmsprop_member), &work);
 }
 

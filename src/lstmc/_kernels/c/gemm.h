@@ -19,7 +19,7 @@ enum {
     PANEL = PANEL_VECTORS * VL,
     MAX_ROWS = MAX_ACCUMULATORS / PANEL_VECTORS,
     LINE = 64 / (int)sizeof(real), /* of a cache */
-    STRIP = 2 * MAX_ACCUMULATORS, /* columns packed side by side to be the rows of a left-hand matrix */
+    STRIP = 2 * MAX_ACCUMULATORS,  /* columns packed side by side to be the rows of a left-hand matrix */
     /* Blocks that stay in the second-level cache: of a panel, while all rows use it, ... */
     K_BLOCK = 128 * 1024 / (PANEL * (int)sizeof(real)),
     /* ... and of the left-hand matrix, while all panels do. */
@@ -29,14 +29,17 @@ enum {
 INLINE ptrdiff_t panels_of(ptrdiff_t columns) { return ceil_div(columns, PANEL); }
 
 /* n cut into equal parts of `most` or less: their length. */
-INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most) { return n > most ? ceil_div(n, ceil_div(n, most)) : n; }
+INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most)
+{
+    return n > most ? ceil_div(n, ceil_div(n, most)) : n;
+}
 
 /* ---- packing ------------------------------------------------------------------------------------- */
 
-/* Writes panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the last
- * panel that hold no column are left as they are: no product reads them. */
-static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t columns,
-                            ptrdiff_t from, ptrdiff_t to)
+/* Writes panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the
+ * last panel that hold no column are left as they are: no product reads them. */
+static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, ptrdiff_t k,
+                            ptrdiff_t columns, ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t p = from; p < to; p++) {
         const ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
@@ -54,7 +57,7 @@ INLINE void pack_lanes(real *panel, const real *const rows[VL], ptrdiff_t k)
     vec block[VL];
     for (ptrdiff_t i = 0; i < k; i += VL) {
         const ptrdiff_t width = min_of(VL, k - i);
-        UNROLL for (int j = 0; j < VL; j++)
+        UNROLLED(int j = 0; j < VL; j++)
             block[j] = rows[j] ? load_n(rows[j] + i, width) : (vec){0};
         transpose(block);
         for (int j = 0; j < width; j++)
@@ -77,7 +80,14 @@ INLINE ptrdiff_t grouped_columns(ptrdiff_t units, int gates)
     return (last + group_width(units, last, gates)) * gates;
 }
 
-/* Writes panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such groups. */
+/* Panels of all sums of so many units. */
+INLINE ptrdiff_t panels_of_units(ptrdiff_t units, int gates)
+{
+    return panels_of(grouped_columns(units, gates));
+}
+
+/* Writes panels [from, to) of the transpose of `weight` (gates * units, k), rows gate by gate, in such
+ * groups. */
 static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k, ptrdiff_t units, int gates,
                                   ptrdiff_t from, ptrdiff_t to)
 {
@@ -85,11 +95,12 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
     for (ptrdiff_t p = from; p < to; p++)
         for (ptrdiff_t i = 0; i < k; i += AT_ONCE)
             for (int v = 0; v < PANEL_VECTORS; v++) {
-                const ptrdiff_t first = (p * PANEL_VECTORS + v) / gates * VL;
+                const ptrdiff_t vector = p * PANEL_VECTORS + v, first = vector / gates * VL;
                 const ptrdiff_t width = group_width(units, first, gates);
                 const real *rows[VL];
-                for (int j = 0; j < VL; j++) {
-                    const ptrdiff_t column = v % gates * VL + j, gate = column / width, unit = first + column % width;
+                for (int j = 0; j < VL; j++) { /* a group's vectors may lie in two panels */
+                    const ptrdiff_t column = vector % gates * VL + j, gate = column / width;
+                    const ptrdiff_t unit = first + column % width;
                     rows[j] = gate < gates && unit < units ? weight + (gate * units + unit) * k + i : NULL;
                 }
                 pack_lanes(panels + ((p - from) * k + i) * PANEL + v * VL, rows, min_of(AT_ONCE, k - i));
@@ -98,8 +109,8 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
 
 /* Columns [from, to) of a row-major (k, .) matrix as strips, k rows of STRIP columns each: the left-hand
  * side of a product with the transpose. */
-static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from,
-                               ptrdiff_t to)
+static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k,
+                               ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t column = from; column < to; column += STRIP) {
         const ptrdiff_t width = min_of(STRIP, to - column);
@@ -122,30 +133,34 @@ INLINE NAME(left) row_major(const real *start, ptrdiff_t stride)
 {
     return (NAME(left)){start, STRIP * stride, stride, 1};
 }
-INLINE NAME(left) in_strips(const real *strips, ptrdiff_t k) { return (NAME(left)){strips, STRIP * k, 1, STRIP}; }
-INLINE const real *left_at(const NAME(left) *a, ptrdiff_t m, ptrdiff_t k)
+INLINE NAME(left) in_strips(const real *strips, ptrdiff_t k)
+{
+    return (NAME(left)){strips, STRIP * k, 1, STRIP};
+}
+INLINE const real *left_at(const NAME(left) * a, ptrdiff_t m, ptrdiff_t k)
 {
     return a->start + m / STRIP * a->strip + m % STRIP * a->row + k * a->column;
 }
 
 /* c[m][v] (+)= sum over k of a[m][k] b[k][v] for `rows` rows and `vectors` vectors of columns, both
  * compile-time constants: up to PANEL_VECTORS of one panel, or all of several. This is where the time goes:
- * the sums stay in registers. Tall tiles, which leave the memory idle, fetch k cache lines from `ahead` on. */
+ * the sums stay in registers. Tall tiles, which leave the memory idle, fetch k cache lines from `ahead` on.
+ */
 INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c_row, ptrdiff_t c_panel,
                          const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
                          ptrdiff_t k, int accumulate, ptrdiff_t lanes, const real *ahead)
 {
 #define AT(panel_stride, v) ((v) / PANEL_VECTORS * (panel_stride) + (v) % PANEL_VECTORS * VL)
     vec sum[MAX_ROWS * PANEL_VECTORS];
-    UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            sum[m * vectors + v] = !accumulate        ? (vec){0}
+    UNROLLED(int m = 0; m < rows; m++)
+        UNROLLED(int v = 0; v < vectors; v++)
+            sum[m * vectors + v] = !accumulate       ? (vec){0}
                                    : v < vectors - 1 ? load(c + m * c_row + AT(c_panel, v))
                                                      : load_n(c + m * c_row + AT(c_panel, v), lanes);
     for (ptrdiff_t i = 0; i < k; i++) {
-        UNROLL for (int m = 0; m < rows; m++) {
+        UNROLLED(int m = 0; m < rows; m++) {
             vec left = splat(a[m * a_row]);
-            UNROLL for (int v = 0; v < vectors; v++)
+            UNROLLED(int v = 0; v < vectors; v++)
                 sum[m * vectors + v] += left * *(const vec *)(b + AT(b_panel, v));
         }
         if (vectors <= PANEL_VECTORS && 3 * rows * vectors >= 2 * MAX_ACCUMULATORS) {
@@ -155,8 +170,8 @@ INLINE void micro_kernel(const int rows, const int vectors, real *c, ptrdiff_t c
         a += a_column;
         b += PANEL;
     }
-    UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++)
+    UNROLLED(int m = 0; m < rows; m++)
+        UNROLLED(int v = 0; v < vectors; v++)
             store_n(c + m * c_row + AT(c_panel, v), sum[m * vectors + v], v < vectors - 1 ? VL : lanes);
 #undef AT
 }
@@ -167,20 +182,22 @@ static void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *c, ptrdiff_t c_r
                        const real *a, ptrdiff_t a_row, ptrdiff_t a_column, const real *b, ptrdiff_t b_panel,
                        ptrdiff_t k, int accumulate, ptrdiff_t lanes, const real *ahead)
 {
-#define VARIANT(r, v)                                                                                          \
-    case (r) * 32 + (v):                                                                                       \
-        if ((r) * (v) <= MAX_ACCUMULATORS)                                                                     \
+#define VARIANT(r, v)                                                                                   \
+    case (r) * 32 + (v):                                                                                \
+        if ((r) * (v) <= MAX_ACCUMULATORS)                                                              \
             micro_kernel(r, v, c, c_row, c_panel, a, a_row, a_column, b, b_panel, k, accumulate, lanes, \
-                         ahead);                                                                               \
+                         ahead);                                                                        \
         break;
 #define ONE_PANEL(r) VARIANT(r, 1) VARIANT(r, 2) VARIANT(r, 3) VARIANT(r, 4)
 #define TWO_PANELS(r) VARIANT(r, 5) VARIANT(r, 6) VARIANT(r, 7) VARIANT(r, 8)
 #define THREE_PANELS(r) VARIANT(r, 9) VARIANT(r, 10) VARIANT(r, 11) VARIANT(r, 12)
 #define FOUR_PANELS(r) VARIANT(r, 13) VARIANT(r, 14) VARIANT(r, 15) VARIANT(r, 16)
     switch (rows * 32 + vectors) {
+        /* clang-format off */
         ONE_PANEL(1) ONE_PANEL(2) ONE_PANEL(3) ONE_PANEL(4) ONE_PANEL(5) ONE_PANEL(6)
         VARIANT(7, 1) VARIANT(8, 1) VARIANT(9, 1) VARIANT(10, 1) VARIANT(11, 1) VARIANT(12, 1)
         TWO_PANELS(1) TWO_PANELS(2) TWO_PANELS(3) THREE_PANELS(1) THREE_PANELS(2) FOUR_PANELS(1)
+        /* clang-format on */
     }
 #undef FOUR_PANELS
 #undef THREE_PANELS
@@ -201,8 +218,8 @@ INLINE void NAME(fetch)(const real *c, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t 
 /* c (rows, columns) = or += a (rows, k) times the panels b. Row m of panel p of the result starts at
  * c + m * c_row + p * c_panel. c_row = PANEL says that the result stays in panels: it is padded, and whole
  * vectors are written. Otherwise c_panel = PANEL, and only its columns are. */
-static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left) a, const real *b, ptrdiff_t rows,
-                          ptrdiff_t columns, ptrdiff_t k, int accumulate)
+static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left) a, const real *b,
+                          ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, int accumulate)
 {
     const ptrdiff_t b_panel = k * PANEL, panels = panels_of(columns), all_vectors = ceil_div(columns, VL);
     const ptrdiff_t last_lanes = c_row == PANEL || columns % VL == 0 ? VL : columns % VL;
@@ -215,20 +232,24 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
             const int more = accumulate || k0 > 0;
             for (ptrdiff_t p = 0, at_once; p < panels; p += at_once) {
                 at_once = rows <= 3 ? even_part(panels - p, max_of(1, min_of(MAX_ROWS / rows, 5 - rows))) : 1;
-                const ptrdiff_t vectors = min_of((p + at_once) * PANEL_VECTORS, all_vectors) - p * PANEL_VECTORS;
+                const ptrdiff_t vectors =
+                    min_of((p + at_once) * PANEL_VECTORS, all_vectors) - p * PANEL_VECTORS;
                 const ptrdiff_t tallest = vectors == 1 ? 2 * MAX_ROWS : MAX_ROWS;
                 /* What is next is fetched meanwhile, a part by each tile; after the last, the same again */
                 const real *panel = b + p * b_panel + k0 * PANEL;
-                const real *next = p + 1 < panels ? panel + b_panel : k0 + depth < k ? b + (k0 + depth) * PANEL : b;
+                const real *next = p + 1 < panels   ? panel + b_panel
+                                   : k0 + depth < k ? b + (k0 + depth) * PANEL
+                                                    : b;
                 const real *ahead = next;
                 for (ptrdiff_t r = top, height; r < end; r += height, ahead += depth * LINE) {
                     /* cut evenly; a strip is a multiple of the tallest, and no tile may cross its end */
                     height = a.column == 1 ? even_part(end - r, tallest) : min_of(end - r, tallest);
                     if (more && c_row != PANEL) /* what the next tile's sums start from */
-                        NAME(fetch)(c + (r + height) * c_row + p * c_panel, c_row, min_of(height, end - r - height),
-                                    vectors * VL);
-                    NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel, left_at(&a, r, k0), a.row,
-                               a.column, panel, b_panel, depth, more, p + at_once < panels ? VL : last_lanes,
+                        NAME(fetch)(c + (r + height) * c_row + p * c_panel, c_row,
+                                    min_of(height, end - r - height), vectors * VL);
+                    NAME(tile)(height, vectors, c + r * c_row + p * c_panel, c_row, c_panel,
+                               left_at(&a, r, k0), a.row, a.column, panel, b_panel, depth, more,
+                               p + at_once < panels ? VL : last_lanes,
                                ahead < next + depth * PANEL ? ahead : panel);
                 }
             }
@@ -236,17 +257,18 @@ static void NAME(product)(real *c, ptrdiff_t c_row, ptrdiff_t c_panel, NAME(left
 }
 
 /* sums (columns,) += the rows of a row-major (k, columns) matrix, for columns [from, to). */
-static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from, ptrdiff_t to)
+static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptrdiff_t k, ptrdiff_t from,
+                           ptrdiff_t to)
 {
     enum { AT_ONCE = 8 * VL }; /* columns: as many chains */
     for (; to - from >= AT_ONCE; from += AT_ONCE) {
         vec sum[AT_ONCE / VL];
-        UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+        UNROLLED(int v = 0; v < AT_ONCE / VL; v++)
             sum[v] = load(sums + from + v * VL);
         for (ptrdiff_t i = 0; i < k; i++)
-            UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+            UNROLLED(int v = 0; v < AT_ONCE / VL; v++)
                 sum[v] += load(matrix + i * stride + from + v * VL);
-        UNROLL for (int v = 0; v < AT_ONCE / VL; v++)
+        UNROLLED(int v = 0; v < AT_ONCE / VL; v++)
             store(sums + from + v * VL, sum[v]);
     }
     for (; from < to; from += VL) {
@@ -267,7 +289,8 @@ typedef struct {
     ptrdiff_t columns;
 } NAME(weight_gradient);
 
-static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) *w, int count)
+static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) * w,
+                                             int count)
 {
     const ptrdiff_t k_block = even_part(k, K_BLOCK);
     ptrdiff_t size = threads * ROW_BLOCK * k_block;
@@ -278,8 +301,8 @@ static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAM
 
 /* For the weights whose outputs have the gradient dout (k, rows): all members of a team call it together.
  * Members share the packing of `in` and then own rows of the results. */
-static void NAME(add_weight_gradients)(const NAME(weight_gradient) *w, int count, const real *dout, ptrdiff_t k,
-                                       ptrdiff_t rows, real *scratch, const team *member)
+static void NAME(add_weight_gradients)(const NAME(weight_gradient) * w, int count, const real *dout,
+                                       ptrdiff_t k, ptrdiff_t rows, real *scratch, const team *member)
 {
     const ptrdiff_t k_block = even_part(k, K_BLOCK);
     ptrdiff_t from, to, first, last;
@@ -301,8 +324,8 @@ static void NAME(add_weight_gradients)(const NAME(weight_gradient) *w, int count
             NAME(pack_columns)(strips, dout + k0 * rows, rows, depth, top, top + height);
             panels = all_panels;
             for (int i = 0; i < count; i++) {
-                NAME(product)(w[i].dweight + top * w[i].columns, w[i].columns, PANEL, in_strips(strips, depth), panels,
-                              height, w[i].columns, depth, 1);
+                NAME(product)(w[i].dweight + top * w[i].columns, w[i].columns, PANEL,
+                              in_strips(strips, depth), panels, height, w[i].columns, depth, 1);
                 panels += panels_of(w[i].columns) * depth * PANEL;
             }
         }

@@ -8,53 +8,12 @@
 #include "gemm.h"
 #include "split.h"
 
-#include "cell_lstm.h"
-#include "sequence.h"
-
-#include "cell_rnn.h"
-#include "sequence.h"
+#include "cells.h"
+#include "backward.h"
+#include "forward.h"
 
 #include "linear.h"
 #include "flat.h"
-
-static void NAME(forward)(const lstmc_forward *call)
-{
-    if (call->cell == LSTMC_LSTM)
-        lstm_forward(call);
-    else
-        rnn_forward(call);
-}
-
-static size_t NAME(forward_scratch)(const lstmc_forward *call)
-{
-    return call->cell == LSTMC_LSTM ? lstm_forward_scratch(call) : rnn_forward_scratch(call);
-}
-
-static void NAME(backward)(const lstmc_backward *call)
-{
-    if (call->cell == LSTMC_LSTM)
-        lstm_backward(call);
-    else
-        rnn_backward(call);
-}
-
-static size_t NAME(backward_scratch)(const lstmc_backward *call)
-{
-    return call->cell == LSTMC_LSTM ? lstm_backward_scratch(call) : rnn_backward_scratch(call);
-}
-
-static void NAME(pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell)
-{
-    if (cell == LSTMC_LSTM)
-        lstm_pack_alone(packed, layer);
-    else
-        rnn_pack_alone(packed, layer);
-}
-
-static size_t NAME(packed_size)(const lstmc_forward_layer *layer, int cell)
-{
-    return cell == LSTMC_LSTM ? lstm_packed_size(layer) : rnn_packed_size(layer);
-}
 
 typedef struct {
     real *out;
@@ -70,16 +29,24 @@ static void NAME(map_member)(void *work, const team *member)
     (void)member;
     for (ptrdiff_t i = 0; i < w->n; i += VL) {
         const ptrdiff_t n = min_of(VL, w->n - i);
-        vec x = load_n(w->a + i, n);
-        store_n(w->out + i, w->function == LSTMC_EXP ? v_exp(x) : w->function == LSTMC_VTANH ? v_tanh(x) : v_sigmoid(x),
-                n);
+        const vec x = load_n(w->a + i, n);
+        vec y = x;
+        switch (w->function) {
+        case LSTMC_EXP: y = v_exp(x); break;
+        case LSTMC_VTANH: y = v_tanh(x); break;
+        case LSTMC_SIGMOID: y = v_sigmoid(x); break;
+        }
+        store_n(w->out + i, y, n);
     }
 }
 
-static void NAME(map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n)
+static int NAME(map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n)
 {
     NAME(map_work) work = {out, a, function, n};
+    if (function < LSTMC_EXP || function > LSTMC_SIGMOID)
+        return LSTMC_UNKNOWN;
     lstmc_team_run(1, NAME(map_member), &work);
+    return 0;
 }
 
 #define STRING_(a) #a
@@ -89,10 +56,15 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .isa = STRING(LSTMC_ISA_NAME),
     .real_size = sizeof(real),
     .vector_bytes = VECTOR_BYTES,
+    .cell = cell_number,
+    .gates_of = gates_of,
+    .states_of = states_of,
+    .forward_plan_size = NAME(forward_plan_size),
+    .plan_forward = NAME(plan_forward),
+    .backward_plan_size = NAME(backward_plan_size),
+    .plan_backward = NAME(plan_backward),
     .forward = NAME(forward),
-    .forward_scratch = NAME(forward_scratch),
     .backward = NAME(backward),
-    .backward_scratch = NAME(backward_scratch),
     .pack_layer = NAME(pack_layer),
     .packed_size = NAME(packed_size),
     .linear_forward = NAME(linear_forward),

@@ -10,11 +10,11 @@
  *   - Outputs may not overlap anything. Inputs may overlap each other.
  *   - "written" outputs are set; "added to" outputs must hold numbers before.
  *   - Sizes are not negative. A kernel never allocates, prints, locks or exits, and keeps nothing: scratch
- *     is an argument, its size in bytes is the value of the function's twin `..._scratch`.
+ *     is an argument, its size in bytes is what its plan or its twin `..._scratch` says.
  *   - `threads` is the most threads a call may use; it takes fewer where more would not help. Results have
  *     the same bits for every number.
- *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (LSTM 4, in the order i, f, g, o;
- *     RNN 1), V classes.
+ *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (row blocks of the weights, in the
+ * order that the cell's file says), V classes.
  */
 #ifndef LSTMC_KERNELS_H
 #define LSTMC_KERNELS_H
@@ -25,67 +25,64 @@
 /* cffi begin */
 typedef void lstmc_real; /* float or double, as the table says */
 
-enum { LSTMC_RNN = 0, LSTMC_LSTM = 1 };                            /* cell */
-enum { LSTMC_TANH = 0, LSTMC_RELU = 1, LSTMC_IDENTITY = 2 };       /* activation; of an RNN only */
-enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2 };        /* function of map() */
+enum { LSTMC_UNKNOWN = -1 }; /* returned for a number that names no cell or function */
+enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2 }; /* function of map() */
 
-/* One layer of a stack, forward. */
+/* One layer of a stack, forward. What is of c is NULL where the cell has none. */
 typedef struct {
     /* outputs, written */
-    lstmc_real *h_n;              /* (B, H) the state after the last step; may be h0 itself */
-    lstmc_real *c_n;              /* (B, H) likewise, may be c0 itself; LSTM only */
+    lstmc_real *h_n; /* (B, H) the state after the last step; may be h0 itself */
+    lstmc_real *c_n; /* (B, H) likewise, may be c0 itself */
     /* saved for backward: all of them, or all NULL to keep nothing */
-    lstmc_real *h;                /* (T+1, B, H): slot 0 becomes h0, slot t the state after t steps */
-    lstmc_real *c;                /* (T+1, B, H), LSTM only */
-    lstmc_real *gates;            /* (T, B, 4H) activated gates, LSTM only */
+    lstmc_real *h;     /* (T+1, B, H): slot 0 becomes h0, slot t the state after t steps */
+    lstmc_real *c;     /* (T+1, B, H) */
+    lstmc_real *gates; /* (T, B, G*H) activated gates, of cells that save them */
     /* inputs */
-    const lstmc_real *h0;         /* (B, H) */
-    const lstmc_real *c0;         /* (B, H), LSTM only */
+    const lstmc_real *h0; /* (B, H) */
+    const lstmc_real *c0; /* (B, H) */
     /* weights */
-    const lstmc_real *weight_ih;  /* (G*H, I) */
-    const lstmc_real *weight_hh;  /* (G*H, H) */
-    const lstmc_real *bias;       /* (G*H,) */
-    const lstmc_real *packed;     /* made by pack_layer() from the three above, which are then not read; or NULL,
-                               and the call packs them for itself */
+    const lstmc_real *weight_ih; /* (G*H, I) */
+    const lstmc_real *weight_hh; /* (G*H, H) */
+    const lstmc_real *bias;      /* (G*H,) */
+    const lstmc_real *packed;    /* pack_layer() of the three above, which are then not read; or NULL: the
+                                    call packs them for itself */
     /* sizes */
-    ptrdiff_t inputs;       /* I: the features of x for the first layer, H of the layer below for others */
-    ptrdiff_t hidden;       /* H */
+    ptrdiff_t inputs; /* I: the features of x for the first layer, H of the layer below for others */
+    ptrdiff_t hidden; /* H */
 } lstmc_forward_layer;
 
 typedef struct {
-    lstmc_real *y;                /* written: (T, B, H) h of the last layer at every step */
-    const lstmc_real *x;          /* (T, B, I) */
+    lstmc_real *y;       /* written: (T, B, H) h of the last layer at every step */
+    const lstmc_real *x; /* (T, B, I) */
     const lstmc_forward_layer *layers;
     int num_layers;         /* at least 1 */
-    int cell, activation;
+    int cell;               /* the number that cell() returns for its name */
     ptrdiff_t steps, batch; /* T, B */
     int threads;
-    void *scratch;          /* forward_scratch() bytes */
+    void *scratch; /* as many bytes as plan_forward() says; not read by that */
 } lstmc_forward;
 
-/* One layer of a stack, backward. */
+/* One layer of a stack, backward. Likewise. */
 typedef struct {
     /* outputs, written */
-    lstmc_real *dh0;              /* (B, H); may be dh_n itself */
-    lstmc_real *dc0;              /* (B, H), LSTM only; may be dc_n itself */
+    lstmc_real *dh0; /* (B, H); may be dh_n itself */
+    lstmc_real *dc0; /* (B, H); may be dc_n itself */
     /* outputs, added to: all of them, or all NULL for none */
-    lstmc_real *dweight_ih;       /* (G*H, I) */
-    lstmc_real *dweight_hh;       /* (G*H, H) */
-    lstmc_real *dbias;            /* (G*H,) */
+    lstmc_real *dweight_ih; /* (G*H, I) */
+    lstmc_real *dweight_hh; /* (G*H, H) */
+    lstmc_real *dbias;      /* (G*H,) */
     /* inputs */
-    const lstmc_real *dh_n;       /* (B, H) the gradient arriving through the final state, or NULL for zeros */
-    const lstmc_real *dc_n;       /* (B, H) likewise, LSTM only */
-    const lstmc_real *h;          /* (T+1, B, H), as forward saved it */
-    const lstmc_real *c;          /* (T+1, B, H), LSTM only */
-    const lstmc_real *gates;      /* (T, B, 4H), LSTM only */
+    const lstmc_real *dh_n;  /* (B, H) the gradient arriving through the final state, or NULL for zeros */
+    const lstmc_real *dc_n;  /* (B, H) likewise */
+    const lstmc_real *h;     /* (T+1, B, H), as forward saved it */
+    const lstmc_real *c;     /* (T+1, B, H) */
+    const lstmc_real *gates; /* (T, B, G*H) */
     /* saved, written */
-    lstmc_real *dgates;           /* (T, B, G*H) the gradient of the sums before the activations: may be gates
-                               itself, or NULL for not kept */
-    lstmc_real *dh;               /* (T, B, H) the part of the gradient of h after each step that arrives from the
-                               step after it (of the last: dh_n), or NULL for not kept */
-    lstmc_real *dc;               /* (T, B, H) likewise of c, through c of the step after; LSTM only; or NULL */
-    lstmc_real *dx;               /* (T, B, I) the gradient that goes to y of the layer below, or NULL for not kept;
-                               not for the first layer, whose dx is the call's */
+    /* ... each may be NULL: it is not saved */
+    lstmc_real *dgates; /* (T, B, G*H) the gradient of the sums before the activations; may be gates itself */
+    lstmc_real *dh;     /* (T, B, H) what arrives at h after each step from the step after (the last: dh_n) */
+    lstmc_real *dc;     /* (T, B, H) likewise at c, through c of the step after */
+    lstmc_real *dx;     /* (T, B, I) what goes to y of the layer below; of the first layer, see the call's */
     /* weights, those that forward saw */
     const lstmc_real *weight_ih;
     const lstmc_real *weight_hh;
@@ -94,81 +91,102 @@ typedef struct {
 } lstmc_backward_layer;
 
 typedef struct {
-    lstmc_real *dx;               /* written: (T, B, I); may be x itself; or NULL, and it is not computed */
-    const lstmc_real *dy;         /* (T, B, H) the gradient arriving at y, or NULL for zeros */
-    const lstmc_real *x;          /* (T, B, I), what forward was given; not read where no weight's gradient is asked */
+    lstmc_real *dx;       /* written: (T, B, I); may be x itself; or NULL, and it is not computed */
+    const lstmc_real *dy; /* (T, B, H) the gradient arriving at y, or NULL for zeros */
+    const lstmc_real *x;  /* (T, B, I), as forward read it; not read where no weight's gradient is asked */
     const lstmc_backward_layer *layers;
     int num_layers;
-    int cell, activation;
+    int cell;
     ptrdiff_t steps, batch;
-    ptrdiff_t repeat;       /* gradients of one forward row: h, c and gates have B / repeat rows, and row b of all
-                               gradients belongs to row b / repeat of those. Above 1 no weight's gradient may be
-                               asked; 0 is 1 */
+    /* Gradients of one forward row: h, c and gates have B / repeat rows, and row b of all gradients belongs
+       to row b / repeat of those. Above 1 no weight's gradient may be asked; 0 is 1. */
+    ptrdiff_t repeat;
     int threads;
-    void *scratch;          /* backward_scratch() bytes */
+    void *scratch; /* as many bytes as plan_backward() says; not read by that */
 } lstmc_backward;
 
 /* Plain arrays a, out of n elements; rows are of `columns` elements. Token ids are int64. */
 typedef struct lstmc_kernels {
-    const char *isa;        /* baseline, v3, v4 or neon */
-    int real_size;          /* 4 or 8 */
+    const char *isa; /* baseline, v3, v4 or neon */
+    int real_size;   /* 4 or 8 */
     int vector_bytes;
 
-    /* recurrent layers; sequence.h */
-    void (*forward)(const lstmc_forward *call);
-    size_t (*forward_scratch)(const lstmc_forward *call);
-    void (*backward)(const lstmc_backward *call);
-    size_t (*backward_scratch)(const lstmc_backward *call);
-    /* packed: packed_size() bytes, written. Reads the weights and sizes of the layer. */
-    void (*pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell);
-    size_t (*packed_size)(const lstmc_forward_layer *layer, int cell);
+    /* recurrent layers; cells.h, forward.h, backward.h */
+
+    /* The number of a cell: lstm, rnn_tanh, rnn_relu, rnn_identity; LSTMC_UNKNOWN for another name. The same
+       in all tables. */
+    int (*cell)(const char *name);
+    /* How many row blocks its weights have, and how many arrays its state: 1 for h, 2 for h and c. */
+    int (*gates_of)(int cell);
+    int (*states_of)(int cell);
+    /* Lays down in `plan` (..._plan_size() bytes, aligned for a pointer) all that follows from a call's cell,
+       sizes, threads, and from which of its pointers are NULL. Returns the bytes of scratch that the call
+       needs, and a forward call that saves has room there for the backward call after it; LSTMC_UNKNOWN for
+       an unknown cell. */
+    size_t (*forward_plan_size)(int num_layers);
+    ptrdiff_t (*plan_forward)(void *plan, const lstmc_forward *call);
+    size_t (*backward_plan_size)(void);
+    ptrdiff_t (*plan_backward)(void *plan, const lstmc_backward *call);
+    /* A call as it was planned; it may point elsewhere than the one that was. A plan is only read. */
+    void (*forward)(const void *plan, const lstmc_forward *call);
+    void (*backward)(const void *plan, const lstmc_backward *call);
+    /* packed: packed_size() bytes, written. Reads the weights and sizes of the layer. 0, or LSTMC_UNKNOWN for
+       an unknown cell, and so packed_size(). */
+    int (*pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell);
+    ptrdiff_t (*packed_size)(const lstmc_forward_layer *layer, int cell);
 
     /* y (rows, outputs) = x (rows, inputs) times weight (outputs, inputs) transposed, plus bias (outputs,)
        unless that is NULL; linear.h. packed as above, by pack_linear(), or NULL. */
-    void (*linear_forward)(lstmc_real *y, const lstmc_real *x, const lstmc_real *weight, const lstmc_real *bias, const lstmc_real *packed,
-                           ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads, void *scratch);
+    void (*linear_forward)(lstmc_real *y, const lstmc_real *x, const lstmc_real *weight,
+                           const lstmc_real *bias, const lstmc_real *packed, ptrdiff_t rows, ptrdiff_t inputs,
+                           ptrdiff_t outputs, int threads, void *scratch);
     size_t (*linear_forward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads);
     void (*pack_linear)(lstmc_real *packed, const lstmc_real *weight, ptrdiff_t inputs, ptrdiff_t outputs);
     size_t (*packed_linear_size)(ptrdiff_t inputs, ptrdiff_t outputs);
     /* dx (rows, inputs) written, or NULL; dweight and dbias added to, each of them or NULL. */
-    void (*linear_backward)(lstmc_real *dx, lstmc_real *dweight, lstmc_real *dbias, const lstmc_real *dy, const lstmc_real *x, const lstmc_real *weight,
-                            ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads, void *scratch);
+    void (*linear_backward)(lstmc_real *dx, lstmc_real *dweight, lstmc_real *dbias, const lstmc_real *dy,
+                            const lstmc_real *x, const lstmc_real *weight, ptrdiff_t rows, ptrdiff_t inputs,
+                            ptrdiff_t outputs, int threads, void *scratch);
     size_t (*linear_backward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads);
 
     /* y (rows, columns): rows of weight (V, columns) chosen by tokens (rows,), each in [0, V). */
-    void (*embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight, ptrdiff_t rows, ptrdiff_t columns);
+    void (*embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight, ptrdiff_t rows,
+                              ptrdiff_t columns);
     /* dweight (V, columns), added to */
-    void (*embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens, ptrdiff_t rows,
-                               ptrdiff_t columns, int threads);
+    void (*embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens,
+                               ptrdiff_t rows, ptrdiff_t columns, int threads);
 
     /* losses and norms; flat.h */
 
     /* out (rows, columns): softmax of each row of logits, which may be out itself. */
-    void (*softmax)(lstmc_real *out, const lstmc_real *logits, ptrdiff_t rows, ptrdiff_t columns, int threads);
+    void (*softmax)(lstmc_real *out, const lstmc_real *logits, ptrdiff_t rows, ptrdiff_t columns,
+                    int threads);
     /* The mean over the rows whose target is not `ignored`, in nats; 0 if there is none. dlogits
-       (rows, columns), written, may be logits itself or NULL. targets (rows,) each `ignored` or in [0, columns).
-       losses: scratch, ROOM for `rows` doubles. */
-    double (*softmax_cross_entropy)(lstmc_real *dlogits, double *losses, const lstmc_real *logits, const int64_t *targets,
-                                    int64_t ignored, ptrdiff_t rows, ptrdiff_t columns, int threads);
+       (rows, columns), written, may be logits itself or NULL. targets (rows,) each `ignored` or in [0,
+       columns). losses: scratch, ROOM for `rows` doubles. */
+    double (*softmax_cross_entropy)(lstmc_real *dlogits, double *losses, const lstmc_real *logits,
+                                    const int64_t *targets, int64_t ignored, ptrdiff_t rows,
+                                    ptrdiff_t columns, int threads);
     /* The mean of (y - target)^2 over n; dy (n,), written, may be y itself or NULL.
        sums: scratch, ROOM for n / 4096 + 1 doubles. */
-    double (*squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target, ptrdiff_t n, int threads);
+    double (*squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
+                            ptrdiff_t n, int threads);
     /* The sum of squares, in double. sums as above. */
     double (*sum_of_squares)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads);
     void (*scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads); /* a *= factor */
 
     /* optimisers, one step over n parameters: params and the states after it are updated in place. */
-    void (*sgd)(lstmc_real *params, lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads, double lr,
-                double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads);
-    void (*adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads, int64_t step /* from 1 */, double lr,
-                 double beta1, double beta2, double eps, double weight_decay, int decoupled, ptrdiff_t n,
-                 int threads);
-    void (*rmsprop)(lstmc_real *params, lstmc_real *square_avg, lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads,
-                    double lr, double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n,
-                    int threads);
+    void (*sgd)(lstmc_real *params, lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads,
+                double lr, double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads);
+    void (*adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads,
+                 int64_t step /* from 1 */, double lr, double beta1, double beta2, double eps,
+                 double weight_decay, int decoupled, ptrdiff_t n, int threads);
+    void (*rmsprop)(lstmc_real *params, lstmc_real *square_avg,
+                    lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads, double lr,
+                    double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n, int threads);
 
-    /* out = function(a), as the cells compute it: for tests of its accuracy. */
-    void (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
+    /* out = function(a), as the cells compute it: for tests of its accuracy. 0, or LSTMC_UNKNOWN. */
+    int (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
     /* A number of `size` bytes: changing any of them changes it, but for one case in 2^32. The same in all
      * tables. */
     uint64_t (*fingerprint)(const void *bytes, size_t size);

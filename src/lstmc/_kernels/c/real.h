@@ -60,10 +60,11 @@ typedef real uvec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)
 enum { VL = VECTOR_BYTES / sizeof(real) };
 
 #define INLINE static inline __attribute__((always_inline))
+/* A loop that is unrolled whole: UNROLLED(int i = 0; i < 4; i++). */
 #ifdef __clang__
-#define UNROLL _Pragma("unroll")
+#define UNROLLED(...) _Pragma("unroll") for (__VA_ARGS__)
 #else
-#define UNROLL _Pragma("GCC unroll 32")
+#define UNROLLED(...) _Pragma("GCC unroll 32") for (__VA_ARGS__)
 #endif
 
 INLINE vec load(const real *p) { return *(const uvec *)p; }
@@ -72,8 +73,9 @@ INLINE vec splat(real a) { return a - (vec){0}; } /* 0 - would lose the sign of 
 
 /* f(s, lane) for every lane. */
 #if VECTOR_BYTES * 8 / LSTMC_REAL == 16
-#define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), \
-                    f(s, 8), f(s, 9), f(s, 10), f(s, 11), f(s, 12), f(s, 13), f(s, 14), f(s, 15)
+#define LANES(f, s)                                                                                     \
+    f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), f(s, 8), f(s, 9), f(s, 10), \
+        f(s, 11), f(s, 12), f(s, 13), f(s, 14), f(s, 15)
 #elif VECTOR_BYTES * 8 / LSTMC_REAL == 8
 #define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7)
 #elif VECTOR_BYTES * 8 / LSTMC_REAL == 4
@@ -125,12 +127,12 @@ INLINE void store_n(real *p, vec v, ptrdiff_t n)
 #endif
 INLINE void transpose(vec rows[VL])
 {
-#define EXCHANGE(s)                                                                                            \
-    UNROLL for (int i = 0; (s) < VL && i < VL; i++)                                                            \
-        if (!(i & (s))) {                                                                                      \
-            vec upper = rows[i], lower = rows[(i + (s)) % VL];                                                 \
-            rows[i] = SHUFFLE(upper, lower, LANES(UPPER, s));                                                  \
-            rows[(i + (s)) % VL] = SHUFFLE(upper, lower, LANES(LOWER, s));                                     \
+#define EXCHANGE(s)                                                        \
+    UNROLLED(int i = 0; (s) < VL && i < VL; i++)                           \
+        if (!(i & (s))) {                                                  \
+            vec upper = rows[i], lower = rows[(i + (s)) % VL];             \
+            rows[i] = SHUFFLE(upper, lower, LANES(UPPER, s));              \
+            rows[(i + (s)) % VL] = SHUFFLE(upper, lower, LANES(LOWER, s)); \
         }
     EXCHANGE(1)
     EXCHANGE(2)
@@ -155,6 +157,9 @@ INLINE ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 INLINE ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 INLINE ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 /* Elements rounded up so that what follows starts on a 64-byte boundary. */
-INLINE ptrdiff_t aligned(ptrdiff_t n) { return ceil_div(n, 64 / (ptrdiff_t)sizeof(real)) * (64 / (ptrdiff_t)sizeof(real)); }
+INLINE ptrdiff_t aligned(ptrdiff_t n)
+{
+    return ceil_div(n, 64 / (ptrdiff_t)sizeof(real)) * (64 / (ptrdiff_t)sizeof(real));
+}
 
 #endif

@@ -8,13 +8,15 @@
 #include "team.h"
 
 typedef enum {
-    BY_ROWS,  /* each thread takes its batch rows through all of time: no barrier, but each reads all weights */
-    BY_UNITS, /* each takes its hidden units: a barrier at every step, and each reads its part of the weights */
+    BY_ROWS,  /* each thread takes its batch rows through all of time: no barrier, but each reads all weights
+               */
+    BY_UNITS, /* each takes its hidden units: a barrier at every step, and each reads its part of the weights
+               */
 } split_kind;
 
 /* Sets *threads to what pays. The sizes are those of the largest layer. */
-static split_kind choose_split(int *threads, ptrdiff_t steps, ptrdiff_t batch, ptrdiff_t inputs, ptrdiff_t hidden,
-                               int gates)
+static split_kind choose_split(int *threads, ptrdiff_t steps, ptrdiff_t batch, ptrdiff_t inputs,
+                               ptrdiff_t hidden, int gates)
 {
     const double per_step = 2.0 * batch * gates * hidden * hidden; /* operations */
     const double in_all = steps * 2.0 * batch * gates * hidden * (double)(inputs + hidden);

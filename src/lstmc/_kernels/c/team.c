@@ -102,7 +102,8 @@ void lstmc_team_run(int threads, void (*body)(void *work, const team *member), v
         {
             team member = {&shared, omp_get_thread_num(), omp_get_num_threads()};
             keep_apart(&used);
-            team_barrier(&member); /* here and at the end: OpenMP's would keep the core that another waits for */
+            team_barrier(
+                &member); /* here and at the end: OpenMP's would keep the core that another waits for */
             run_member(body, work, &member);
             team_barrier(&member);
         }

@@ -4,7 +4,7 @@ import cupy
 import numpy as np
 
 from .. import is_on_gpu, kind_of
-from ..binding.core import check_threads
+from ..environment import check_threads
 from ..messages import shape_text
 from .launch import flat_kernel, i32, i64, launch
 
