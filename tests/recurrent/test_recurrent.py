@@ -50,11 +50,6 @@ def assert_solves(actual, expected, tolerance):
         assert_close(actual[name], value, tolerance, name)
 
 
-@pytest.fixture(params=CELLS)
-def cell(request):
-    return request.param
-
-
 # --------------------------------------------------------------------------------------------------
 # Against the reference and the golden files
 # --------------------------------------------------------------------------------------------------
