@@ -25,8 +25,9 @@ KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "test_layers", "test_losses", "test_optim",
-         "kernels/test_c_api", "kernels/test_packing", "test_network", "inspection/test_jacobians",
-         "inspection/test_flow", "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
+         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing", "test_network",
+         "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
+         "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h": ["test_layers"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
