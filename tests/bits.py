@@ -97,8 +97,10 @@ def drawing(dtype, *case):
     return lambda *shape: rng.standard_normal(shape).astype(dtype)
 
 
-def states(cell, draw, *shape):
-    return (draw(*shape), draw(*shape)) if cell == "lstm" else draw(*shape)
+def states(layer, draw, batch):
+    """Draw a state of a recurrent layer, in the form that the layer returns."""
+    _, like = layer(np.zeros((1, batch, layer.input_size), layer.dtype))
+    return tuple(draw(*a.shape) for a in like) if isinstance(like, tuple) else draw(*like.shape)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def recurrent(case, cell, dtype, size, layers, with_state, bias, threads):
     x, dy = draw(steps, batch, inputs), draw(steps, batch, hidden)
     state, dstate = None, None
     if with_state:
-        state, dstate = (states(cell, draw, layers, batch, hidden) for _ in range(2))
+        state, dstate = (states(layer, draw, batch) for _ in range(2))
     show(f"{case} inference", layer.forward(x, state, training=False, num_threads=threads)[:2])
 
     def run(name, **options):
@@ -147,7 +149,7 @@ def steppers(case, cell, dtype, size, layers, threads):
             stepper.reset(np.arange(batch) % 2 == 0)
         if step == 2:
             seen.append(stepper.state)
-            stepper.state = states(cell, draw, layers, batch, hidden)
+            stepper.state = states(layer, draw, batch)
         if step == 3:
             layer.params[...] *= 0.5
             stepper.refresh()
@@ -290,7 +292,7 @@ def inspection(case, cell, dtype):
     layer = CELLS[cell](3, 9, 2, dtype=dtype, rng=11)
     net = lstmc.Sequential(CELLS[cell](3, 9, 2, dtype=dtype, rng=12), lstmc.Linear(9, 4, rng=13,
                            dtype=dtype))  # fmt: skip
-    x, state = draw(12, 3, 3), states(cell, draw, 2, 3, 9)
+    x, state = draw(12, 3, 3), states(layer, draw, 3)
     show(f"{case} state_jacobian", lstmc.state_jacobian(layer, x, 2, 9, state))
     show(f"{case} input_jacobian", lstmc.input_jacobian(layer, x, 4, state))
     spectrum = lstmc.jacobian_spectrum(layer, x, state=state)

@@ -97,26 +97,26 @@ def test_cross_entropy(isa, dtype, classes):
     logits = (3 * generator.standard_normal((6, 4, classes))).astype(dtype)
     targets = generator.integers(classes, size=(6, 4))
     targets[1, 2] = targets[5, 0] = -100
-    given = tensor(logits)
+    theirs = tensor(logits)
     loss = torch.nn.functional.cross_entropy(
-        given.reshape(-1, classes), torch.from_numpy(targets).reshape(-1), ignore_index=-100
+        theirs.reshape(-1, classes), torch.from_numpy(targets).reshape(-1), ignore_index=-100
     )
     loss.backward()
     actual, dlogits = lstmc.softmax_cross_entropy(logits, targets, ignore_index=-100)
     # Relative to 1 where a single class makes all of it zero.
     assert abs(actual - loss.item()) <= TOLERANCE[dtype] * max(1.0, loss.item())
-    assert np.abs(dlogits - given.grad.numpy()).max() <= TOLERANCE[dtype] / 22  # a row's share
+    assert np.abs(dlogits - theirs.grad.numpy()).max() <= TOLERANCE[dtype] / 22  # a row's share
 
 
 def test_squared_error(isa, dtype):
     generator = np.random.default_rng(seed_of("squared error"))
     y, target = (generator.standard_normal((5, 3, 7)).astype(dtype) for _ in range(2))
-    given = tensor(y)
-    loss = torch.nn.functional.mse_loss(given, torch.from_numpy(target))
+    theirs = tensor(y)
+    loss = torch.nn.functional.mse_loss(theirs, torch.from_numpy(target))
     loss.backward()
     actual, dy = lstmc.squared_error(y, target)
     assert_close(actual, loss.item(), TOLERANCE[dtype])
-    assert_close(dy, given.grad.numpy(), TOLERANCE[dtype])
+    assert_close(dy, theirs.grad.numpy(), TOLERANCE[dtype])
 
 
 OPTIMISERS = [

@@ -77,18 +77,18 @@ def fill_parameters(module, generator, hidden_size):
 
 def weights_and_gradients(module, num_layers):
     """Return the weights by name and, under d_ and the same name, their gradients."""
-    found = {}
+    arrays = {}
     for layer in range(num_layers):
         for kind in ("weight_ih", "weight_hh"):
             parameter = getattr(module, f"{kind}_l{layer}")
-            found[f"{kind}_l{layer}"] = parameter
-            found[f"d_{kind}_l{layer}"] = parameter.grad
+            arrays[f"{kind}_l{layer}"] = parameter
+            arrays[f"d_{kind}_l{layer}"] = parameter.grad
         biases = [getattr(module, f"{kind}_l{layer}") for kind in ("bias_ih", "bias_hh")]
         # Each has the gradient that their sum has, up to the order in which PyTorch adds.
         torch.testing.assert_close(biases[0].grad, biases[1].grad, rtol=1e-12, atol=1e-12)
-        found[f"bias_l{layer}"] = biases[0] + biases[1]
-        found[f"d_bias_l{layer}"] = biases[0].grad
-    return found
+        arrays[f"bias_l{layer}"] = biases[0] + biases[1]
+        arrays[f"d_bias_l{layer}"] = biases[0].grad
+    return arrays
 
 
 def make_recurrent(name, seed, steps, batch, input_size, hidden_size):

@@ -36,7 +36,7 @@ class Case:
         return getattr(self.net, "net", self.net)
 
     def time_first(self, a):
-        """Give an array of a sequence as (T, B, ...)."""
+        """Return an array of a sequence as (T, B, ...)."""
         if self.form == "unbatched":
             return a[:, None]
         return a.swapaxes(0, 1) if self.form == "batch first" else a
@@ -104,7 +104,7 @@ def make_case(name, cell, layers, dtype, form="time first"):
 
 
 def norms(a):
-    """Give the norm over all but the first axis."""
+    """Return the norm over all but the first axis."""
     return np.sqrt((np.asarray(a, np.float64) ** 2).reshape(len(a), -1).sum(1))
 
 

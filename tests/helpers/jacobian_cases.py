@@ -48,7 +48,7 @@ def twin_of(layer):
 
 
 def in_rows(x, state, form):
-    """Give x as (T, B, I) and the state as parts of (L, B, H), in float64."""
+    """Return x as (T, B, I) and the state as parts of (L, B, H), in float64."""
     x = x.swapaxes(0, 1) if form == "batch first" else x
     parts = parts_of(state)
     if form == "unbatched":

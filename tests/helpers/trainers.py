@@ -13,7 +13,7 @@ VOCABULARY = 5
 
 
 def make_corpus(size, seed=0):
-    """Give tokens that mostly count up, and now and then jump: easy to learn, not all of it."""
+    """Return tokens that mostly count up, and now and then jump: easy to learn, not all of it."""
     rng = np.random.default_rng(seed)
     steps = np.where(rng.random(size) < 0.1, rng.integers(0, VOCABULARY, size), 1)
     return np.cumsum(steps) % VOCABULARY

@@ -194,28 +194,28 @@ def test_updates_that_are_not_finite_are_skipped():
 
 def test_compare_is_learn_twice():
     problem = Problem("copying", 5, symbols=2)
-    found = compare(problem, 30, hidden=24, seed=3, every=10, rows=40)
+    comparison = compare(problem, 30, hidden=24, seed=3, every=10, rows=40)
     nets = equal_networks(problem, 24, 3)
     x, targets = problem.batch(generator(3), 50)
     flows = [lstmc.gradient_flow(net, x, targets) for net in nets]
-    for mine, flow in zip((found.lstm_flow, found.rnn_flow), flows, strict=True):
+    for mine, flow in zip((comparison.lstm_flow, comparison.rnn_flow), flows, strict=True):
         assert mine.loss == flow.loss
         assert_same_bits(mine.layers[0].reach.norms, flow.layers[0].reach.norms)
         assert mine.at == [problem.length - 1]
-    for mine, net in zip((found.lstm, found.rnn), nets, strict=True):
+    for mine, net in zip((comparison.lstm, comparison.rnn), nets, strict=True):
         alone = learn(net, problem, 30, seed=3, every=10, rows=40)
         assert isinstance(mine, Learning)
         assert (mine.cell, mine.updates, mine.losses, mine.scores) == (
             alone.cell, alone.updates, alone.losses, alone.scores,
         )  # fmt: skip
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    told = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert set(told) == {"lstm", "rnn", "lstm_flow", "rnn_flow", "forget", "start"}
-    assert told["rnn"]["losses"] == found.rnn.losses
+    assert told["rnn"]["losses"] == comparison.rnn.losses
     assert told["lstm_flow"]["layers"][0]["cell"] == "lstm"
-    text = str(found)
+    text = str(comparison)
     assert text.startswith("copying, 5 steps of delay, 2 symbols of 2 kinds: learned when symbols")
-    assert str(found.lstm) in text
-    assert str(found.rnn) in text
+    assert str(comparison.lstm) in text
+    assert str(comparison.rnn) in text
     assert "forget gates keep for 1 to 9 steps, the RNN's recurrent matrix is uniform" in text
     other = str(compare(problem, 1, hidden=24, rows=5, forget=1, start="orthogonal"))
     assert "have a bias raised by 1, the RNN's recurrent matrix is orthogonal" in other
@@ -223,10 +223,10 @@ def test_compare_is_learn_twice():
 
 def test_each_network_has_its_learning_rate():
     problem = Problem("adding", 10)
-    found = compare(problem, 1, hidden=24, rows=5)
-    assert (found.lstm.lr, found.rnn.lr) == (0.01, 0.0003)
-    found = compare(problem, 1, hidden=24, rows=5, lstm_lr=0.02, rnn_lr=0.004)
-    assert (found.lstm.lr, found.rnn.lr) == (0.02, 0.004)
+    comparison = compare(problem, 1, hidden=24, rows=5)
+    assert (comparison.lstm.lr, comparison.rnn.lr) == (0.01, 0.0003)
+    comparison = compare(problem, 1, hidden=24, rows=5, lstm_lr=0.02, rnn_lr=0.004)
+    assert (comparison.lstm.lr, comparison.rnn.lr) == (0.02, 0.004)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -244,10 +244,10 @@ def test_the_gradient_tells_before_training(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adding", "temporal_order"])
 def test_an_lstm_learns_over_100_steps_and_an_rnn_does_not(name):
-    found = compare(Problem(name, 100), updates=5000)
-    assert found.lstm.solved_at is not None
-    assert found.rnn.stopped == "updates"
-    assert found.rnn.updates[-1] == 5000
+    comparison = compare(Problem(name, 100), updates=5000)
+    assert comparison.lstm.solved_at is not None
+    assert comparison.rnn.stopped == "updates"
+    assert comparison.rnn.updates[-1] == 5000
 
 
 # -- what is refused --------------------------------------------------------------------------------
@@ -324,10 +324,10 @@ def test_the_example(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     main = runpy.run_path(str(EXAMPLE), run_name="example")["main"]
     path = tmp_path / "picture.png"
-    found = main(12, ("adding", "copying"), updates=20, path=path)
-    assert [c.problem.name for c in found] == ["adding", "copying"]
+    comparison = main(12, ("adding", "copying"), updates=20, path=path)
+    assert [c.problem.name for c in comparison] == ["adding", "copying"]
     said = capsys.readouterr().out
-    assert "".join(f"{c}\n" for c in found) + f"see {path}\n" == said
+    assert "".join(f"{c}\n" for c in comparison) + f"see {path}\n" == said
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert path.stat().st_size > 20_000
 

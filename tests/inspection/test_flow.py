@@ -77,8 +77,8 @@ def naive(layer, xs, state, trace, nudge, name=""):
     """Run a network: xs and what is returned are lists over time. With a trace, its masks drop."""
     if isinstance(layer, lstmc.Sequential):
         for i, one in enumerate(layer.layers):
-            kept = trace.layers[i] if trace else None
-            xs = naive(one, xs, state[i], kept, nudge, f"{name}{i}.")
+            layer_trace = trace.layers[i] if trace else None
+            xs = naive(one, xs, state[i], layer_trace, nudge, f"{name}{i}.")
         return xs
     if cell_of(layer):
         for k in range(layer.num_layers):
@@ -97,7 +97,7 @@ def naive(layer, xs, state, trace, nudge, name=""):
 
 
 def naive_losses(case, nudge, trace=None):
-    """Give every step's share of the loss: (..., T)."""
+    """Return every step's share of the loss: (..., T)."""
     state = case.state
     if case.form == "unbatched":
         state = with_rows(state)
@@ -120,7 +120,7 @@ def cross_entropy(y, ids):
 
 
 def with_rows(state):
-    """Give a state of one unbatched sequence as that of a batch of one row."""
+    """Return a state of one unbatched sequence as that of a batch of one row."""
     if isinstance(state, tuple):
         return tuple(with_rows(part) for part in state)
     return None if state is None else state[:, None]
@@ -157,34 +157,34 @@ def check_flow(case, flow, trace=None, at=(STEPS - 1,)):
     assert (flow.steps, flow.batch, flow.at) == (STEPS, rows, list(at))
     stacks = list(recurrent_of(case.layer))
     assert [layer.name for layer in flow.layers] == [name for name, _, _ in stacks]
-    for found, (name, layer, k) in zip(flow.layers, stacks, strict=True):
+    for actual, (name, layer, k) in zip(flow.layers, stacks, strict=True):
         cell, hidden = cell_of(layer), layer.hidden_size
-        assert found.cell == cell.kind
+        assert actual.cell == cell.kind
         exact = {}
         for part in PARTS if cell.has_c else ["dh", "dh_above", "dh_later", "dx"]:
             features = layer.parameters()[f"weight_ih_l{k}"][1] if part == "dx" else hidden
             exact[part] = slopes(case, name, part, (rows, features), trace)
             wanted = exact[part].sum(-1)
-            assert_close(getattr(found.gradients, part), wanted, tolerance, f"{name} {part}")
-            assert_close(getattr(found, part), norms(wanted), tolerance, f"{name} |{part}|")
+            assert_close(getattr(actual.gradients, part), wanted, tolerance, f"{name} {part}")
+            assert_close(getattr(actual, part), norms(wanted), tolerance, f"{name} |{part}|")
         if not cell.has_c:
-            assert found.dc is found.dc_through_h is found.dc_later is None
-            assert found.gradients.dc is found.gradients.dc_through_h is None
+            assert actual.dc is actual.dc_through_h is actual.dc_later is None
+            assert actual.gradients.dc is actual.gradients.dc_through_h is None
         for kind in WEIGHTS if layer.bias else WEIGHTS[:2]:
             shape = layer.parameters()[f"{kind}_l{k}"]
             shape = shape if len(shape) == 2 else (1, *shape)  # so that it is added to every row
             wanted = norms(slopes(case, name, kind, shape, trace).sum(-1))
-            assert_close(found.weights[kind], wanted, tolerance, f"{name} {kind}")
+            assert_close(actual.weights[kind], wanted, tolerance, f"{name} {kind}")
         first = {
             part: slopes(case, name, f"{part}0", (rows, hidden), trace, steps=1)
             for part in cell.states
         }
         wanted = naive_reach(exact, first, at)
-        assert_close(found.reach.norms, wanted, tolerance, f"{name} reach")
+        assert_close(actual.reach.norms, wanted, tolerance, f"{name} reach")
 
 
 def naive_reach(exact, first, at):
-    """Give the norms by distance: h and c together; of several steps each relative to its own at k = 1."""
+    """Return the norms by distance: h and c together; of several steps each relative to its own at k = 1."""
     alone = []
     for s in at:
         now = [exact["dh"], exact["dc_later"]] if "dc_later" in exact else [exact["dh"]]
@@ -263,8 +263,8 @@ def test_a_trace_of_training_keeps_its_dropout(dtype, name, cell, layers):
 def test_the_steps_whose_loss_is_followed(at, name, cell, layers):
     """One, counted from either end, or the root of the mean square over several."""
     case = make_case(name, cell, layers, np.float64)
-    wanted = list(dict.fromkeys(int(s) % STEPS for s in np.atleast_1d(at)))
-    check_flow(case, case.flow(at=at, arrays=True), at=wanted)
+    expected = list(dict.fromkeys(int(s) % STEPS for s in np.atleast_1d(at)))
+    check_flow(case, case.flow(at=at, arrays=True), at=expected)
 
 
 def test_what_the_loss_may_be(dtype):
@@ -291,7 +291,7 @@ def test_what_the_loss_may_be(dtype):
 
 @pytest.mark.parametrize("name", ["bare", "nested"])
 def test_a_random_gradient(dtype, name):
-    """Without anything to foresee: the same in every call, full, and followed as any other."""
+    """Without anything to predict: the same in every call, full, and followed as any other."""
     case = make_case(name, "lstm", 2, dtype)
     case.targets = case.dy = None
     flow, again = case.flow(arrays=True), case.flow(arrays=True)
@@ -340,8 +340,8 @@ def test_what_later_steps_send_back(cell, layers):
 
             exact = numerical_gradient(rest, state[i])
             for k, layer in enumerate(flow.layers):
-                found = getattr(layer.gradients, part)[t]
-                assert_close(found, exact[k], DIFFERENCE_TOLERANCE, f"{part}, step {t}, l{k}")
+                actual = getattr(layer.gradients, part)[t]
+                assert_close(actual, exact[k], DIFFERENCE_TOLERANCE, f"{part}, step {t}, l{k}")
     last = [(layer.gradients.dh_later, layer.gradients.dc_later) for layer in flow.layers]
     assert all(not a[-1].any() for pair in last for a in pair if a is not None)
 
@@ -383,8 +383,8 @@ def test_against_pytorch(dtype):
     assert abs(flow.loss - total.item()) <= 1e-6 * flow.loss
     for part, tensors in (("dh", hs), ("dc", cs), ("dx", xs)):
         assert_close(getattr(layer, part), norms_of(total, tensors), TOLERANCE[dtype], part)
-    wanted = np.hypot(*norms_of(losses[7], [first_h, first_c]))
-    assert_close(layer.reach.norms[-1], wanted, TOLERANCE[dtype], "at the initial state")
+    expected = np.hypot(*norms_of(losses[7], [first_h, first_c]))
+    assert_close(layer.reach.norms[-1], expected, TOLERANCE[dtype], "at the initial state")
     assert len(layer.reach.norms) == 9
 
 

@@ -20,8 +20,8 @@ def test_a_geometric_decay(dtype, factor, at):
     reach = flow.layers[0].reach
     sizes = [np.linalg.norm(dy[s].astype(np.float64)) for s in chosen]
     size = math.sqrt(np.mean(np.square(sizes)))
-    wanted = [abs(factor) ** k * size for k in range(max(chosen) + 2)]
-    assert_close(reach.norms, wanted, TOLERANCE[dtype])
+    expected = [abs(factor) ** k * size for k in range(max(chosen) + 2)]
+    assert_close(reach.norms, expected, TOLERANCE[dtype])
     # Each norm is off by TOLERANCE at most, and the line's slope by no more than that.
     assert abs(reach.rate - math.log(abs(factor))) <= TOLERANCE[dtype]
     assert reach.fit > 1 - 1e-6

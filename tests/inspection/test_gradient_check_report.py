@@ -65,9 +65,9 @@ def test_nothing_is_changed_where_a_layer_raises(method, calls):
             return super().forward(x, state, training)
 
         def backward(self, dy, trace, dstate=None):
-            found = super().backward(dy, trace, dstate)
+            actual = super().backward(dy, trace, dstate)
             self.raise_in("backward", 1)
-            return found
+            return actual
 
         def raise_in(self, where, at):
             self.count += where == method

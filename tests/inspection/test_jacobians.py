@@ -34,15 +34,15 @@ def exact_input_jacobian(layer, x, state, t, form="time first"):
     """Move x at each step up to t: (t+1, B, H, I)."""
     layer = twin_of(layer)
     x, parts = in_rows(x, state, form)
-    found = []
+    actual = []
     for s in range(t + 1):
 
         def output(x_s, s=s):
             moved = np.concatenate([x[:s], x_s[None], x[s + 1 : t + 1]])
             return layer(moved, as_state(parts))[0][t]
 
-        found.append(differences(output, x[s]))
-    return np.array(found)
+        actual.append(differences(output, x[s]))
+    return np.array(actual)
 
 
 @pytest.mark.parametrize("span", [(), (0, 1), (1, 3), (2, 5), (4, None)], ids=str)
@@ -50,13 +50,13 @@ def exact_input_jacobian(layer, x, state, t, form="time first"):
 @pytest.mark.parametrize("cell", CELLS)
 def test_state_jacobian(isa, dtype, cell, layers, span):
     layer, x, state = make_case(cell, layers, dtype)
-    found = lstmc.state_jacobian(layer, x, *span, state=state)
-    assert found.dtype == dtype
+    actual = lstmc.state_jacobian(layer, x, *span, state=state)
+    assert actual.dtype == dtype
     t0, t1 = span or (0, STEPS)
     exact = exact_state_jacobian(layer, x, state, t0, t1 or STEPS)
-    assert_close(found, exact, TOLERANCE[dtype])
+    assert_close(actual, exact, TOLERANCE[dtype])
     _, _, trace = layer.forward(x, state)
-    assert_same_bits(lstmc.state_jacobian(layer, None, *span, trace=trace), found)
+    assert_same_bits(lstmc.state_jacobian(layer, None, *span, trace=trace), actual)
 
 
 @pytest.mark.parametrize("t", [None, 0, 2])
@@ -64,12 +64,12 @@ def test_state_jacobian(isa, dtype, cell, layers, span):
 @pytest.mark.parametrize("cell", CELLS)
 def test_input_jacobian(isa, dtype, cell, layers, t):
     layer, x, state = make_case(cell, layers, dtype)
-    found = lstmc.input_jacobian(layer, x, t, state)
-    assert found.dtype == dtype
+    actual = lstmc.input_jacobian(layer, x, t, state)
+    assert actual.dtype == dtype
     last = STEPS - 1 if t is None else t
-    assert_close(found, exact_input_jacobian(layer, x, state, last), TOLERANCE[dtype])
+    assert_close(actual, exact_input_jacobian(layer, x, state, last), TOLERANCE[dtype])
     _, _, trace = layer.forward(x, state)
-    assert_same_bits(lstmc.input_jacobian(layer, t=t, trace=trace), found)
+    assert_same_bits(lstmc.input_jacobian(layer, t=t, trace=trace), actual)
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
@@ -110,9 +110,9 @@ def test_an_lstm_that_does_not_recur(dtype):
     layer, x, state = make_case("lstm", 1, dtype)
     layer["weight_hh_l0"][...] = 0
     _, _, trace = layer.forward(x, state)
-    kept = trace.layers[0]
-    forget = kept.gates["f"].astype(np.float64).prod(0)
-    passed = kept.gates["o"][-1] * (1 - np.tanh(kept.c[-1].astype(np.float64)) ** 2)
+    layer_trace = trace.layers[0]
+    forget = layer_trace.gates["f"].astype(np.float64).prod(0)
+    passed = layer_trace.gates["o"][-1] * (1 - np.tanh(layer_trace.c[-1].astype(np.float64)) ** 2)
     exact = np.zeros((BATCH, 2 * HIDDEN, 2 * HIDDEN))
     for unit in range(HIDDEN):
         exact[:, HIDDEN + unit, HIDDEN + unit] = forget[:, unit]
@@ -145,8 +145,8 @@ def test_sweeps_in_pieces(monkeypatch, dtype, cell, layers, sweep_bytes):
     results()
     before = len(calls)
     monkeypatch.setattr(jacobians, "SWEEP_BYTES", sweep_bytes)
-    for found, wanted in zip(results(), whole, strict=True):
-        assert_close(found, wanted, CLOSED_TOLERANCE[dtype])
+    for actual, expected in zip(results(), whole, strict=True):
+        assert_close(actual, expected, CLOSED_TOLERANCE[dtype])
     assert len(calls) - before > before  # they were cut indeed
 
 
@@ -162,8 +162,11 @@ def test_the_layer_is_left_as_it_was():
     layer, x, state = make_case("lstm", 2)
     layer.grads[...] = 3
     _, _, trace = layer.forward(x, state)
-    kept = [*(a for one in trace.layers for a in (one.h, one.c, *one.gates.values())), trace.x]
-    arrays = [layer.params, layer.grads, x, *state, *kept]
+    traced = [
+        *(a for one in trace.layers for a in (one.h, one.c, *one.gates.values())),
+        trace.x,
+    ]
+    arrays = [layer.params, layer.grads, x, *state, *traced]
     before = [a.copy() for a in arrays]
     lstmc.state_jacobian(layer, trace=trace)
     lstmc.input_jacobian(layer, x, state=state)

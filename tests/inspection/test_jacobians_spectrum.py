@@ -25,7 +25,7 @@ import lstmc
 
 
 def doubles(x, state):
-    """Give x and a state in float64."""
+    """Return x and a state in float64."""
     return x.astype(np.float64), as_state([part.astype(np.float64) for part in parts_of(state)])
 
 
@@ -39,24 +39,24 @@ def doubles(x, state):
 def test_spectrum(dtype, cell, layers):
     """Against the singular values of the Jacobians by differences, at every distance."""
     layer, x, state = make_case(cell, layers, dtype)
-    found = lstmc.jacobian_spectrum(layer, x, 4, [3, 1, 4, 3], state)
-    assert (found.t1, found.distances) == (4, [1, 3, 4])
-    for k, values in zip(found.distances, found.singular_values, strict=True):
+    actual = lstmc.jacobian_spectrum(layer, x, 4, [3, 1, 4, 3], state)
+    assert (actual.t1, actual.distances) == (4, [1, 3, 4])
+    for k, values in zip(actual.distances, actual.singular_values, strict=True):
         jacobian = exact_state_jacobian(layer, x, state, 4 - k, 4)
         exact = np.linalg.svd(jacobian, compute_uv=False)
         assert_close(values, exact, TOLERANCE[dtype], f"distance {k}")
         assert np.all(np.diff(values, axis=1) <= 0)
-    logs = np.log(found.singular_values[:, :, 0])
-    assert_close(found.largest, np.exp(logs.mean(1)), 1e-12)
-    assert abs(found.rate - (logs[-1] - logs[0]).mean() / 3) <= 1e-12
+    logs = np.log(actual.singular_values[:, :, 0])
+    assert_close(actual.largest, np.exp(logs.mean(1)), 1e-12)
+    assert abs(actual.rate - (logs[-1] - logs[0]).mean() / 3) <= 1e-12
 
 
-@pytest.mark.parametrize(("steps", "wanted"), [(1, [1]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
-def test_distances_unless_given(steps, wanted):
+@pytest.mark.parametrize(("steps", "expected"), [(1, [1]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
+def test_distances_unless_given(steps, expected):
     layer, x, _ = make_case("rnn_tanh", steps=steps)
-    found = lstmc.jacobian_spectrum(layer, x)
-    assert (found.t1, found.distances) == (steps, wanted)
-    assert found.singular_values.shape == (len(wanted), BATCH, HIDDEN)
+    actual = lstmc.jacobian_spectrum(layer, x)
+    assert (actual.t1, actual.distances) == (steps, expected)
+    assert actual.singular_values.shape == (len(expected), BATCH, HIDDEN)
 
 
 def test_the_spectrum_of_a_scaled_rotation(dtype):
@@ -97,8 +97,8 @@ def test_a_spectrum_in_words_and_numbers(cell, form):
     for written, factors in zip(numbers["factors"], spectrum.factors, strict=True):
         assert written["spectral_norm"] == factors["spectral_norm"]
         assert written["spectral_radius"] == factors["spectral_radius"]
-        kept = {name: a.tolist() for name, a in factors["derivatives"].items()}
-        assert written["derivatives"] == kept
+        derivatives = {name: a.tolist() for name, a in factors["derivatives"].items()}
+        assert written["derivatives"] == derivatives
     text = str(spectrum)
     assert text.startswith(f"singular values of d s_{STEPS} / d s_({STEPS}-k)")
     assert f"{spectrum.singular_values[0].max():9.3e}" in text
@@ -126,24 +126,24 @@ def quantiles(derivative):
 def test_step_factors(cell, form):
     layer, x, state = make_case(cell, 2, form=form)
     _, _, trace = layer.forward(x, state)
-    found = lstmc.step_factors(layer, trace)
-    assert len(found) == 2
+    actual = lstmc.step_factors(layer, trace)
+    assert len(actual) == 2
     cell = CELLS[cell]
-    for k, factors in enumerate(found):
+    for k, factors in enumerate(actual):
         blocks = np.split(layer[f"weight_hh_l{k}"], len(cell.gates))
         assert tuple(factors["spectral_norm"]) == cell.gates
         for name, block in zip(cell.gates, blocks, strict=True):
             # The root of the largest eigenvalue of R'R.
             norm = math.sqrt(np.linalg.eigvalsh(block.T @ block)[-1])
             assert abs(factors["spectral_norm"][name] - norm) <= 1e-12 * norm
-        kept = trace.layers[k]
+        layer_trace = trace.layers[k]
         if len(blocks) > 1:
             assert factors["spectral_radius"] is None
         else:
             radius = np.abs(np.roots(np.poly(blocks[0]))).max()
             # The roots of a polynomial of degree 4 are good to some 1e-12.
             assert abs(factors["spectral_radius"] - radius) <= 1e-9
-        exact = cell.factors(kept.h, kept.c, kept.gates)
+        exact = cell.factors(layer_trace.h, layer_trace.c, layer_trace.gates)
         assert set(factors["derivatives"]) == set(exact)
         for name, derivative in exact.items():
             # 1 / cosh(arctanh(h))^2 loses the digits that 1 - h^2 keeps where h is near 1.
@@ -161,9 +161,9 @@ def test_exponents_of_a_scaled_rotation(dtype, every):
     layer, x, _ = make_case("rnn_identity", 1, dtype, steps=23)
     q = np.linalg.qr(np.random.default_rng(2).standard_normal((HIDDEN, HIDDEN)))[0]
     layer["weight_hh_l0"][...] = 0.9 * q
-    found = lstmc.lyapunov_exponents(layer, x, every=every)
-    assert found.dtype == np.float64
-    assert_close(found, np.full((BATCH, HIDDEN), math.log(0.9)), CLOSED_TOLERANCE[dtype])
+    actual = lstmc.lyapunov_exponents(layer, x, every=every)
+    assert actual.dtype == np.float64
+    assert_close(actual, np.full((BATCH, HIDDEN), math.log(0.9)), CLOSED_TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("count", [None, 1, 3])
@@ -181,10 +181,10 @@ def test_exponents_of_a_normal_matrix(dtype, count):
     blocks = np.diag([1.05, 0.0, 0.0, 0.3])
     blocks[1:3, 1:3] = 0.8 * np.array([[c, -s], [s, c]])
     layer["weight_hh_l0"][...] = q @ blocks @ q.T
-    found = lstmc.lyapunov_exponents(layer, 0 * x, state, count=count)
+    actual = lstmc.lyapunov_exponents(layer, 0 * x, state, count=count)
     exact = np.log([1.05, 0.8, 0.8, 0.3])[:count]
-    assert found.shape == (BATCH, len(exact))
-    assert np.abs(found - exact).max() < 5 / steps
+    assert actual.shape == (BATCH, len(exact))
+    assert np.abs(actual - exact).max() < 5 / steps
 
 
 @pytest.mark.parametrize("form", ["time first", "unbatched"])
@@ -192,13 +192,13 @@ def test_exponents_of_a_normal_matrix(dtype, count):
 def test_exponents_sum_to_the_volume(cell, layers, form):
     """To the mean of log |det J| of the steps, which are by differences here."""
     layer, x, state = make_case(cell, layers, form=form)
-    found = lstmc.lyapunov_exponents(layer, x, state, every=2)
+    actual = lstmc.lyapunov_exponents(layer, x, state, every=2)
     jacobians_ = [exact_state_jacobian(layer, x, state, t, t + 1, form) for t in range(STEPS)]
     volumes = np.array([np.linalg.slogdet(j)[1] for j in jacobians_]).mean(0)
     exact = volumes[0] if form == "unbatched" else volumes
     # A determinant is off by as much as the smallest of the differences' singular values is.
-    assert_close(found.sum(-1), exact, 1e-6)
-    assert np.all(np.diff(found, axis=-1) <= 0)
+    assert_close(actual.sum(-1), exact, 1e-6)
+    assert np.all(np.diff(actual, axis=-1) <= 0)
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -206,23 +206,23 @@ def test_small_exponents_of_a_longer_sequence(dtype, every):
     """All that an orthogonalisation every few steps should keep of exponents that are nats apart."""
     layer, x, state = make_case("lstm", 1, dtype, steps=40)
     exact = lstmc.lyapunov_exponents(twin_of(layer), *doubles(x, state), every=1)
-    found = lstmc.lyapunov_exponents(layer, x, state, every=every)
+    actual = lstmc.lyapunov_exponents(layer, x, state, every=every)
     jacobians_ = [exact_state_jacobian(layer, x, state, t, t + 1) for t in range(40)]
     volume = np.array([np.linalg.slogdet(j)[1] for j in jacobians_]).mean(0)
     # The largest and the smallest are 5 nats a step apart: of every step between two
     # orthogonalisations, rounding grows by exp(5).
     tolerance = np.finfo(dtype).eps * math.exp(5 * every)
-    assert_close(found, exact, tolerance)
-    assert_close(found.sum(1), volume, max(tolerance, 1e-6))
+    assert_close(actual, exact, tolerance)
+    assert_close(actual.sum(1), volume, max(tolerance, 1e-6))
 
 
 def test_directions_that_are_lost():
     """Minus infinity, and no warning."""
     layer, x, _ = make_case("rnn_relu")
     layer["bias_l0"][...] = -100
-    found = lstmc.lyapunov_exponents(layer, x)
-    assert found.shape == (BATCH, HIDDEN)
-    assert np.all(found == -math.inf)
+    actual = lstmc.lyapunov_exponents(layer, x)
+    assert actual.shape == (BATCH, HIDDEN)
+    assert np.all(actual == -math.inf)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -26,22 +26,22 @@ def found_both_ways(net, x, targets=None, state=None, dy=None):
 def test_a_weight(name, value):
     net = make_net(dropout=0.0)
     net[name].reshape(-1)[-1] = value
-    found = found_both_ways(net, draw_tokens(STEPS, BATCH))
-    assert found == NonFinite("a weight", name)
-    assert str(found) == f"a weight is not finite: {name}"
+    first = found_both_ways(net, draw_tokens(STEPS, BATCH))
+    assert first == NonFinite("a weight", name)
+    assert str(first) == f"a weight is not finite: {name}"
 
 
 def test_the_input():
     """The earliest step, then the first row: of a network, at the recurrent layer that reads it."""
     x = np.zeros((STEPS, BATCH, 2), np.float32)
     x[4, 0, 1], x[3, 2, 0] = math.nan, math.inf
-    found = found_both_ways(lstmc.LSTM(2, 3, rng=1), x)
-    assert (found.what, found.step, found.row) == ("x", 3, 2)
-    assert str(found) == "x is not finite, at step 3, row 2"
+    first = found_both_ways(lstmc.LSTM(2, 3, rng=1), x)
+    assert (first.what, first.step, first.row) == ("x", 3, 2)
+    assert str(first) == "x is not finite, at step 3, row 2"
     net = lstmc.Sequential(lstmc.Linear(2, 2, rng=1), lstmc.LSTM(2, 3, rng=1))
-    found = found_both_ways(net, x)
-    assert (found.what, found.step, found.row) == ("x", 3, 2)
-    assert str(found) == "x is not finite: of layer 1, at step 3, row 2"
+    first = found_both_ways(net, x)
+    assert (first.what, first.step, first.row) == ("x", 3, 2)
+    assert str(first) == "x is not finite: of layer 1, at step 3, row 2"
 
 
 @pytest.mark.parametrize("form", ["time first", "batch first", "unbatched"])
@@ -56,9 +56,9 @@ def test_a_state_that_overflows(form, steps):
         net.batch_first, x = True, np.ascontiguousarray(x.swapaxes(0, 1))
     elif form == "unbatched":
         x, row = x[:, 1], 0
-    found = found_both_ways(net, x)
-    assert found == NonFinite("a state", "l0", steps + 2, row)
-    assert str(found) == f"a state is not finite: l0, at step {steps + 2}, row {row}"
+    first = found_both_ways(net, x)
+    assert first == NonFinite("a state", "l0", steps + 2, row)
+    assert str(first) == f"a state is not finite: l0, at step {steps + 2}, row {row}"
 
 
 @pytest.mark.parametrize(("part", "what"), [(0, "a state"), (1, "a state")])
@@ -91,8 +91,8 @@ def test_the_output():
     net["1.weight"][...] = 3e38
     x = np.full((STEPS, BATCH, 1), 2, np.float32)
     for targets in (None, np.zeros((STEPS, BATCH), np.int64)):
-        found = lstmc.find_nonfinite(net, x, targets)
-        assert str(found) == "the output is not finite"
+        first = lstmc.find_nonfinite(net, x, targets)
+        assert str(first) == "the output is not finite"
 
 
 @pytest.mark.parametrize("kind", ["dy", "numbers", "a function"])
@@ -101,10 +101,10 @@ def test_the_gradient_at_the_output(kind):
     dy = np.ones((STEPS, BATCH, 1), np.float32)
     dy[2, 1] = math.nan
     if kind == "dy":
-        found = found_both_ways(net, x, dy=dy)
+        first = found_both_ways(net, x, dy=dy)
     else:
-        found = lstmc.find_nonfinite(net, x, dy if kind == "numbers" else lambda y: (0.0, dy))
-    assert str(found) == "the gradient of the loss at the output is not finite"
+        first = lstmc.find_nonfinite(net, x, dy if kind == "numbers" else lambda y: (0.0, dy))
+    assert str(first) == "the gradient of the loss at the output is not finite"
 
 
 @pytest.mark.parametrize("last", [STEPS - 1, STEPS - 2])
@@ -121,11 +121,11 @@ def test_a_gradient_on_the_way_back(where, last):
     x = np.zeros((STEPS, BATCH, 1), np.float32)
     dy = np.zeros((STEPS, BATCH, 1), np.float32)
     dy[last, 2] = 1
-    found = found_both_ways(net, x, dy=dy)
-    assert found == NonFinite("a gradient", name, last - 2, 2)
-    assert str(found) == f"a gradient is not finite: {name}, at step {last - 2}, row 2"
-    found = found_both_ways(net, x, dy=dy * np.float32(1e-30))  # which takes a step more
-    assert found == NonFinite("a gradient", name, last - 3, 2)
+    first = found_both_ways(net, x, dy=dy)
+    assert first == NonFinite("a gradient", name, last - 2, 2)
+    assert str(first) == f"a gradient is not finite: {name}, at step {last - 2}, row 2"
+    first = found_both_ways(net, x, dy=dy * np.float32(1e-30))  # which takes a step more
+    assert first == NonFinite("a gradient", name, last - 3, 2)
 
 
 def test_a_gradient_that_a_dead_unit_stops():
@@ -162,8 +162,8 @@ def test_nothing_is_found(targets):
     x, classes = draw_tokens(2, STEPS, BATCH)
     net.grads[...] = 3
     generator = net.layers[1].rng.bit_generator.state
-    given = {"classes": classes, "a function": lambda y: (0.0, 0 * y)}
-    assert lstmc.find_nonfinite(net, x, given.get(targets)) is None
+    arguments = {"classes": classes, "a function": lambda y: (0.0, 0 * y)}
+    assert lstmc.find_nonfinite(net, x, arguments.get(targets)) is None
     assert net.layers[1].rng.bit_generator.state == generator
     assert np.all(net.grads == 3)
     y, _, trace = net.forward(x)

@@ -75,9 +75,9 @@ def test_what_is_seen_of_gates(dtype, cell):
     loss, dy = lstmc.softmax_cross_entropy(y, targets)
     record = lstmc.Watch(net)(loss, dy, trace)
     assert list(record) == ["window", "loss", "2.l0", "2.l1"]
-    for k, kept in enumerate(trace.layers[2].layers):
+    for k, layer_trace in enumerate(trace.layers[2].layers):
         seen, count, size = record[f"2.l{k}"], 0, 0
-        for name, a in (kept.gates or {"h": kept.h}).items():
+        for name, a in (layer_trace.gates or {"h": layer_trace.h}).items():
             low = dtype.type(0.1 if name in cell.sigmoids else -0.9)
             count += sum(bool(v < low or v > dtype.type(0.9)) for v in a.flat)
             size += a.size
@@ -85,7 +85,8 @@ def test_what_is_seen_of_gates(dtype, cell):
         assert seen["saturated"] == count / size
         if cell.keeps:
             assert (
-                abs(seen["forget"] - kept.gates[cell.keeps].astype(np.float64).mean()) < TOLERANCE
+                abs(seen["forget"] - layer_trace.gates[cell.keeps].astype(np.float64).mean())
+                < TOLERANCE
             )
         else:
             assert seen["forget"] is None
@@ -209,23 +210,23 @@ def test_tensorboard(tmp_path):
         watch(*lstmc.softmax_cross_entropy(y, targets), trace)
     board = EventAccumulator(str(tmp_path / "board"))
     board.Reload()
-    wanted = {}
+    expected = {}
     for record in watch.records:
-        wanted.setdefault("loss", []).append((record["window"], record["loss"]))
+        expected.setdefault("loss", []).append((record["window"], record["loss"]))
         for name in ("2.l0", "2.l1"):
             for what, value in record[name].items():
                 if value is not None:
-                    wanted.setdefault(f"{name}/{what}", []).append((record["window"], value))
-    found = {
+                    expected.setdefault(f"{name}/{what}", []).append((record["window"], value))
+    actual = {
         tag: [(e.step, make_ndarray(e.tensor_proto).item()) for e in board.Tensors(tag)]
         for tag in board.Tags()["tensors"]
     }
-    assert len(wanted["loss"]) == 2
-    assert set(found) == set(wanted)
-    for tag, values in wanted.items():
-        assert [step for step, _ in found[tag]] == [window for window, _ in values]
+    assert len(expected["loss"]) == 2
+    assert set(actual) == set(expected)
+    for tag, values in expected.items():
+        assert [step for step, _ in actual[tag]] == [window for window, _ in values]
         # It keeps float32.
-        assert_close([v for _, v in found[tag]], [v for _, v in values], 1e-7, tag)
+        assert_close([v for _, v in actual[tag]], [v for _, v in values], 1e-7, tag)
 
 
 def test_without_tensorboard(tmp_path, monkeypatch):

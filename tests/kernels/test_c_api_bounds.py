@@ -45,11 +45,11 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     steps, batch, inputs, hidden, layers = sizes
     cell = CELLS[cell]
     gates = len(cell.gates) * hidden
-    kept = {}
+    arrays = {}
 
     def array(name, shape, value=None, boundary=None, kind=dtype):
-        kept[name] = Guarded(ffi, shape, kind, value, boundary)
-        return kept[name].pointer
+        arrays[name] = Guarded(ffi, shape, kind, value, boundary)
+        return arrays[name].pointer
 
     def given(name, value):
         return array(name, value.shape, value)
@@ -102,14 +102,14 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     backward.scratch = array("backward's scratch", needed, boundary=64, kind=np.uint8)
     table.backward(plan, backward)
 
-    for name, guarded in kept.items():
+    for name, guarded in arrays.items():
         guarded.check(name)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12  # as in test_recurrent.py
     for name, expected in reference_solution(problem).items():
         if name[-2:] in ("_n", "h0", "c0"):
-            actual = np.stack([kept[f"{name}_{k}"].array for k in range(layers)])
+            actual = np.stack([arrays[f"{name}_{k}"].array for k in range(layers)])
         else:
-            actual = kept[name].array
+            actual = arrays[name].array
         assert_close(actual, expected, tolerance, name)
 
 

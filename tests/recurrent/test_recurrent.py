@@ -57,8 +57,8 @@ def assert_solves(actual, expected, tolerance):
 
 def check_against_reference(dtype, *case):
     problem = random_problem(*case)
-    given = as_type(problem, dtype)
-    actual = solution(given)
+    inputs = as_type(problem, dtype)
+    actual = solution(inputs)
     assert {value.dtype for value in actual.values()} == {dtype}
     assert_solves(actual, reference_solution(problem), TOLERANCE[dtype])
 
@@ -103,8 +103,8 @@ def test_golden(isa, dtype, name):
 def test_trace(isa, dtype, cell, hidden):
     """The trace holds the states after each step and the activated gates, as the reference has them."""
     problem = random_problem(cell, 4, 3, 5, hidden, 2)
-    given = as_type(problem, dtype)
-    _, _, trace = make_layer(given).forward(given["x"], first_state(given))
+    inputs = as_type(problem, dtype)
+    _, _, trace = make_layer(inputs).forward(inputs["x"], first_state(inputs))
     cell = CELLS[cell]
     for layer, (_, *saved) in zip(trace.layers, reference_states(problem), strict=True):
         expected = dict(zip(cell.saved, saved, strict=True))

@@ -40,13 +40,13 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_forms_of_the_same_array(isa, dtype, form):
     problem = as_type(random_problem("lstm", *CASE), dtype)
-    given = dict(problem)
+    inputs = dict(problem)
     for name in ("x", "h0", "c0", "dy", "dh_n", "dc_n"):
-        given[name] = form(problem[name])
+        inputs[name] = form(problem[name])
     layer = make_layer(problem)
-    assert_same_bits(solution(given, layer), solution(problem))
+    assert_same_bits(solution(inputs, layer), solution(problem))
     for name in ("x", "h0", "c0", "dy", "dh_n", "dc_n"):
-        np.testing.assert_array_equal(given[name], problem[name])
+        np.testing.assert_array_equal(inputs[name], problem[name])
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -96,10 +96,10 @@ def test_no_bias(isa, dtype, cell):
     for k in range(2):
         problem[f"bias_l{k}"][...] = 0
     expected = {k: v for k, v in reference_solution(problem).items() if "bias" not in k}
-    given = as_type(problem, dtype)
-    layer = make_layer(given, bias=False)
+    inputs = as_type(problem, dtype)
+    layer = make_layer(inputs, bias=False)
     assert not any("bias" in name for name in layer.parameters())
-    actual = solution(given, layer)
+    actual = solution(inputs, layer)
     assert set(actual) == set(expected)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12  # as in test_recurrent.py
     for name, value in expected.items():
@@ -120,8 +120,8 @@ def test_no_steps_or_no_rows(isa, cell, steps, batch, threads):
         y, last, trace = layer.forward(x, state, training=training, num_threads=threads)
         assert y.shape == (steps, batch, 9)
         assert_same_bits(last, state)
-        for part, given in zip(parts_of(last), parts_of(state), strict=True):
-            assert not np.may_share_memory(part, given)
+        for part, start in zip(parts_of(last), parts_of(state), strict=True):
+            assert not np.may_share_memory(part, start)
     arriving = arriving_state(problem)
     dx, dstate = layer.backward(np.ones_like(y), trace, arriving, num_threads=threads)
     assert dx.shape == x.shape
@@ -197,7 +197,7 @@ def test_a_forked_child_works():
 
 
 def affinities():
-    """Give the cores that each thread of this process may run on."""
+    """Return the cores that each thread of this process may run on."""
     return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
 
 

@@ -38,9 +38,9 @@ def test_backward_that_records(isa, cell, layers, form, need_grads):
 
     net.grads[...] = before
     records = ["what was there"]
-    found = net.backward(case.dy, trace, dstate, need_grads=need_grads, record=records)
-    assert_same_bits(parts_of(found[1]), parts_of(expected[1]))
-    assert_same_bits(found[0], expected[0])
+    actual = net.backward(case.dy, trace, dstate, need_grads=need_grads, record=records)
+    assert_same_bits(parts_of(actual[1]), parts_of(expected[1]))
+    assert_same_bits(actual[0], expected[0])
     assert_same_bits(net.grads, grads if need_grads else before)
     assert records[0] == "what was there"
     assert len(records) == 1 + layers
@@ -76,15 +76,15 @@ def test_backward_without_gradients(isa, dtype, cell):
     _, _, trace = net.forward(problem["x"], first_state(problem))
     net.grads[...] = 3
     before = net.grads.copy()
-    given = problem["dy"], trace, arriving_state(problem)
-    dx, dstate = net.backward(*given, need_grads=False)
-    none, again = net.backward(*given, need_grads=False, need_dx=False)
+    inputs = problem["dy"], trace, arriving_state(problem)
+    dx, dstate = net.backward(*inputs, need_grads=False)
+    none, again = net.backward(*inputs, need_grads=False, need_dx=False)
     assert none is None
     assert_same_bits(net.grads, before)
-    expected_dx, expected = net.backward(*given)
+    expected_dx, expected = net.backward(*inputs)
     assert_same_bits(dx, expected_dx)
-    for found in (dstate, again):
-        assert_same_bits(parts_of(found), parts_of(expected))
+    for actual in (dstate, again):
+        assert_same_bits(parts_of(actual), parts_of(expected))
     assert np.any(net.grads != before)
 
 
@@ -116,11 +116,11 @@ def test_a_linear_layer_without_gradients(isa, dtype, bias, need_dx):
     assert_close(net.grad("weight"), 3 + added, TOLERANCE[dtype])
 
 
-def test_recording_can_not_consume():
+def test_recording_cannot_consume():
     net = lstmc.LSTM(FEATURES, HIDDEN, rng=1)
     y, _, trace = net.forward(np.ones((STEPS, BATCH, FEATURES), np.float32))
     records = []
-    with pytest.raises(ValueError, match="record reads the trace: it can not go with consume"):
+    with pytest.raises(ValueError, match=r"record reads the trace: it can ?not go with consume"):
         net.backward(y, trace, consume=True, record=records)
     assert records == []
     assert not net.grads.any()

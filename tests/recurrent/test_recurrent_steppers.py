@@ -42,16 +42,16 @@ def test_stepper_state(cell):
     for part in parts_of(stepper.state):
         assert part.shape == (2, 3, 9)
         assert not part.any()
-    given = first_state(problem)
-    stepper.state = given
+    start = first_state(problem)
+    stepper.state = start
     first = stepper(problem["x"][0])
     after = stepper.state
-    assert_same_bits(given, first_state(problem))
+    assert_same_bits(start, first_state(problem))
     assert not any(part.any() for part in parts_of(other.state))
     for part in parts_of(stepper.state):
         part[...] = 5
     assert_same_bits(stepper.state, after)
-    stepper.state = given
+    stepper.state = start
     assert_same_bits(stepper(problem["x"][0]), first)
     stepper.state = None
     assert not any(part.any() for part in parts_of(stepper.state))

@@ -30,7 +30,7 @@ def test_results_belong_to_the_caller(cell):
     problem = float32_problem(cell)
     layer = make_layer(problem)
     y, state, trace = layer.forward(problem["x"], first_state(problem))
-    kept = trace.layers[-1].h.copy()
+    before = trace.layers[-1].h.copy()
     dx, dstate = layer.backward(problem["dy"], trace)
     results = [y, *parts_of(state), dx, *parts_of(dstate)]
     for i, result in enumerate(results):
@@ -38,7 +38,7 @@ def test_results_belong_to_the_caller(cell):
         assert not any(np.may_share_memory(result, other) for other in results[i + 1 :])
         assert not np.may_share_memory(result, layer.params)
         result[...] = 7
-    assert_same_bits(trace.layers[-1].h, kept)
+    assert_same_bits(trace.layers[-1].h, before)
 
 
 def test_a_view_outlives_its_trace(cell):
@@ -62,8 +62,8 @@ def test_a_dropped_trace_gives_its_memory_to_the_next():
 
     def addresses():
         _, _, trace = layer.forward(problem["x"])
-        kept = trace.layers
-        return {a.__array_interface__["data"][0] for k in kept for a in (k.h, k.c, k.gates["i"])}
+        layers = trace.layers
+        return {a.__array_interface__["data"][0] for k in layers for a in (k.h, k.c, k.gates["i"])}
 
     first = addresses()
     gc.collect()

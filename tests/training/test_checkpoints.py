@@ -30,13 +30,13 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     }
     metadata = {"x": [1, None, {"y": 0.1 + 0.2}], "big": 2**100, "infinite": math.inf, "é": "ü"}
     write_safetensors(tmp_path / "file", arrays, {**metadata, "array": np.arange(3)})
-    found, words = read_safetensors(tmp_path / "file")
+    arrays_read, words = read_safetensors(tmp_path / "file")
     assert words == {**metadata, "array": [0, 1, 2]}
-    assert found.keys() == arrays.keys()
+    assert arrays_read.keys() == arrays.keys()
     for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        assert found[name].shape == array.shape
-        assert np.array_equal(found[name], array)
+        assert arrays_read[name].dtype == array.dtype
+        assert arrays_read[name].shape == array.shape
+        assert np.array_equal(arrays_read[name], array)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
@@ -102,7 +102,7 @@ def test_wrong_tensors_are_refused(checkpoint):
             make_trainer().load(checkpoint)
 
 
-def test_an_output_that_can_not_be_written_is_found_before_training(tmp_path):
+def test_an_output_that_cannot_be_written_is_found_before_training(tmp_path):
     (tmp_path / "plain").write_text("")
     places = [
         (tmp_path / "plain" / "model", NotADirectoryError),
