@@ -1,6 +1,6 @@
 """What every test file may ask for: an instruction set, an element type, CuPy.
 
-Deliberately without helpers to import: those are in support.py and stacks.py.
+Deliberately without helpers to import: those are in helpers.
 """
 
 import gc
@@ -30,7 +30,7 @@ def dtype(request):
 
 @pytest.fixture(scope="module", params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cupy(request):
-    """CuPy, with a GPU; and its double, whose kernels run on the CPU. Device "cuda" is what is given here."""
+    """CuPy, with a GPU; and its double, whose kernels run on the CPU. Device "cuda" is what this returns."""
     if request.param == "gpu":
         try:
             yield kernels_for("cuda").arrays
@@ -49,7 +49,7 @@ def cupy(request):
 
 @pytest.fixture
 def emulated(cupy):
-    """For what a real device can not be brought to do."""
+    """For what a real device cannot be brought to do."""
     if not is_emulated(cupy):
         pytest.skip("only of the double")
     return cupy

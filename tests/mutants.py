@@ -22,15 +22,19 @@ from threading import Lock, Thread
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("src/lstmc/_kernels")
-TESTS = ["test_recurrent", "test_recurrent_inputs", "test_layers", "test_losses", "test_optim",
-         "kernels/test_c_api", "kernels/test_packing", "kernels/test_driver",
-         "test_network", "inspection/test_jacobians",
-         "inspection/test_flow"]  # fmt: skip
+TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
+         "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
+         "recurrent/test_recurrent_errors", "test_layers", "test_losses", "test_optim",
+         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
+         "kernels/test_driver", "test_network",
+         "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
+         "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h": ["test_layers"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
-         "binding/core.pyx": ["test_recurrent_inputs"],
-         "c/team.c": ["test_recurrent_inputs"],
+         "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
+                              "recurrent/test_recurrent_steppers"],
+         "c/team.c": ["recurrent/test_recurrent_inputs"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",

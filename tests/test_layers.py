@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import CELLS, ONE_OF_EACH_KIND
 from stacks import seed_of
 from support import assert_close, assert_same_bits, numerical_gradient
 
@@ -290,8 +291,7 @@ def test_what_dropout_refuses():
 MAKERS = {
     "linear": lambda **o: lstmc.Linear(50, 60, **o),
     "embedding": lambda **o: lstmc.Embedding(50, 60, **o),
-    "lstm": lambda **o: lstmc.LSTM(30, 50, 2, **o),
-    "rnn": lambda **o: lstmc.RNN(30, 50, 2, **o),
+    **{name: lambda name=name, **o: CELLS[name].make(30, 50, 2, **o) for name in ONE_OF_EACH_KIND},
 }
 
 

@@ -6,7 +6,8 @@ systems: 1e-10 of the largest element in float64, and 1e-5 in float32.
 
 import numpy as np
 import pytest
-from stacks import as_type, make_layer, random_problem, seed_of, solution, states_of
+from cases import CELLS, IN_TORCH, ONE_OF_EACH_KIND
+from stacks import as_state, as_type, make_layer, parts_of, random_problem, seed_of, solution
 from support import assert_close
 
 import lstmc
@@ -33,13 +34,11 @@ def torch_solution(problem):
 
     Its second bias gets a part of ours, so that it takes part.
     """
-    cell, layers = problem["cell"], problem["num_layers"]
-    options = {"num_layers": layers, "dtype": getattr(torch, problem["x"].dtype.name)}
+    cell, layers = CELLS[problem["cell"]], problem["num_layers"]
+    name, own = cell.torch
+    options = {"num_layers": layers, "dtype": getattr(torch, problem["x"].dtype.name), **own}
     sizes = problem["x"].shape[-1], problem["h0"].shape[-1]
-    if cell == "lstm":
-        module = torch.nn.LSTM(*sizes, **options)
-    else:
-        module = torch.nn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
+    module = getattr(torch.nn, name)(*sizes, **options)
     with torch.no_grad():
         for k in range(layers):
             for kind in ("weight_ih", "weight_hh"):
@@ -47,10 +46,10 @@ def torch_solution(problem):
             bias = tensor(problem[f"bias_l{k}"])
             getattr(module, f"bias_ih_l{k}").copy_(bias * 0.25)
             getattr(module, f"bias_hh_l{k}").copy_(bias * 0.75)
-    x, names = tensor(problem["x"]), states_of(cell)
+    x, names = tensor(problem["x"]), cell.states
     first = [tensor(problem[f"{name}0"]) for name in names]
-    y, last = module(x, tuple(first) if cell == "lstm" else first[0])
-    last = last if cell == "lstm" else (last,)
+    y, last = module(x, as_state(first))
+    last = parts_of(last)
     arriving = [problem["dy"], *(problem[f"d{name}_n"] for name in names)]
     torch.autograd.backward([y, *last], [torch.from_numpy(a.copy()) for a in arriving])
     result = {"y": y, "dx": x.grad}
@@ -72,7 +71,7 @@ def random_sizes(number):
 
 
 @pytest.mark.parametrize("number", range(40))
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu"])
+@pytest.mark.parametrize("cell", IN_TORCH)
 def test_recurrent_layers(dtype, cell, number):
     sizes = random_sizes(number)
     print(f"T, B, I, H, L = {sizes}")
@@ -84,7 +83,7 @@ def test_recurrent_layers(dtype, cell, number):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_a_large_layer(isa, dtype, cell, threads):
     problem = as_type(random_problem(cell, 20, 20, 200, 200, 2), dtype)
     actual = solution(problem, make_layer(problem), num_threads=threads)
@@ -98,26 +97,26 @@ def test_cross_entropy(isa, dtype, classes):
     logits = (3 * generator.standard_normal((6, 4, classes))).astype(dtype)
     targets = generator.integers(classes, size=(6, 4))
     targets[1, 2] = targets[5, 0] = -100
-    given = tensor(logits)
+    theirs = tensor(logits)
     loss = torch.nn.functional.cross_entropy(
-        given.reshape(-1, classes), torch.from_numpy(targets).reshape(-1), ignore_index=-100
+        theirs.reshape(-1, classes), torch.from_numpy(targets).reshape(-1), ignore_index=-100
     )
     loss.backward()
     actual, dlogits = lstmc.softmax_cross_entropy(logits, targets, ignore_index=-100)
     # Relative to 1 where a single class makes all of it zero.
     assert abs(actual - loss.item()) <= TOLERANCE[dtype] * max(1.0, loss.item())
-    assert np.abs(dlogits - given.grad.numpy()).max() <= TOLERANCE[dtype] / 22  # a row's share
+    assert np.abs(dlogits - theirs.grad.numpy()).max() <= TOLERANCE[dtype] / 22  # a row's share
 
 
 def test_squared_error(isa, dtype):
     generator = np.random.default_rng(seed_of("squared error"))
     y, target = (generator.standard_normal((5, 3, 7)).astype(dtype) for _ in range(2))
-    given = tensor(y)
-    loss = torch.nn.functional.mse_loss(given, torch.from_numpy(target))
+    theirs = tensor(y)
+    loss = torch.nn.functional.mse_loss(theirs, torch.from_numpy(target))
     loss.backward()
     actual, dy = lstmc.squared_error(y, target)
     assert_close(actual, loss.item(), TOLERANCE[dtype])
-    assert_close(dy, given.grad.numpy(), TOLERANCE[dtype])
+    assert_close(dy, theirs.grad.numpy(), TOLERANCE[dtype])
 
 
 OPTIMISERS = [

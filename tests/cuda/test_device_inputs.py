@@ -8,6 +8,7 @@ from devices import (
     to_device,
     to_host,
 )
+from recurrent_inputs import DY_ERRORS, STATE_ERRORS, X_ERRORS
 from stacks import (
     arriving_state,
     as_type,
@@ -19,7 +20,6 @@ from stacks import (
     states_of,
 )
 from support import assert_same_bits
-from test_recurrent_inputs import DY_ERRORS, STATE_ERRORS, X_ERRORS
 
 import lstmc
 

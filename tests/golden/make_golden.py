@@ -27,6 +27,13 @@ import torch
 
 FOLDER = Path(__file__).parent
 
+# By cell: PyTorch's module, its options, and the names of what its state holds.
+MODULES = {
+    "lstm": (torch.nn.LSTM, {}, ("h", "c")),
+    "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}, ("h",)),
+    "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}, ("h",)),
+}
+
 # No two of T, B, I, H and the number of layers are equal in a case, so a swapped axis cannot pass;
 # most H are a vector width, 8 or 16, or one less or one more.
 # name: (seed, T, B, I, H)
@@ -46,12 +53,9 @@ RECURRENT_CASES = {
 def make_module(name, input_size, hidden_size):
     """Return the cell's name, the number of layers, and the PyTorch module of a case."""
     cell, _, layers = name.rpartition("_")
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": int(layers)}
-    if cell == "lstm":
-        return cell, int(layers), torch.nn.LSTM(**sizes, dtype=torch.float64)
-    nonlinearity = cell.removeprefix("rnn_")
-    module = torch.nn.RNN(**sizes, nonlinearity=nonlinearity, dtype=torch.float64)
-    return cell, int(layers), module
+    kind, options, _ = MODULES[cell]
+    options = {"num_layers": int(layers), "dtype": torch.float64, **options}
+    return cell, int(layers), kind(input_size, hidden_size, **options)
 
 
 def random_tensor(generator, *shape, scale=1.0):
@@ -73,30 +77,30 @@ def fill_parameters(module, generator, hidden_size):
 
 def weights_and_gradients(module, num_layers):
     """Return the weights by name and, under d_ and the same name, their gradients."""
-    found = {}
+    arrays = {}
     for layer in range(num_layers):
         for kind in ("weight_ih", "weight_hh"):
             parameter = getattr(module, f"{kind}_l{layer}")
-            found[f"{kind}_l{layer}"] = parameter
-            found[f"d_{kind}_l{layer}"] = parameter.grad
+            arrays[f"{kind}_l{layer}"] = parameter
+            arrays[f"d_{kind}_l{layer}"] = parameter.grad
         biases = [getattr(module, f"{kind}_l{layer}") for kind in ("bias_ih", "bias_hh")]
         # Each has the gradient that their sum has, up to the order in which PyTorch adds.
         torch.testing.assert_close(biases[0].grad, biases[1].grad, rtol=1e-12, atol=1e-12)
-        found[f"bias_l{layer}"] = biases[0] + biases[1]
-        found[f"d_bias_l{layer}"] = biases[0].grad
-    return found
+        arrays[f"bias_l{layer}"] = biases[0] + biases[1]
+        arrays[f"d_bias_l{layer}"] = biases[0].grad
+    return arrays
 
 
 def make_recurrent(name, seed, steps, batch, input_size, hidden_size):
     generator = np.random.default_rng(seed)
     cell, layers, module = make_module(name, input_size, hidden_size)
     fill_parameters(module, generator, hidden_size)
-    state_names = ("h", "c") if cell == "lstm" else ("h",)
+    _, _, state_names = MODULES[cell]
 
     x = random_tensor(generator, steps, batch, input_size)
     first = [random_tensor(generator, layers, batch, hidden_size) for _ in state_names]
-    y, last = module(x, tuple(first) if cell == "lstm" else first[0])
-    last = last if cell == "lstm" else (last,)
+    y, last = module(x, tuple(first) if len(first) > 1 else first[0])
+    last = last if len(first) > 1 else (last,)
     dy = random_tensor(generator, *y.shape)
     dlast = [random_tensor(generator, *state.shape) for state in last]
     torch.autograd.backward([y, *last], [dy, *dlast])

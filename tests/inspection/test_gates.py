@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 import pytest
-from stacks import as_state, seed_of
+from cases import CELLS, ONE_OF_EACH_KIND, cell_of
+from stacks import draw_state, seed_of
 from support import assert_close, assert_same_bits
 
 import lstmc
@@ -22,18 +23,14 @@ STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 3, 2, 5, 7
 
 def make_layer(cell, layers=1, dtype=np.float32, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    if cell == "lstm":
-        return lstmc.LSTM(FEATURES, HIDDEN, **options)
-    return lstmc.RNN(FEATURES, HIDDEN, nonlinearity=cell.removeprefix("rnn_"), **options)
+    return CELLS[cell].make(FEATURES, HIDDEN, **options)
 
 
 def draw(layer, *order):
     """Return x and a state of a layer for rows of that order, large enough to open and shut gates."""
     rng = np.random.default_rng(seed_of("gates", *order))
     batch = order[0 if layer.batch_first else 1] if len(order) > 1 else None
-    shape = (layer.num_layers, *((batch,) if batch else ()), HIDDEN)
-    parts = 2 if isinstance(layer, lstmc.LSTM) else 1
-    state = as_state([rng.standard_normal(shape).astype(layer.dtype) for _ in range(parts)])
+    state = draw_state(layer, (batch,) if batch else (), rng)
     return 4 * rng.standard_normal((*order, FEATURES)).astype(layer.dtype), state
 
 
@@ -50,36 +47,37 @@ def make_model(cell="lstm", layers=2, level="char", dtype=np.float32, dropout=0.
 # --------------------------------------------------------------------------------------------------
 
 
-def check_gates(found, kept, batch_axis=True, saturates=True):
+def check_gates(actual, cell, layer_trace, batch_axis=True):
     """Assert all of one layer's statistics, of values (T, B, H) or (T, H) in its trace."""
-    values = {**kept.gates, "h": kept.h}
+    assert actual.cell == cell.kind
+    values = {**layer_trace.gates, "h": layer_trace.h}
     if not batch_axis:
         values = {name: a[:, None] for name, a in values.items()}
-    assert list(found.means) == list(found.histograms) == list(found.ranges) == list(values)
-    assert list(found.low) == list(found.high) == (list(values) if saturates else [])
+    assert list(actual.means) == list(actual.histograms) == list(actual.ranges) == list(values)
+    assert list(actual.low) == list(actual.high) == (list(values) if cell.saturates else [])
     for name, a in values.items():
         a = a.astype(np.float64)
-        assert_close(found.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
-        start, low = (0.0, np.float32(0.1)) if name in "ifo" else (-1.0, np.float32(-0.9))
+        assert_close(actual.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
+        start, low = (0.0, np.float32(0.1)) if name in cell.sigmoids else (-1.0, np.float32(-0.9))
         end = 1.0
-        if saturates:
-            assert found.low[name] == np.count_nonzero(a < low) / a.size
-            assert found.high[name] == np.count_nonzero(a > np.float32(0.9)) / a.size
+        if cell.saturates:
+            assert actual.low[name] == np.count_nonzero(a < low) / a.size
+            assert actual.high[name] == np.count_nonzero(a > np.float32(0.9)) / a.size
         else:
             start, end = a.min(), a.max()
-        assert found.ranges[name] == (start, end)
+        assert actual.ranges[name] == (start, end)
         counts = np.zeros(40)
         for value in a.reshape(-1):
             place = (value - start) / (end - start) * 40
             counts[min(int(place), 39)] += 1
-        assert abs(found.histograms[name].sum() - 1) < TOLERANCE
-        assert_close(found.histograms[name], counts / a.size, TOLERANCE, f"histogram of {name}")
-    if kept.gates:
-        f = values["f"].astype(np.float64)
+        assert abs(actual.histograms[name].sum() - 1) < TOLERANCE
+        assert_close(actual.histograms[name], counts / a.size, TOLERANCE, f"histogram of {name}")
+    if cell.keeps:
+        f = values[cell.keeps].astype(np.float64)
         memory = [1 / np.mean([-math.log(v) for v in f[:, :, unit].flat]) for unit in range(HIDDEN)]
-        assert_close(found.memory, memory, TOLERANCE, "memory")
+        assert_close(actual.memory, memory, TOLERANCE, "memory")
     else:
-        assert found.memory is None
+        assert actual.memory is None
 
 
 FORMS = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
@@ -87,7 +85,7 @@ FORMS = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu", "rnn_identity"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_statistics(dtype, cell, layers, form):
     net = make_layer(cell, layers, dtype, batch_first=form == "batch first")
     x, state = draw(net, *FORMS[form])
@@ -95,10 +93,8 @@ def test_statistics(dtype, cell, layers, form):
     for report in (lstmc.gate_statistics(net, x, state), lstmc.gate_statistics(net, trace=trace)):
         assert (report.steps, report.batch) == (STEPS, 1 if form == "unbatched" else BATCH)
         assert [layer.name for layer in report.layers] == [f"l{k}" for k in range(layers)]
-        for found, kept in zip(report.layers, trace.layers, strict=True):
-            assert found.cell == cell.split("_")[0]
-            saturates = cell in ("lstm", "rnn_tanh")
-            check_gates(found, kept, form != "unbatched", saturates)
+        for actual, layer_trace in zip(report.layers, trace.layers, strict=True):
+            check_gates(actual, CELLS[cell], layer_trace, form != "unbatched")
 
 
 def test_networks():
@@ -114,12 +110,15 @@ def test_networks():
     assert [layer.name for layer in report.layers] == ["1.1.l0", "1.1.l1", "2.l0"]
     _, _, lstm = net.layers[1].layers[1].forward(net.layers[0](tokens)[0])
     _, _, rnn = net.layers[2].forward(np.ascontiguousarray(lstm.layers[1].h))
-    for found, kept in zip(report.layers, [*lstm.layers, *rnn.layers], strict=True):
-        check_gates(found, kept)
+    cells = [cell_of(layer) for layer in (net.layers[1].layers[1],) * 2 + net.layers[2:]]
+    for actual, cell, layer_trace in zip(
+        report.layers, cells, [*lstm.layers, *rnn.layers], strict=True
+    ):
+        check_gates(actual, cell, layer_trace)
 
     _, _, trace = net.forward(tokens)  # what was dropped in training is seen as it was
     trained = lstmc.gate_statistics(net, trace=trace)
-    check_gates(trained.layers[0], trace.layers[1].layers[1].layers[0])
+    check_gates(trained.layers[0], cells[0], trace.layers[1].layers[1].layers[0])
     assert np.any(trained.layers[0].means["i"] != report.layers[0].means["i"])
 
     model = make_model(dropout=0.5)
@@ -131,7 +130,7 @@ def test_networks():
     )
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_nothing_is_changed(cell):
     net = lstmc.Sequential(lstmc.Dropout(0.5, rng=1), make_layer(cell, 2))
     net.grads[...] = 3
@@ -221,8 +220,8 @@ def test_pegged_units():
     net["bias_l0"][HIDDEN : 2 * HIDDEN] = [10, 10, -10, -10, 10]
     x = np.random.default_rng(1).standard_normal((30, BATCH, FEATURES)).astype(np.float32)
     c = np.full((1, BATCH, HIDDEN), 5, np.float32) * np.sign([1, -1, 1, 1, -1]).astype(np.float32)
-    found = lstmc.gate_statistics(net, x, (np.zeros_like(c), c)).layers[0]
-    assert found.pegged == [0, 1, 4]
+    actual = lstmc.gate_statistics(net, x, (np.zeros_like(c), c)).layers[0]
+    assert actual.pegged == [0, 1, 4]
     net = make_layer("rnn_tanh")
     net.params[...] = 0
     net["bias_l0"][...] = [2, -2, 0, 1, 2]
@@ -286,9 +285,9 @@ def test_contributions_add_up_to_the_cell(dtype, layer, dropout):
     # c is of the network's type: rounded once a step.
     tolerance = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}[dtype]
     for unit in range(HIDDEN):
-        found = lstmc.writers(model, TEXT, unit, layer, k=100)
-        assert sorted(write.position for write in found) == list(range(len(TEXT)))
-        total = math.fsum(write.contribution for write in found)
+        actual = lstmc.writers(model, TEXT, unit, layer, k=100)
+        assert sorted(write.position for write in actual) == list(range(len(TEXT)))
+        total = math.fsum(write.contribution for write in actual)
         assert abs(total - cells[1 if layer is None else layer, unit]) <= tolerance * 3
 
 
@@ -302,26 +301,26 @@ def test_the_largest_contributions_come_first(k):
     gates = trace.layers[0].gates
     everything = []
     for t, token in enumerate(TEXT):
-        written, kept = gates["i"][t, 3] * gates["g"][t, 3], 1.0
+        written, share = gates["i"][t, 3] * gates["g"][t, 3], 1.0
         for later in range(t + 1, len(TEXT)):
-            kept *= gates["f"][later, 3]
-        everything.append((t, token, written, kept))
+            share *= gates["f"][later, 3]
+        everything.append((t, token, written, share))
     everything.sort(key=lambda write: -abs(write[2] * write[3]))
-    found = lstmc.writers(model, TEXT, 3, k=k)
-    assert len(found) == k
-    for write, (t, token, written, kept) in zip(found, everything, strict=False):
+    actual = lstmc.writers(model, TEXT, 3, k=k)
+    assert len(actual) == k
+    for write, (t, token, written, share) in zip(actual, everything, strict=False):
         assert (write.position, write.token) == (t, token)
         assert abs(write.written - written) <= TOLERANCE
-        assert abs(write.kept - kept) <= TOLERANCE
-        assert abs(write.contribution - written * kept) <= TOLERANCE
+        assert abs(write.kept - share) <= TOLERANCE
+        assert abs(write.contribution - written * share) <= TOLERANCE
         assert type(write.position) is int
 
 
 def test_writers_by_default_and_by_word():
     assert len(lstmc.writers(make_model(), TEXT, 0)) == 5
-    found = lstmc.writers(make_model(level="word"), "a cat sat .", 0, k=20)
-    assert {write.token for write in found} <= {"a", "cat", "sat", ".", "<unk>", " "}
-    positions = {write.token: write.position for write in found}
+    actual = lstmc.writers(make_model(level="word"), "a cat sat .", 0, k=20)
+    assert {write.token for write in actual} <= {"a", "cat", "sat", ".", "<unk>", " "}
+    positions = {write.token: write.position for write in actual}
     assert positions["a"] < positions["cat"] < positions["sat"] < positions["."]
 
 

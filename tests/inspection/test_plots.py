@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished"])
 def reports(request):
-    """Give reports of an LSTM, an RNN, the smallest network, and one whose gradient is exactly zero."""
+    """Return reports of an LSTM, an RNN, the smallest network, and one whose gradient is exactly zero."""
     sizes = {"one unit": (1, 1)}.get(request.param, (3, 7))
     kind = lstmc.RNN if request.param in ("rnn", "vanished") else lstmc.LSTM
     layer = kind(*sizes, num_layers=2, rng=0)
@@ -31,7 +31,7 @@ def reports(request):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Give the list of the figures that are drawn."""
+    """Return the list of the figures that are drawn."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
@@ -74,14 +74,14 @@ def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
 
 
 def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
-    found = compare(Problem("temporal_order", 10), updates=6, hidden=24, every=2, rows=20)
-    plots.plot_comparisons(tmp_path / "comparisons.png", [found, found])
+    actual = compare(Problem("temporal_order", 10), updates=6, hidden=24, every=2, rows=20)
+    plots.plot_comparisons(tmp_path / "comparisons.png", [actual, actual])
     learning, reach = drawn[0].axes[:2]
     lines = [line for line in learning.lines if line.get_label() in ("LSTM", "RNN")]
-    for run, line in zip((found.lstm, found.rnn), lines, strict=True):
+    for run, line in zip((actual.lstm, actual.rnn), lines, strict=True):
         assert line.get_xdata().tolist() == run.updates
         assert np.allclose(line.get_ydata(), 100 * np.array(run.scores))
-    for flow, line in zip((found.lstm_flow, found.rnn_flow), reach.lines, strict=True):
+    for flow, line in zip((actual.lstm_flow, actual.rnn_flow), reach.lines, strict=True):
         norms = flow.layers[0].reach.norms[1:]
         assert np.allclose(line.get_ydata(), norms / norms[0])
 

@@ -26,13 +26,14 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # where pytest finds it by its settings
-from compiled import HERE, KERNELS, from_setup
-from stacks import CELLS, random_problem, reference_solution, reference_states, seed_of
-
 from lstmc import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))  # as pytest has it by its settings
+
+from cases import CELLS  # noqa: E402
+from compiled import KERNEL_TESTS, KERNELS, from_setup  # noqa: E402
+from stacks import random_problem, reference_solution, reference_states, seed_of  # noqa: E402
 
 COMPILER = "aarch64-linux-gnu-gcc"
 # The oldest processor, so that nothing newer passes; and where the cross compiler's libraries are.
@@ -56,15 +57,15 @@ SIZES = [(3, 2, 5, 3, 1), (4, 3, 17, 7, 3), (4, 7, 3, 16, 2), (3, 5, 9, 33, 2), 
 
 
 def recurrent(cell, *sizes):
-    given = random_problem(cell, *sizes)
+    inputs = random_problem(cell, *sizes)
     expected = {  # neon.c adds gradients of parameters to ones
-        name: value + name.startswith("d_") for name, value in reference_solution(given).items()
+        name: value + name.startswith("d_") for name, value in reference_solution(inputs).items()
     }
-    for k, (_, *saved) in enumerate(reference_states(given)):
-        names = ("h", "c", "gates") if cell == "lstm" else ("h",)
+    for k, (_, *saved) in enumerate(reference_states(inputs)):
+        names = CELLS[cell].saved
         expected |= {f"{name}_l{k}": value for name, value in zip(names, saved, strict=True)}
-    given = {key: value for key, value in given.items() if key not in ("cell", "num_layers")}
-    return [*sizes], given, expected
+    inputs = {key: value for key, value in inputs.items() if key not in ("cell", "num_layers")}
+    return [*sizes], inputs, expected
 
 
 def drawn(name, *sizes):
@@ -85,11 +86,11 @@ def linear(rows, inputs, outputs):
 
 def adam(n):
     draw = drawn("adam", n)
-    given = {"params": draw(n), "grads": draw(n), "m": draw(n), "v": np.abs(draw(n)) + 0.5}
+    inputs = {"params": draw(n), "grads": draw(n), "m": draw(n), "v": np.abs(draw(n)) + 0.5}
     settings = [3, 0.01, 0.9, 0.99, 1e-3, 0.1]  # step, lr, betas, eps, weight decay
-    new = reference.adam(**given, step=settings[0], lr=settings[1], beta1=settings[2],
+    new = reference.adam(**inputs, step=settings[0], lr=settings[1], beta1=settings[2],
                          beta2=settings[3], eps=settings[4], weight_decay=settings[5])  # fmt: skip
-    return [n, *settings], given, dict(zip(("new_params", "new_m", "new_v"), new, strict=True))
+    return [n, *settings], inputs, dict(zip(("new_params", "new_m", "new_v"), new, strict=True))
 
 
 def losses(rows, columns):
@@ -108,7 +109,7 @@ def functions(n):
 
 
 def cases():
-    """Give the name of each case, its numbers, and its arrays by name."""
+    """Return the name of each case, its numbers, and its arrays by name."""
     for sizes in SIZES:
         for cell in CELLS:
             steps, batch, inputs, hidden, layers = sizes
@@ -119,10 +120,10 @@ def cases():
         yield " ".join([case[0].__name__, *map(str, case[1:])]), *case[0](*case[1:])
 
 
-def write_case(path, name, numbers, given, expected):
+def write_case(path, name, numbers, inputs, expected):
     with open(path, "wb") as file:
         records = [(name, numbers, 0)]
-        records += [(key, value, 0) for key, value in given.items()]
+        records += [(key, value, 0) for key, value in inputs.items()]
         records += [(key, value, 1) for key, value in expected.items()]
         for key, value, is_expected in records:
             values = np.asarray(value, "<f8")
@@ -142,7 +143,7 @@ def build(folder, compiler, machine):
     flags = [*flags, f"-I{KERNELS}"]
     jobs = [("team", KERNELS / "team.c", ["-fopenmp"]),
             ("dispatch", KERNELS / "dispatch.c", [f"-DLSTMC_HAVE_{isa}" for isa in isas]),
-            ("neon", HERE / "neon.c", ["-Wall", "-Wextra"])]  # fmt: skip
+            ("neon", KERNEL_TESTS / "neon.c", ["-Wall", "-Wextra"])]  # fmt: skip
     jobs += [
         (f"{isa}-{bits}", KERNELS / "kernels.c",
          [*march, f"-DLSTMC_REAL={bits}", f"-DLSTMC_ISA_NAME={isa}"])

@@ -23,7 +23,7 @@ if not compiled.POSSIBLE:
 def library(request, tmp_path_factory):
     """Return cffi's handle, and packing.c as a library for float32 and an instruction set of this machine."""
     folder = tmp_path_factory.mktemp("packing")
-    path = compiled.compile_library(folder, [compiled.HERE / "packing.c"], request.param)
+    path = compiled.compile_library(folder, [compiled.KERNEL_TESTS / "packing.c"], request.param)
     ffi = cffi.FFI()
     ffi.cdef("""
         int vector_lanes(void);

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+from cases import KINDS
 from support import assert_close
 
 from lstmc import LSTM, RNN, Adam, Dropout, LanguageModel, Trainer, Vocabulary
@@ -32,7 +33,7 @@ def expected(model, ids):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", KINDS)
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_steps_give_the_probabilities_of_every_continuation(cell, dropout, dtype):
     model = make(cell=cell, dropout=dropout, dtype=dtype)

@@ -8,16 +8,12 @@ test is here, and no tolerance.
 import zlib
 
 import numpy as np
-
-import lstmc
-from lstmc import reference
-
-CELLS = ["lstm", "rnn_tanh", "rnn_relu", "rnn_identity"]
+from cases import CELLS, cell_of
 
 
 def states_of(cell):
     """Return the names of what the state of a cell holds."""
-    return ("h", "c") if cell == "lstm" else ("h",)
+    return CELLS[cell].states
 
 
 def as_type(problem, dtype):
@@ -42,7 +38,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1):
     short of making a linear state grow.
     """
     generator = np.random.default_rng(seed_of(cell, steps, batch, inputs, hidden, layers))
-    rows = hidden * (4 if cell == "lstm" else 1)
+    rows = hidden * len(CELLS[cell].gates)
 
     def draw(*shape, scale=1.0):
         return np.round(1024 * scale * generator.standard_normal(shape)) / 1024
@@ -70,37 +66,29 @@ def layer_weights(problem, layer):
 
 
 def reference_states(problem):
-    """Return, per layer, its input and what the reference's forward gives: h, or h, c and gates."""
-    cell, x, saved = problem["cell"], problem["x"], []
+    """Return, per layer, its input and what the reference's forward returns."""
+    cell, x, saved = CELLS[problem["cell"]], problem["x"], []
     for k in range(problem["num_layers"]):
-        first = [problem[f"{state}0"][k] for state in states_of(cell)]
-        weights = layer_weights(problem, k)
-        if cell == "lstm":
-            saved.append((x, *reference.lstm_forward(x, *first, *weights)))
-        else:
-            kind = cell.removeprefix("rnn_")
-            saved.append((x, reference.rnn_forward(x, *first, *weights, kind)))
+        first = [problem[f"{state}0"][k] for state in cell.states]
+        saved.append((x, *cell.forward(x, *first, *layer_weights(problem, k))))
         x = saved[k][1][1:]
     return saved
 
 
 def reference_solution(problem):
     """Run the layers forward and backward; return what comes out by golden key."""
-    cell, layers, states = problem["cell"], range(problem["num_layers"]), states_of(problem["cell"])
+    cell, layers = CELLS[problem["cell"]], range(problem["num_layers"])
+    states = cell.states
     saved = reference_states(problem)
     result = {"y": saved[-1][1][1:]}
     for i, state in enumerate(states):
-        result[f"{state}_n"] = np.stack([kept[1 + i][-1] for kept in saved])
+        result[f"{state}_n"] = np.stack([arrays[1 + i][-1] for arrays in saved])
 
     dy, dfirst = problem["dy"], {}
     for k in reversed(layers):
         weight_ih, weight_hh, _ = layer_weights(problem, k)
         dlast = [problem[f"d{state}_n"][k] for state in states]
-        if cell == "lstm":
-            out = reference.lstm_backward(dy, *dlast, *saved[k], weight_ih, weight_hh)
-        else:
-            kind = cell.removeprefix("rnn_")
-            out = reference.rnn_backward(dy, *dlast, *saved[k], weight_ih, weight_hh, kind)
+        out = cell.backward(dy, *dlast, *saved[k], weight_ih, weight_hh)
         dy, dfirst[k] = out[0], out[1 : 1 + len(states)]
         for kind, gradient in zip(("weight_ih", "weight_hh", "bias"), out[-3:], strict=True):
             result[f"d_{kind}_l{k}"] = gradient
@@ -125,6 +113,13 @@ def parts_of(state):
     return list(state) if isinstance(state, tuple) else [state]
 
 
+def draw_state(layer, rows, rng):
+    """Return a random state of a recurrent layer, in its own form; rows: (B,), () of one sequence."""
+    shape = (layer.num_layers, *rows, layer.hidden_size)
+    parts = [rng.standard_normal(shape).astype(layer.dtype) for _ in cell_of(layer).states]
+    return as_state(parts)
+
+
 def first_state(problem):
     return as_state([problem[f"{state}0"] for state in states_of(problem["cell"])])
 
@@ -137,11 +132,7 @@ def make_layer(problem, **options):
     """Return a layer with the problem's sizes, type and weights."""
     x, (_, _, hidden) = problem["x"], problem["h0"].shape
     options = {"num_layers": problem["num_layers"], "dtype": x.dtype, **options}
-    if problem["cell"] == "lstm":
-        layer = lstmc.LSTM(x.shape[-1], hidden, **options)
-    else:
-        kind = problem["cell"].removeprefix("rnn_")
-        layer = lstmc.RNN(x.shape[-1], hidden, nonlinearity=kind, **options)
+    layer = CELLS[problem["cell"]].make(x.shape[-1], hidden, **options)
     for name in layer.parameters():
         layer[name][...] = problem[name]
     return layer

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+KERNEL_TESTS = ROOT / "tests" / "kernels"
 KERNELS = ROOT / "src" / "lstmc" / "_kernels" / "c"
 HEADER = KERNELS / "kernels.h"
 COMPILER = shutil.which("cc") or shutil.which("gcc")

@@ -7,8 +7,8 @@ they compute is judged elsewhere in the file. Deliberately without PyTorch, see 
 
 import numpy as np
 import pytest
+from cases import CELLS, IN_TORCH
 from stacks import (
-    CELLS,
     arriving_state,
     as_state,
     as_type,
@@ -40,7 +40,7 @@ GOLDEN_TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 # losses here reach some tens. A wrong formula is off by 1e-2.
 DIFFERENCE_TOLERANCE = 1e-7
 
-GOLDEN = [f"{cell}_{n}" for cell in ("lstm", "rnn_tanh", "rnn_relu") for n in (1, 2, 3)]
+GOLDEN = [f"{cell}_{n}" for cell in IN_TORCH for n in (1, 2, 3)]
 
 
 def assert_solves(actual, expected, tolerance):
@@ -50,11 +50,6 @@ def assert_solves(actual, expected, tolerance):
         assert_close(actual[name], value, tolerance, name)
 
 
-@pytest.fixture(params=CELLS)
-def cell(request):
-    return request.param
-
-
 # --------------------------------------------------------------------------------------------------
 # Against the reference and the golden files
 # --------------------------------------------------------------------------------------------------
@@ -62,8 +57,8 @@ def cell(request):
 
 def check_against_reference(dtype, *case):
     problem = random_problem(*case)
-    given = as_type(problem, dtype)
-    actual = solution(given)
+    inputs = as_type(problem, dtype)
+    actual = solution(inputs)
     assert {value.dtype for value in actual.values()} == {dtype}
     assert_solves(actual, reference_solution(problem), TOLERANCE[dtype])
 
@@ -108,21 +103,20 @@ def test_golden(isa, dtype, name):
 def test_trace(isa, dtype, cell, hidden):
     """The trace holds the states after each step and the activated gates, as the reference has them."""
     problem = random_problem(cell, 4, 3, 5, hidden, 2)
-    given = as_type(problem, dtype)
-    _, _, trace = make_layer(given).forward(given["x"], first_state(given))
-    for kept, (_, *expected) in zip(trace.layers, reference_states(problem), strict=True):
-        assert_close(kept.h, expected[0][1:], TOLERANCE[dtype], "h")
-        views = [kept.h]
-        if cell == "lstm":
-            assert_close(kept.c, expected[1][1:], TOLERANCE[dtype], "c")
-            assert list(kept.gates) == ["i", "f", "g", "o"]
-            gates = np.concatenate(list(kept.gates.values()), axis=-1)
-            assert_close(gates, expected[2], TOLERANCE[dtype], "gates")
-            views += [kept.c, *kept.gates.values()]
-        else:
-            assert kept.c is None
-            assert kept.gates == {}
-        for view in views:
+    inputs = as_type(problem, dtype)
+    _, _, trace = make_layer(inputs).forward(inputs["x"], first_state(inputs))
+    cell = CELLS[cell]
+    for layer, (_, *saved) in zip(trace.layers, reference_states(problem), strict=True):
+        expected = dict(zip(cell.saved, saved, strict=True))
+        assert_close(layer.h, expected["h"][1:], TOLERANCE[dtype], "h")
+        assert (layer.c is not None) == cell.has_c
+        if cell.has_c:
+            assert_close(layer.c, expected["c"][1:], TOLERANCE[dtype], "c")
+        assert tuple(layer.gates) == cell.trace_gates
+        if cell.trace_gates:
+            gates = np.concatenate(list(layer.gates.values()), axis=-1)
+            assert_close(gates, expected["gates"], TOLERANCE[dtype], "gates")
+        for view in (layer.h, *((layer.c,) if cell.has_c else ()), *layer.gates.values()):
             with pytest.raises(ValueError, match="read-only"):
                 view[...] = 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-GOLDEN_FOLDER = Path(__file__).parent / "golden"
+GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
 
 
 def load_golden(name):

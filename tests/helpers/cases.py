@@ -1,0 +1,188 @@
+"""The table of cells that every test of layers reads: a row says all that tests need to know of one.
+
+A new cell is a row here and tests of its own equations. Deliberately without a look at the records
+of lstmc itself: what judges a layer must not be wrong in the same way as the layer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+import lstmc
+from lstmc import reference
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What tests know of a cell.
+
+    Attributes
+    ----------
+    name : str
+        Of its problems and golden files.
+    kind : str
+        As reports, files and the command line call it.
+    make : partial of a class of lstmc
+        Takes input_size, hidden_size and the options that all recurrent layers have.
+    states : tuple of str
+        What a state holds.
+    gates : tuple of str
+        The row blocks of the weights.
+    saved : tuple of str
+        What the reference's forward returns, in order.
+    forward, backward, step : functions
+        The reference's: of (x, *first, W, R, b), (dy, *dlast, x, *saved, W, R) and (x, *state, W, R, b).
+    moved_step : function of (from_x, from_h, bias, h, c, moved)
+        One step over complex numbers that returns h and c: from_x and from_h are x W' and h R';
+        moved(what) is added to c where it is made ("dc"), to the c that h is made of ("dc_through_h")
+        and to the c that only the next step reads ("dc_later").
+    factors : function of (h, c, gates)
+        The derivatives of a step by name, written otherwise than the library writes them.
+    torch : (str, dict) or None
+        PyTorch's module and its options; None where it has none, nor is there a golden file.
+    sigmoids : tuple of str
+        The gates that lie in (0, 1); all others in (-1, 1), if anything bounds them.
+    saturates : bool
+        Whether anything bounds its values.
+    keeps : str or None
+        The gate that multiplies c from step to step.
+    """
+
+    name: str
+    kind: str
+    make: partial
+    states: tuple
+    gates: tuple
+    saved: tuple
+    forward: Callable
+    backward: Callable
+    step: Callable
+    moved_step: Callable
+    factors: Callable
+    torch: tuple | None = None
+    sigmoids: tuple = ()
+    saturates: bool = True
+    keeps: str | None = None
+
+    @property
+    def has_c(self):
+        return "c" in self.states
+
+    @property
+    def trace_gates(self):
+        """The gates that a trace has: none where the only one is h itself."""
+        return self.gates if "gates" in self.saved else ()
+
+    def is_of(self, layer):
+        """Whether a layer is one of this cell."""
+        return isinstance(layer, self.make.func) and all(
+            getattr(layer, name) == value for name, value in self.make.keywords.items()
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# LSTM
+# --------------------------------------------------------------------------------------------------
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def lstm_moved_step(from_x, from_h, bias, h, c, moved):
+    i, f, g, o = np.split(from_x + from_h + bias, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g) + moved("dc")
+    h = sigmoid(o) * np.tanh(c + moved("dc_through_h"))
+    return h, c + moved("dc_later")
+
+
+def lstm_factors(h, c, gates):
+    i, f, g, o = (gates[name] for name in "ifgo")
+    return {
+        "f": f,
+        "o (1 - tanh(c)^2)": o / np.cosh(c) ** 2,
+        "1 - g^2": 1 / np.cosh(np.arctanh(g)) ** 2,
+        "i (1 - i)": i - i * i,
+        "f (1 - f)": f - f * f,
+        "o (1 - o)": o - o * o,
+    }
+
+
+LSTM = Cell(
+    name="lstm",
+    kind="lstm",
+    make=partial(lstmc.LSTM),
+    states=("h", "c"),
+    gates=("i", "f", "g", "o"),
+    saved=("h", "c", "gates"),
+    forward=reference.lstm_forward,
+    backward=reference.lstm_backward,
+    step=reference.lstm_step,
+    moved_step=lstm_moved_step,
+    factors=lstm_factors,
+    torch=("LSTM", {}),
+    sigmoids=("i", "f", "o"),
+    keeps="f",
+)
+
+
+# --------------------------------------------------------------------------------------------------
+# RNN
+# --------------------------------------------------------------------------------------------------
+
+
+def rnn(nonlinearity, activate, slope, **options):
+    """Return the row of an RNN: its nonlinearity over complex numbers, and the slope, given h."""
+
+    def moved_step(from_x, from_h, bias, h, c, moved):
+        return activate(from_x + from_h + bias), c
+
+    return Cell(
+        name=f"rnn_{nonlinearity}",
+        kind="rnn",
+        make=partial(lstmc.RNN, nonlinearity=nonlinearity),
+        states=("h",),
+        gates=("h",),
+        saved=("h",),
+        forward=lambda *arrays: (reference.rnn_forward(*arrays, nonlinearity),),
+        backward=partial(reference.rnn_backward, nonlinearity=nonlinearity),
+        step=lambda *arrays: (reference.rnn_step(*arrays, nonlinearity),),
+        moved_step=moved_step,
+        factors=lambda h, c, gates: {f"{nonlinearity}'": slope(h)},
+        **options,
+    )
+
+
+def tanh_slope(h):
+    return 1 / np.cosh(np.arctanh(np.clip(h, -0.999999, 0.999999))) ** 2
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        LSTM,
+        rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
+        rnn(
+            "relu",
+            lambda z: z * (z.real > 0),
+            lambda h: np.where(h > 0, 1.0, 0.0),
+            torch=("RNN", {"nonlinearity": "relu"}),
+            saturates=False,
+        ),
+        rnn("identity", lambda z: z, lambda h: h * 0 + 1, saturates=False),
+    )
+}
+KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS.values()))
+
+# By name: the first cell of each kind, and those that PyTorch has.
+ONE_OF_EACH_KIND = tuple(
+    next(cell.name for cell in CELLS.values() if cell.kind == kind) for kind in KINDS
+)
+IN_TORCH = tuple(cell.name for cell in CELLS.values() if cell.torch)
+
+
+def cell_of(layer):
+    """Return the row of a recurrent layer; None of any other layer."""
+    return next((cell for cell in CELLS.values() if cell.is_of(layer)), None)
