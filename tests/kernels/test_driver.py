@@ -111,10 +111,11 @@ class Run:
         return self.array("room", -(-size // 8), 0)
 
     def call(self, kind, layers):
-        made = self.ffi.new(f"lstmc_{kind} *")
-        made.layers, made.num_layers, made.cell = layers, 2, 0
-        made.steps, made.batch, made.threads = self.steps, self.batch, self.threads
-        return made
+        call = self.ffi.new(f"lstmc_{kind} *")
+        call.layers, call.num_layers, call.cell = layers, 2, 0
+        call.steps, call.batch, call.threads = self.steps, self.batch, self.threads
+        self.layers = layers  # cffi keeps nothing alive that a pointer in a struct points to
+        return call
 
     def forward_layers(self, saves):
         layers, state = self.ffi.new("lstmc_forward_layer[2]"), (self.batch, self.hidden)
