@@ -1,0 +1,1 @@
+"""The machine: what it is, and how fast it multiplies matrices and reads memory."""
