@@ -94,8 +94,11 @@ def ignore(*_):
 
 def host(array):
     """Return an array of any library, on any device, as NumPy's."""
-    array = array.detach().cpu() if hasattr(array, "detach") else array
-    return np.array(array.get() if hasattr(array, "get") else array)
+    if hasattr(array, "detach"):  # PyTorch's
+        array = array.detach().cpu().numpy()
+    elif hasattr(array, "get"):  # CuPy's
+        array = array.get()
+    return np.array(array)
 
 
 def answers_of(side, units):
