@@ -9,7 +9,7 @@ from pathlib import Path
 from lstmc.cli.bench import time_text
 
 from . import limits
-from .machine.rates import Machine
+from .machine import Machine
 from .memory import Memory
 from .timing import OURS, Result
 

@@ -12,6 +12,7 @@ import pickle
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,11 +46,9 @@ class Worker:
 
     def send(self, name, *args):
         """Ask for something, and do not wait."""
-        try:
+        with suppress(BrokenPipeError):  # receive() says why
             pickle.dump((name, args), self._process.stdin)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # receive() says why
 
     def receive(self):
         """Return the reply to what was asked for."""
@@ -66,7 +65,9 @@ class Worker:
         return self.receive()
 
     def close(self):
-        self._process.stdin.close()
+        """End the process."""
+        with suppress(BrokenPipeError):  # it has ended already, with something left to read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 

@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,38 +18,13 @@ import numpy as np
 from lstmc._kernels.binding import core
 
 from ..limits import record_of
-from . import kernels
+from . import Level, Machine, kernels
 from .facts import cache_sizes
 
 READER = Path(__file__).parent / "reader.c"
 TRIAL = 0.002  # seconds
 BLAS_SIZES = (384, 768, 1536)  # of square matrices
 MEMORY = 256 << 20  # bytes that no cache holds, at least
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of memory: bytes that all threads together read there (None: no end), bytes a second."""
-
-    name: str
-    size: int | None
-    bandwidth: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Rates that threads reach together."""
-
-    threads: int
-    blas: dict[str, float]  # flop/s by type
-    kernel: dict[str, float]
-    levels: tuple[Level, ...]
-    activation: float  # seconds for one tanh or sigmoid
-    isa: str
-
-    def bandwidth(self, nbytes):
-        """Return the bandwidth of the fastest level that holds this many bytes."""
-        return next(lv.bandwidth for lv in self.levels if lv.size is None or nbytes <= lv.size)
 
 
 def together(threads, make, units, seconds):

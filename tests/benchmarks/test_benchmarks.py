@@ -17,21 +17,21 @@ if not os.path.exists("/sys/devices/system/cpu/cpu0/cache/index0"):
 benchmarks = pytest.importorskip("benchmarks", reason="no source tree")
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import isolation, limits, memory, peers, report, suite, timing, workloads  # noqa: E402
+from benchmarks import isolation, limits, machine, memory, peers, report, suite, timing, workloads  # noqa: E402
 from benchmarks.machine import facts, rates  # noqa: E402
 from benchmarks.peers import Setting, Side, problems  # noqa: E402
 from benchmarks.workloads import Workload  # noqa: E402
 
 BRIEF = timing.Effort(seconds=0.001, turn=0.0001, least=2, most=2)
 ONE = Setting(threads=1)
-MACHINE = rates.Machine(
+MACHINE = machine.Machine(
     threads=1,
     blas={"float32": 2e11, "float64": 1e11},
     kernel={"float32": 1e11, "float64": 5e10},
     levels=(
-        rates.Level("L1", 1000, 1e12),
-        rates.Level("L2", 100_000, 1e11),
-        rates.Level("memory", None, 1e10),
+        machine.Level("L1", 1000, 1e12),
+        machine.Level("L2", 100_000, 1e11),
+        machine.Level("memory", None, 1e10),
     ),
     activation=1e-9,
     isa="v3",
@@ -304,10 +304,10 @@ def test_the_machine_is_measured(monkeypatch):
     monkeypatch.setattr(rates, "cache_sizes", lambda cores: [("L1", 1 << 14)])
     monkeypatch.setattr(rates, "MEMORY", 1 << 16)
     monkeypatch.setattr(rates, "BLAS_SIZES", (64,))
-    machine = rates.measure(1, seconds=0.001)
-    assert [level.name for level in machine.levels] == ["L1, half of it", "L1, all of it", "memory"]
-    reached = [*machine.blas.values(), *machine.kernel.values(), machine.activation]
-    assert min(reached + [level.bandwidth for level in machine.levels]) > 0
+    here = rates.measure(1, seconds=0.001)
+    assert [level.name for level in here.levels] == ["L1, half of it", "L1, all of it", "memory"]
+    reached = [*here.blas.values(), *here.kernel.values(), here.activation]
+    assert min(reached + [level.bandwidth for level in here.levels]) > 0
 
 
 def test_caches_are_counted_once():
@@ -391,7 +391,7 @@ def test_the_tables():
 
 
 def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work():
-    machine_of_two = rates.Machine(**{**vars(MACHINE), "threads": 2})
+    machine_of_two = machine.Machine(**{**vars(MACHINE), "threads": 2})
     for one, two, met in (
         (1.0, 0.5, True),
         (1.0, 0.6, False),
