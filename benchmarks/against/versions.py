@@ -27,7 +27,7 @@ from ..timing import OURS, TOLERANCE, UNITS_CHECKED, Effort, Result, difference,
 ROOT = Path(__file__).parents[2]
 OTHER = "other"
 PAIRS = 2
-EFFORT = Effort(seconds=8.0, turn=0.02, least=6, most=120)
+EFFORT = Effort(seconds=6.0, turn=0.02, least=4, most=120)
 QUICK = Effort(seconds=1.0, turn=0.01, least=2, most=20)
 
 
