@@ -1,6 +1,6 @@
-"""A fresh process with its threads counted and pinned: every measurement runs in one.
+"""Fresh processes with their threads counted and pinned: every measurement runs in one.
 
-Thread pools read their settings when they are made, so a count can not be changed afterwards.
+Thread pools read their settings when they are made, so a count cannot be changed afterwards.
 """
 
 import multiprocessing
@@ -16,7 +16,8 @@ def usable_cores():
 
 
 @contextmanager
-def _settings(threads):
+def pinned(threads):
+    """Let processes that are started within have this many threads, on as many cores."""
     cores, environment = os.sched_getaffinity(0), dict(os.environ)
     os.environ.update(dict.fromkeys(COUNTS, str(threads)))
     eigen = "true" if threads > 1 else "false"
@@ -35,7 +36,7 @@ def _settings(threads):
 
 
 def isolated(threads, function, *args):
-    """Give function(*args), run in a process of its own with so many threads on as many cores."""
+    """Return function(*args), run in a process of its own with this many threads on as many cores."""
     context = multiprocessing.get_context("spawn")
-    with _settings(threads), ProcessPoolExecutor(1, context) as pool:
+    with pinned(threads), ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *args).result()

@@ -1,4 +1,4 @@
-"""Peak memory of training and of inference, lstmc and PyTorch, each in a process of its own.
+"""Peak memory of training and inference: lstmc and PyTorch, each in a process of its own.
 
 Counted is the growth of the resident set beyond importing, weights, gradients and the inputs, after a
 small layer has been trained so that what a library makes at first use is there.
@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from . import peers
 from .isolation import isolated
+from .peers import problems
 from .workloads import TABLE, Workload
 
-PEERS = ("lstmc", "torch")
+FILES = {"lstmc": "ours", "torch": "torch"}
+PEERS = tuple(FILES)
 SMALL = {"inputs": 8, "hidden": 8, "steps": 4, "batch": 2, "layers": 1, "vocabulary": 8}
 WORKLOADS = (
     Workload("train", 200, 200, 20, 20, 2),
@@ -42,32 +45,28 @@ class Memory:
 
 
 def _status(name):
-    return (
-        int(re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])
-        << 10
-    )
+    """Return a number of bytes that Linux tells of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{name}:\s*(\d+) kB", status, re.M)[1]) << 10
 
 
-def _contestant(peer, w):
-    """Give what runs a workload, and the bytes of its weights."""
-    from . import peers
-
-    kind = {"lstmc": "ours", "torch": "torch"}[peer]
-    problem = peers.make_problem(w)
+def _side(peer, w):
+    """Return the side that runs a workload, and the bytes of its weights."""
+    problem = problems.make_problem(w)
     weights = sum(array.nbytes for array in problem.weights.values())
-    return peers.make(kind, w, problem, 1)[peer], weights
+    return peers.make(FILES[peer], w, problem, peers.Setting(threads=1))[peer], weights
 
 
 def peak(peer, w, units):
-    """Give the bytes that some units of work take at most, in this process."""
-    _contestant(peer, replace(w, **SMALL))[0](2)
-    run, weights = _contestant(peer, w)
+    """Return the bytes that some units of work take at most, in this process."""
+    _side(peer, replace(w, **SMALL))[0].run(2)
+    side, weights = _side(peer, w)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what was freed is not a part of it
     if trim:
         trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    run(units)
+    side.run(units)
     grads = weights if w.kind != "forward" and peer == "torch" else 0  # lstmc's are there before
     return _status("VmHWM") - before - grads
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lstmc.cli.bench import time_text
 
-from . import workloads
+from . import limits
 from .machine import Machine
 from .memory import Memory
 from .timing import OURS, Result
@@ -32,16 +32,22 @@ COLOURS = ("#ee4c2c", "#f2a487", "#3b82c4", "#8fbde0", "#2fa37c", "#b58900")
 
 @dataclass
 class Report:
-    """Everything that one run measured."""
+    """Everything that one run measured, on a CPU or a GPU."""
 
-    description: dict[str, str]
-    machines: list[Machine] = field(default_factory=list)
+    description: dict[str, str] = field(default_factory=dict)
+    machines: list[Machine] = field(default_factory=list)  # a CPU's rates by number of threads
+    limits: dict[str, float] = field(default_factory=dict)  # a GPU's rates
     results: list[Result] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
-    quick: bool = False
+    partial: str = ""  # why this is not everything
 
-    def machine(self, threads):
-        return next(m for m in self.machines if m.threads == threads)
+    def defects(self):
+        """List what is wrong or broken."""
+        return [f"{title(r)}: {line}" for r in self.results for line in r.defects()]
+
+    def notes(self):
+        """List who is missing, and why."""
+        return list(dict.fromkeys(note for r in self.results for note in r.notes))
 
 
 # -- numbers --------------------------------------------------------------------------------------
@@ -69,41 +75,64 @@ def threads_text(n):
     return f"{n} thread" + "s" * (n > 1)
 
 
+def title(result):
+    """Name a workload and its setting."""
+    setting = result.setting
+    on_cpu = setting.device == "cpu"
+    return (
+        f"{result.workload.name}, {threads_text(setting.threads) if on_cpu else setting.precision}"
+    )
+
+
+def meets_floor(result):
+    """Return whether a result meets its floor; None where it has none, or nobody to compare with."""
+    w = result.workload
+    best = result.best(w.against or None)
+    return None if w.floor is None or best is None else best[0] >= w.floor
+
+
+def closing(report):
+    """List the lines that end every report: defects and notes."""
+    lines = []
+    for heading, items in (("Defects", report.defects()), ("Notes", report.notes())):
+        if items:
+            lines += ["", f"## {heading}", "", *(f"- {item}" for item in items)]
+    return lines
+
+
 # -- results --------------------------------------------------------------------------------------
 
 
 def peers_of(results):
     """List the peers that took part, in the order they came, without lstmc and its twins."""
-    return list(dict.fromkeys(n for r in results for n in r.rounds if not n.startswith(OURS)))
+    return list(dict.fromkeys(name for r in results for name in r.peers()))
 
 
 def verdicts(result, machine):
     """Say what was asked of a result, and whether it was met."""
     w, asked = result.workload, []
-    ratio = result.best(w.against)
-    if w.floor is not None and ratio is not None:
-        others = " or ".join(w.against)
-        asked.append((f"≥ {w.floor:g}× {others}", ratio >= w.floor))
-    if w.of_limit is not None and result.threads == 1:
-        reached = workloads.limit(w, machine) / result.seconds()
+    met = meets_floor(result)
+    if met is not None:
+        asked.append((f"≥ {w.floor:g}× {' or '.join(w.against)}", met))
+    if w.of_limit is not None and machine.threads == 1:
+        reached = limits.limit(w, machine) / result.seconds()
         asked.append((f"≥ {w.of_limit:.0%} of limit", reached >= w.of_limit))
-    for name, wanted, least in (
-        ("lstmc, 1 thread", "1 thread", lambda one: w.speed_up if one > 2e-3 else 1.0),
-        ("lstmc, float32", "float32", lambda _: 1 / 2.16),  # half its rate, within 8 %
-    ):
-        if name in result.rounds:
-            least = least(result.seconds(name))
-            asked.append((f"≥ {least:.2g}× {wanted}", result.ratio(name) >= least))
+    if (twin := "lstmc, 1 thread") in result.rounds:
+        least = w.speed_up if result.seconds(twin) > 2e-3 else 1.0
+        asked.append((f"≥ {least:.2g}× 1 thread", result.ratio(twin) >= least))
+    if (twin := "lstmc, float32") in result.rounds:
+        least = 1 / 2.16  # half its rate, within 8 %
+        asked.append((f"≥ {least:.2g}× float32", result.ratio(twin) >= least))
     return "; ".join(f"{what}: {'met' if met else 'missed'}" for what, met in asked)
 
 
 def summary(result, machine):
     """Write a result in one line."""
     ours = result.seconds()
-    line = f"{result.workload.name}, {threads_text(result.threads)}: {time_text(ours)}, "
-    line += f"{workloads.limit(result.workload, machine) / ours:.0%} of limit"
+    line = f"{title(result)}: {time_text(ours)}, "
+    line += f"{limits.limit(result.workload, machine) / ours:.0%} of limit"
     others = [f"{name} {result.ratio(name):.2f}×" for name in result.rounds if name != OURS]
-    return ", ".join([line, *others, *result.notes])
+    return ", ".join([line, *others, *result.defects(), *result.notes])
 
 
 def result_table(results, machine):
@@ -114,19 +143,19 @@ def result_table(results, machine):
     for r in results:
         w, ours = r.workload, r.seconds()
         row = {"workload": w.name, OURS: time_text(ours)}
-        row["GFLOP/s"] = f"{workloads.flops(w) / ours / 1e9:.1f}"
+        row["GFLOP/s"] = f"{limits.flops(w) / ours / 1e9:.1f}"
         if w.kind == "model":
             row["tokens/s"] = f"{w.steps * w.batch / ours:,.0f}"
-        row["of limit"] = f"{workloads.limit(w, machine) / ours:.0%}"
-        activations = workloads.activations(w) * machine.activation / machine.threads
+        row["of limit"] = f"{limits.limit(w, machine) / ours:.0%}"
+        activations = limits.activations(w) * machine.activation / machine.threads
         row["activations"] = f"{activations / ours:.0%}"
         if w.kind != "step":
             row["packing"] = f"{r.packing / ours:.1%}"
         for name in [*names, *twins]:
             ran = name in r.rounds
             row[name] = f"{time_text(r.seconds(name))} ({r.ratio(name):.2f}×)" if ran else ""
-        best = r.best(names)
-        row["best peer"] = "" if best is None else f"{best:.2f}×"
+        best = r.best()
+        row["best peer"] = "" if best is None else f"{best[0]:.2f}×"
         row["asked"] = verdicts(r, machine)
         rows.append(row)
     return table(list(rows[0]), [row.values() for row in rows])
@@ -136,10 +165,10 @@ def machine_table(machines):
     """Write what the machine reaches, by number of threads."""
     header = ["", *(threads_text(m.threads) for m in machines)]
     rows = []
-    for title, rates in (("OpenBLAS through NumPy", "blas"), ("micro-kernel alone", "kernel")):
+    for name, rates in (("OpenBLAS through NumPy", "blas"), ("micro-kernel alone", "kernel")):
         for dtype in getattr(machines[0], rates):
             cells = (f"{getattr(m, rates)[dtype] / 1e9:.0f} GFLOP/s" for m in machines)
-            rows.append([f"{title}, {dtype}", *cells])
+            rows.append([f"{name}, {dtype}", *cells])
     for k, level in enumerate(machines[0].levels):
         cells = (f"{m.levels[k].bandwidth / 1e9:.0f} GB/s" for m in machines)
         rows.append([f"reading from {level.name}", *cells])
@@ -171,19 +200,19 @@ def memory_table(memories):
 def text(report):
     """Write the whole report in Markdown."""
     parts = ["# Results", "", "Written by `python -m benchmarks`.", "", LEGEND]
-    if report.quick:
-        parts += ["", "This was a quick run: few rounds, so rough numbers."]
+    if report.partial:
+        parts += ["", f"This was {report.partial}."]
     parts += ["", "## The machine", ""]
     parts += [f"- {name}: {value}" for name, value in report.description.items()]
     parts += [f"- instruction set of lstmc: {report.machines[0].isa}"] if report.machines else []
     if report.machines:
         parts += ["", machine_table(report.machines)]
     for machine in report.machines:
-        for kind, title in TITLES.items():
+        for kind, heading in TITLES.items():
             results = [r for r in report.results
-                       if r.threads == machine.threads and r.workload.kind == kind]  # fmt: skip
+                       if r.setting.threads == machine.threads and r.workload.kind == kind]  # fmt: skip
             if results:
-                parts += ["", f"## {title}: {threads_text(machine.threads)}", ""]
+                parts += ["", f"## {heading}: {threads_text(machine.threads)}", ""]
                 parts.append(result_table(results, machine))
     if report.memory:
         parts += [
@@ -192,10 +221,7 @@ def text(report):
             "",
             memory_table(report.memory),
         ]
-    notes = dict.fromkeys(note for r in report.results for note in r.notes)
-    if notes:
-        parts += ["", "## Notes", "", *(f"- {note}" for note in notes)]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *closing(report)]) + "\n"
 
 
 # -- the picture ----------------------------------------------------------------------------------
@@ -213,7 +239,7 @@ def draw(report, path):
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)
     for axis, threads in zip(axes[0], counts):
-        results = [r for r in report.results if r.threads == threads]
+        results = [r for r in report.results if r.setting.threads == threads]
         for k, name in enumerate(names):
             bars = [
                 (groups.index(r.workload.name), r.ratio(name)) for r in results if name in r.rounds

@@ -1,32 +1,36 @@
-"""One workload: everybody's answers compared, then everybody timed in turns.
+"""One workload: everybody's answers compared, then everybody timed in turns; on every device.
 
-A contestant is a function of n that does its unit of work n times and gives the arrays of the last.
 Times are medians over rounds; a ratio is the median of the ratios within a round, so that a machine
 that slows down for a while does so for both sides of it.
 """
 
 import gc
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import machine, peers
+from .peers import Setting
 from .workloads import Workload
 
 OURS = "lstmc"
 TOLERANCE = {"float32": 2e-4, "float64": 1e-9}  # of the largest element; sums of up to 32,768 terms
-CHECKED_UNITS = {"step": 3, "forward": 1, "train": 1, "model": 3}  # where a state is carried, some
+UNITS_CHECKED = {"step": 3, "forward": 1, "train": 1, "model": 3}  # more where a state is carried
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds a workload and a turn, and the rounds that are too few or enough."""
+    """How long to measure.
+
+    seconds: of a workload. turn: seconds of one turn. least, most: rounds. warm: seconds of each side before
+    its turns are counted.
+    """
 
     seconds: float = 12.0
     turn: float = 0.02
     least: int = 5
     most: int = 51
+    warm: float = 0.0
 
 
 QUICK = Effort(seconds=1.0, turn=0.005, least=3, most=9)
@@ -34,24 +38,153 @@ QUICK = Effort(seconds=1.0, turn=0.005, least=3, most=9)
 
 @dataclass
 class Result:
-    """What was measured of one workload."""
+    """What was measured of one workload in one setting; a side is known by its name."""
 
     workload: Workload
-    threads: int
-    rounds: dict[str, list[float]] = field(default_factory=dict)  # seconds a unit, by contestant
-    packing: float = 0.0  # seconds
+    setting: Setting
+    rounds: dict[str, list[float]] = field(default_factory=dict)  # seconds a unit
+    off: dict[str, float] = field(
+        default_factory=dict
+    )  # largest difference, of the largest element
+    wrong: list[str] = field(default_factory=list)  # sides that are off by too much: not timed
+    failed: dict[str, str] = field(default_factory=dict)  # sides that broke, and how
     notes: list[str] = field(default_factory=list)  # who is missing, and why
+    packing: float = 0.0  # seconds, of the CPU's weights
+    way: str = ""  # through time, that lstmc took by itself on a GPU
 
     def seconds(self, name=OURS):
+        """Return the median."""
         return float(np.median(self.rounds[name]))
 
-    def ratio(self, name):
-        """Tell how many times as long as lstmc a contestant takes."""
-        return float(np.median(np.divide(self.rounds[name], self.rounds[OURS])))
+    def ratios(self, name, side=OURS):
+        """Return for each round how many times as long as a side another takes."""
+        return np.divide(self.rounds[name], self.rounds[side])
 
-    def best(self, names):
-        """Give the lowest ratio of those that ran, or None."""
-        return min((self.ratio(n) for n in names if n in self.rounds), default=None)
+    def ratio(self, name, side=OURS):
+        """Return the median of the ratios."""
+        return float(np.median(self.ratios(name, side)))
+
+    def peers(self):
+        """List those that were timed and are not lstmc."""
+        return [name for name in self.rounds if not name.startswith(OURS)]
+
+    def best(self, names=None, side=OURS):
+        """Return the lowest ratio to a side and whose it is, of all peers or of some; or None."""
+        if side not in self.rounds:
+            return None
+        names = self.peers() if names is None else [n for n in names if n in self.rounds]
+        return min(((self.ratio(name, side), name) for name in names), default=None)
+
+    def defects(self):
+        """List who is wrong or broke, a line each."""
+        wrong = {name: f"WRONG, off by {self.off[name]:.1e}" for name in self.wrong}
+        return [f"{name}: {what}" for name, what in {**wrong, **self.failed}.items()]
+
+
+class LeftOut(Exception):
+    """A side cannot do a workload, and need not."""
+
+
+def ignore(*_):
+    """Do nothing: where nobody needs to know whose turn it is."""
+
+
+# -- the answers ----------------------------------------------------------------------------------
+
+
+def host(array):
+    """Return an array of any library, on any device, as NumPy's."""
+    if hasattr(array, "detach"):  # PyTorch's
+        array = array.detach().cpu().numpy()
+    elif hasattr(array, "get"):  # CuPy's
+        array = array.get()
+    return np.array(array)
+
+
+def answers_of(side, units):
+    """Return copies of a side's answers after some units."""
+    side.run(units)
+    return [host(array) for array in side.answers()]
+
+
+def difference(answers, expected):
+    """Return the largest difference of arrays, relative to the largest element of each."""
+    worst = 0.0
+    for theirs, ours in zip(answers, expected, strict=True):
+        theirs, ours = (np.asarray(host(a), np.float64) for a in (theirs, ours))
+        if theirs.shape != ours.shape or not np.isfinite(theirs).all():
+            return float("inf")
+        worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-30)))
+    return worst
+
+
+def compare(result, makers, expected, tolerance, units, banned=(), say=ignore, label="",
+            is_fatal=ignore):  # fmt: skip
+    """Make sides and compare their answers; note those that are wrong or fail.
+
+    Parameters
+    ----------
+    result : Result
+        What came out is written to it.
+    makers : dict
+        Of functions that make a side, by its name.
+    expected : list of ndarray
+        The answers after as many units.
+    tolerance : float
+        Of the largest element.
+    units : int
+    banned : dict
+        Sides that are not tried, and why.
+    say : function
+        Is told each name before its turn.
+    label : str
+        Follows the names where answers are noted.
+    is_fatal : function
+        Returns whether an error makes it pointless to go on in this process; it is then raised.
+
+    Returns
+    -------
+    dict
+        The sides whose answers are right, by name.
+    """
+    right = {}
+    for name, make in makers.items():
+        if name in banned:
+            result.failed[name] = banned[name]
+            continue
+        say(name)
+        try:
+            side = make()
+            off = difference(answers_of(side, units), expected)
+        except LeftOut as reason:
+            result.notes.append(f"{name}: {reason}")
+            continue
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            result.failed[name] = f"{type(error).__name__}: {error}"
+            continue
+        result.off[name + label] = off
+        if off <= tolerance:
+            right[name] = side
+        else:
+            result.wrong.append(name + label)
+    return right
+
+
+# -- the times ------------------------------------------------------------------------------------
+
+
+def clocked(run, n, clock=time.perf_counter):
+    """Return the seconds a unit of n, after some that bring the data back to the caches.
+
+    A unit that fills a turn by itself has no others before it.
+    """
+    if n > 1:
+        run(-(-n // 4))
+    began = clock()
+    run(n)
+    return (clock() - began) / n
 
 
 def wait_for_quiet(longest=0.5):
@@ -63,100 +196,53 @@ def wait_for_quiet(longest=0.5):
             return
 
 
-def race(contestants, effort, pause=False):
-    """Time contestants in turns; give their seconds a unit, a list of rounds for each.
+def race(turns, effort, say=ignore, pause=False):
+    """Let sides take turns.
 
-    pause: between turns, wait for the threads of the one before to fall asleep.
+    Parameters
+    ----------
+    turns : dict
+        Of functions of n, by name: each does n units and returns the seconds a unit.
+    effort : Effort
+    say : function
+        Is told each name before its turn.
+    pause : bool
+        Between turns, wait for the threads of the one before to fall asleep.
+
+    Returns
+    -------
+    dict
+        The seconds a unit, a list of rounds for each name.
     """
-    units = {name: units_of_a_turn(run, effort.turn) for name, run in contestants.items()}
-    rounds = {name: [] for name in contestants}
-    order, began = list(contestants), time.perf_counter()
+    units = {}
+    for name, turn in turns.items():
+        say(name)
+        units[name] = units_of_a_turn(turn, effort)
+    rounds = {name: [] for name in turns}
+    order, began = list(turns), time.perf_counter()
     gc.collect()
     gc.disable()
     try:
-        for number in range(effort.most):
+        for number in range(effort.most if order else 0):
             if number >= effort.least and time.perf_counter() - began > effort.seconds:
                 break
             for name in order:
+                say(name)
                 if pause:
                     wait_for_quiet()
-                rounds[name].append(turn(contestants[name], units[name]))
+                rounds[name].append(turns[name](units[name]))
             order.append(order.pop(0))  # nobody always follows the same one
     finally:
         gc.enable()
     return rounds
 
 
-def turn(run, n):
-    """Time n units, after some that bring the data back to the caches; one fills a turn by itself."""
-    if n > 1:
-        run(-(-n // 4))
-    began = time.perf_counter()
-    run(n)
-    return (time.perf_counter() - began) / n
-
-
-def units_of_a_turn(run, seconds):
-    """Find how many units take so long."""
-    n = 1
+def units_of_a_turn(turn, effort):
+    """Warm up, and return how many units take as long as a turn should."""
+    n, began = 1, time.perf_counter()
     while True:
-        began = time.perf_counter()
-        run(n)
-        took = time.perf_counter() - began
-        if took >= seconds / 4:
-            return max(1, round(n * seconds / took))
-        n *= 4
-
-
-# -- the answers ----------------------------------------------------------------------------------
-
-
-def difference(answers, expected):
-    """Give the largest difference of arrays, relative to the largest element of each."""
-    worst = 0.0
-    for ours, theirs in zip(expected, answers, strict=True):
-        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if ours.shape != theirs.shape or not np.isfinite(theirs).all():
-            return np.inf
-        worst = max(worst, np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-30))
-    return worst
-
-
-def agreeing(w, threads, wanted):
-    """Make the peers; give those whose answers are lstmc's, and notes about the others."""
-    # What is dropped is drawn by each for itself: compared is without.
-    compared = replace(w, dropout=0.0)
-    problem, units = peers.make_problem(compared), CHECKED_UNITS[w.kind]
-    expected = peers.make("ours", compared, problem, threads)[OURS](units)
-    expected = [np.array(array) for array in expected]
-    found, notes = {}, []
-    for peer in wanted:
-        try:
-            runs = peers.make(peer, compared, problem, threads)
-        except ImportError as error:
-            notes.append(f"{peer} left out: {error}")
-            continue
-        if w.dropout and runs:
-            again = peers.make(peer, w, problem, threads)
-        for name, run in runs.items():
-            off = difference(run(units), expected)
-            if off <= TOLERANCE[w.dtype]:
-                found[name] = again[name] if w.dropout else run
-            else:
-                notes.append(f"{w.name}: {name} left out: its answer is off by {off:.1e}")
-    return found, notes
-
-
-def measure(w, threads, wanted, isa=None, effort=None):
-    """Time a workload with so many threads: lstmc, its twins, and the peers that are wanted."""
-    contestants, notes = agreeing(w, threads, wanted)
-    problem = peers.make_problem(w)
-    contestants = {
-        **peers.make("ours", w, problem, threads),
-        **peers.twins(w, problem, threads, isa),
-        **contestants,
-    }
-    # What spins for work that will not come would take a core from the next one.
-    rounds = race(contestants, effort or Effort(), pause=threads > 1)
-    packing = 0.0 if w.kind == "step" else machine.packing_seconds(w)
-    return Result(w, threads, rounds, packing, notes)
+        took = turn(n) * n
+        if took < effort.turn / 4:
+            n *= 4
+        elif time.perf_counter() - began >= effort.warm:
+            return max(1, round(n * effort.turn / max(took, 1e-9)))

@@ -1,25 +1,14 @@
-"""What is timed: the table of workloads, their products, and the least time a machine needs for them.
+"""What is timed: the table of workloads.
 
-Nothing is run here. A floor is the ratio (peer's time / lstmc's) that is asked for; measurements are
-in RESULTS.md.
+Nothing is run here. A floor is the ratio (peer's time / lstmc's) that is asked for; RESULTS.md has the
+measurements.
 """
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-GATES = {"lstm": 4, "rnn": 1}
 SHAPE = (
-    "kind",
-    "inputs",
-    "hidden",
-    "steps",
-    "batch",
-    "layers",
-    "cell",
-    "dtype",
-    "vocabulary",
-    "dropout",
+    *("kind", "inputs", "hidden", "steps", "batch", "layers"),
+    *("cell", "dtype", "vocabulary", "dropout"),
 )
 
 
@@ -42,8 +31,8 @@ class Workload:
     dtype: str = "float32"
     vocabulary: int = 0
     dropout: float = 0.0
-    floor: float | None = None  # the best of `against` takes at least so many times as long
-    against: tuple[str, ...] = ()
+    floor: float | None = None  # the best of `against` takes at least this many times as long
+    against: tuple[str, ...] = ()  # none named: every peer
     of_limit: float | None = None  # at least this fraction of the limit
     speed_up: float = 1.8  # of two threads over one, where one takes more than 2 ms
 
@@ -59,18 +48,18 @@ class Workload:
             sizes.append(f"L{self.layers}")
         if self.vocabulary:
             sizes.append(f"V{self.vocabulary}")
-        kind = self.kind if self.cell == "lstm" else f"{self.kind} {self.cell}"
-        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{kind} {' '.join(sizes)}{dtype}"
+        words = [self.kind, self.cell, *sizes, self.dtype]
+        usual = (Workload.cell, Workload.dtype)  # the defaults go without saying
+        return " ".join(word for word in words if word not in usual)
 
     @property
     def shape(self):
-        """Everything but what is asked."""
+        """Everything but what is asked of lstmc."""
         return tuple(getattr(self, name) for name in SHAPE)
 
 
 TORCH, BETTER = ("torch",), ("torch", "onnxruntime")
-STEP = ("onnxruntime run",)  # fed by run(): what the floors of a step were set against
+STEP = ("onnxruntime run",)  # fed by run(), which the floors of a step were set against
 
 
 def train(inputs, hidden, steps, batch, layers, floor, **more):
@@ -120,74 +109,12 @@ DEFAULTS = {
 
 
 def select(kind, sizes):
-    """Give the workloads of a kind: those of the table, or, with sizes, the one that has them."""
+    """Return the workloads of a kind: those of the table, or, with sizes, the one that has them."""
     default = DEFAULTS[kind]
     if not sizes:
         streams = kind == "streams"
         return [w for w in TABLE if w.kind == default.kind and (w.batch > 1) >= streams]
     if "hidden" in sizes:
         sizes = {"inputs": sizes["hidden"], **sizes}
-    wanted = replace(default, **sizes)
-    return [next((w for w in TABLE if w.shape == wanted.shape), wanted)]
-
-
-# -- the least time -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Products over one matrix: their operations, and how often its bytes are read."""
-
-    name: str
-    flops: float
-    reads: int
-    nbytes: int
-    held: int  # bytes that a cache must hold for the reads to come from it
-
-
-def phases(w):
-    """List the products of one unit of work: input, recurrent steps, backward steps, weight gradients."""
-    rows, itemsize = w.steps * w.batch, np.dtype(w.dtype).itemsize
-    weights = GATES[w.cell] * w.hidden * itemsize  # bytes for every row of input
-    training = w.kind in ("train", "model")
-    found = []
-    for layer in range(w.layers):
-        inputs = w.hidden if layer else w.inputs
-        # (matrix, its rows of input, how often a pass over time must read it)
-        for what, width, reads in (("input", inputs, 1), ("recurrent", w.hidden, w.steps)):
-            flops, nbytes = 2 * GATES[w.cell] * rows * w.hidden * width, weights * width
-            found.append(Phase(f"{what} product", flops, reads, nbytes, nbytes))
-            if training:
-                found.append(Phase(f"backward {what}", flops, reads, nbytes, nbytes))
-                found.append(Phase(f"weight gradient {what}", flops, 1, nbytes, nbytes))
-    if w.kind == "model":
-        nbytes = w.hidden * w.vocabulary * itemsize
-        for name in ("softmax product", "backward softmax", "weight gradient softmax"):
-            found.append(Phase(name, 2 * rows * w.hidden * w.vocabulary, 1, nbytes, nbytes))
-    if w.steps == 1:  # a loop of steps comes by all weights before it meets one again
-        held = sum(phase.nbytes for phase in found)
-        found = [replace(phase, held=held) for phase in found]
-    return found
-
-
-def flops(w):
-    """Count the operations of the products: 8·T·B·H·(I+H) per LSTM layer forward, thrice that in training."""
-    return sum(phase.flops for phase in phases(w))
-
-
-def limit(w, machine):
-    """Give the least seconds: each phase at the rate of the micro-kernel, or as its weights are read."""
-    rate = machine.kernel[w.dtype]
-    return sum(
-        max(phase.flops / rate, phase.reads * phase.nbytes / machine.bandwidth(phase.held))
-        for phase in phases(w)
-    )
-
-
-def activations(w):
-    """Count the exponentials, sigmoids and hyperbolic tangents, which the limit leaves out."""
-    states = w.steps * w.batch * w.hidden * w.layers
-    count = states * (5 if w.cell == "lstm" else 1)
-    if w.kind in ("train", "model") and w.cell == "lstm":
-        count += states  # tanh(c), again
-    return count + w.steps * w.batch * w.vocabulary
+    workload = replace(default, **sizes)
+    return [next((w for w in TABLE if w.shape == workload.shape), workload)]

@@ -10,9 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..report import Report
+from ..timing import Result
 from . import workers
-from .measure import Result
-from .report import Report, limits_text, summary, text, write
+from .report import limits_text, missed, summary, text, write
 from .tasks import given_up, tasks_of, work
 from .workloads import TABLE, select
 
@@ -57,9 +58,9 @@ def main(argv=None):
     print("\n" + text(report))
     if out:
         print(f"written: {Path(out) / 'RESULTS-GPU.md'}")
-    for title, lines in (("missed", report.missed()), ("DEFECTS", report.defects())):
+    for title, lines in (("missed", missed(report)), ("DEFECTS", report.defects())):
         print(f"{title}: {'; '.join(lines) or 'none'}")
-    # A floor that is missed is a fact; an answer that differs, or a crash, is a defect of somebody's.
+    # A floor that is missed is a fact; an answer that differs, or a crash, is somebody's defect.
     return int(bool(report.defects()))
 
 

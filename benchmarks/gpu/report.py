@@ -1,13 +1,15 @@
 """What was measured on a GPU, as Markdown and as JSON. Nothing is measured here."""
 
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lstmc.cli.bench import time_text
 
-from .measure import OURS, Result
-from .workloads import CPU_TOLERANCE, PUBLISHED
+from ..limits import flops
+from ..report import closing, meets_floor, table, title
+from ..timing import OURS
+from .measure import CPU
+from .workloads import CPU_TOLERANCE, PEER, PUBLISHED
 
 LEGEND = """\
 Times are medians over rounds in which all take their turn, after the answers were compared; the ratio is
@@ -22,35 +24,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass
-class Report:
-    """Everything that one run measured."""
+def timed(report):
+    """List the results that have times."""
+    return [r for r in report.results if r.setting.precision != CPU]
 
-    description: dict[str, str] = field(default_factory=dict)
-    limits: dict[str, float] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
-    partial: str = ""  # why this is not everything
 
-    def timed(self):
-        return [r for r in self.results if r.precision != "CPU"]
+def compared(report):
+    """List the comparisons with the CPU."""
+    return [r for r in report.results if r.setting.precision == CPU]
 
-    def compared(self):
-        return [r for r in self.results if r.precision == "CPU"]
 
-    def defects(self):
-        """List what is wrong or broken."""
-        return [
-            f"{r.workload}, {r.precision}: {name}: {what}"
-            for r in self.results
-            for name, what in [
-                *((n, f"WRONG, off by {r.off[n]:.1e}") for n in r.wrong),
-                *r.failed.items(),
-            ]
-        ]
-
-    def missed(self):
-        """List the workloads whose floor was not met."""
-        return [f"{r.workload}, {r.precision}" for r in self.timed() if verdict(r) == "missed"]
+def missed(report):
+    """List the workloads whose floor was not met."""
+    return [title(r) for r in timed(report) if verdict(r) == "missed"]
 
 
 def verdict(result):
@@ -59,9 +45,8 @@ def verdict(result):
         return "WRONG"
     if OURS not in result.rounds:
         return "FAILED"
-    if result.floor is None or result.ratio() is None:
-        return ""
-    return "met" if result.ratio()[0] >= result.floor else "missed"
+    met = meets_floor(result)
+    return "" if met is None else "met" if met else "missed"
 
 
 def best_way(result):
@@ -78,46 +63,37 @@ def _way(result, name):
 
 
 def rows_of(result, limits):
-    """Give the lines of the table for one result."""
+    """Return the rows of the table for one result."""
     ours = [OURS, *(n for n in result.off if n.startswith(OURS) and n != OURS)]
     ours += [n for n in result.failed if n.startswith(OURS) and n not in ours]
     rows = []
     for name in ours:
-        timed, ratio = name in result.rounds, result.ratio(name)
-        if name != OURS and not timed and name not in result.wrong and name not in result.failed:
+        ran, best = name in result.rounds, result.best(side=name)
+        if name != OURS and not ran and name not in result.wrong and name not in result.failed:
             continue  # the same as the default
         row = dict.fromkeys(COLUMNS, "")
         row |= {
-            "workload": result.workload,
-            "precision": result.precision,
+            "workload": result.workload.name,
+            "precision": result.setting.precision,
             "way": _way(result, name),
         }
-        if timed:
+        if ran:
             row["lstmc"] = time_text(result.seconds(name))
-            if peak := limits.get(result.precision):
-                row["of peak"] = f"{result.flops / result.seconds(name) / peak:.1%}"
-        if ratio:
-            row["ratio"], peer = f"{ratio[0]:.2f}", ratio[1]
+            if peak := limits.get(result.setting.precision):
+                row["of peak"] = f"{flops(result.workload) / result.seconds(name) / peak:.1%}"
+        if best:
+            ratio, peer = best
+            row["ratio"] = f"{ratio:.2f}"
             row["cuDNN"] = time_text(result.seconds(peer))
-            row["cuDNN"] += f" ({peer})" if peer != "nn.LSTM" else ""
+            row["cuDNN"] += f" ({peer})" if peer != PEER else ""
         if name == OURS:
-            row["floor"] = "" if result.floor is None else f"{result.floor:g}"
+            floor = result.workload.floor
+            row["floor"] = "" if floor is None else f"{floor:g}"
             row["met"], row["best way"] = verdict(result), best_way(result)
-        elif not timed:
+        elif not ran:
             row["met"] = "WRONG" if name in result.wrong else "FAILED"
         rows.append(row)
     return rows
-
-
-def table(header, rows):
-    """Write a Markdown table with its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-
-    def line(cells):
-        return "| " + " | ".join(f"{c:<{n}}" for c, n in zip(cells, widths)) + " |"
-
-    rule = "|" + "|".join("-" * (n + 2) for n in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def limits_text(limits):
@@ -142,33 +118,33 @@ def agreement_table(results):
             cells = [
                 f"{r.off[n]:.1e}{' WRONG' * (n in r.wrong)}" if n in r.off else "" for n in names
             ]
-            rows.append([r.workload, way.removeprefix(OURS).strip() or "default", *cells])
+            rows.append([r.workload.name, way.removeprefix(OURS).strip() or "default", *cells])
     header = [f"{dtype}, at most {allowed:g}" for dtype, allowed in CPU_TOLERANCE.items()]
     return table(["workload", "way", *header], rows)
 
 
 def summary(result):
     """Write a result in a line or some."""
-    if result.precision == "CPU":
-        parts = [f"{name} {off:.1e}" for name, off in result.off.items()]
-        head = f"{result.workload}, off the CPU by: {', '.join(parts) or 'nothing compared'}"
+    name = result.workload.name
+    if result.setting.precision == CPU:
+        differences = ", ".join(f"{side} {off:.1e}" for side, off in result.off.items())
+        lines = [f"{name}, off the CPU by: {differences or 'nothing compared'}"]
     else:
-        parts = []
-        for name in result.rounds:
-            ratio = result.ratio(name) if name.startswith(OURS) else None
-            title = f"{name} ({result.way})" if name == OURS and result.way else name
-            parts.append(
-                f"{title} {time_text(result.seconds(name))}"
-                + (f" ({ratio[0]:.2f}×)" if ratio else "")
-                + (f" off {result.off[name]:.0e}" if name in result.off else "")
-            )
-        head = f"{result.workload}, {result.precision}: {', '.join(parts)}; floor {result.floor}: "
-        head += verdict(result) or "not judged"
-        if result.workload in PUBLISHED:
-            head += f"\n    published, half precision, H100: {PUBLISHED[result.workload]}"
-    wrong = [f"    WRONG: {name}, off by {result.off[name]:.1e}" for name in result.wrong]
-    failed = [f"    FAILED: {name}: {why}" for name, why in result.failed.items()]
-    return "\n".join([head, *wrong, *failed, *(f"    {note}" for note in result.notes)])
+        sides = ", ".join(_side_text(result, side) for side in result.rounds)
+        lines = [f"{title(result)}: {sides}; floor {result.workload.floor}: "]
+        lines[0] += verdict(result) or "not judged"
+        if name in PUBLISHED:
+            lines.append(f"published, half precision, H100: {PUBLISHED[name]}")
+    return "\n    ".join([*lines, *result.defects(), *result.notes])
+
+
+def _side_text(result, name):
+    """Write what was measured of one side."""
+    text = f"{name} ({result.way})" if name == OURS and result.way else name
+    text += f" {time_text(result.seconds(name))}"
+    if name.startswith(OURS) and (best := result.best(side=name)):
+        text += f" ({best[0]:.2f}×)"
+    return text + (f" off {result.off[name]:.0e}" if name in result.off else "")
 
 
 def text(report):
@@ -178,42 +154,42 @@ def text(report):
         parts += [f"This was {report.partial}.", ""]
     parts += ["## The GPU", "", *(f"- {k}: {v}" for k, v in report.description.items())]
     parts += [*limits_text(report.limits), ""]
-    rows = [row for r in report.timed() for row in rows_of(r, report.limits)]
+    rows = [row for r in timed(report) for row in rows_of(r, report.limits)]
     if rows:
         parts += ["## Beside PyTorch", "", table(COLUMNS, [list(r.values()) for r in rows]), ""]
-    names = dict.fromkeys(r.workload for r in report.timed() if r.workload in PUBLISHED)
-    parts += [f"Published, half precision, H100: {name}: {PUBLISHED[name]}.\n" for name in names]
-    if report.compared():
-        parts += [
-            "## Beside lstmc on the CPU, few steps",
-            "",
-            agreement_table(report.compared()),
-            "",
-        ]
-    if defects := report.defects():
-        parts += ["## Defects", "", *(f"- {line}" for line in defects), ""]
-    notes = dict.fromkeys(f"{r.workload}: {note}" for r in report.results for note in r.notes)
-    if notes:
-        parts += ["## Notes", "", *(f"- {note}" for note in notes), ""]
-    return "\n".join(parts)
+    names = dict.fromkeys(r.workload.name for r in timed(report))
+    parts += [
+        f"Published, half precision, H100: {name}: {PUBLISHED[name]}.\n"
+        for name in names
+        if name in PUBLISHED
+    ]
+    if compared(report):
+        parts += ["## Beside lstmc on the CPU, few steps", "", agreement_table(compared(report))]
+    return "\n".join([*parts, *closing(report)]) + "\n"
 
 
 def as_json(report):
-    """Give everything as JSON can hold it, medians and verdicts too."""
-    results = []
-    for r in report.results:
-        ratios = {n: r.ratio(n) for n in r.rounds if n.startswith(OURS)}
-        results.append(
-            asdict(r)
-            | {"seconds": {name: r.seconds(name) for name in r.rounds}}
-            | {"ratios": {n: found and found[0] for n, found in ratios.items()}}
-            | {"verdict": verdict(r) if r.precision != "CPU" else ""}
-        )
+    """Return everything as JSON can hold it, medians and verdicts too."""
+    results = [_result_as_json(r) for r in report.results]
+    parts = {name: getattr(report, name) for name in ("description", "limits", "partial")}
+    return {**parts, "results": results}
+
+
+def _result_as_json(result):
+    w, ours = result.workload, [name for name in result.rounds if name.startswith(OURS)]
+    ratios = {name: result.best(side=name) for name in ours}
     return {
-        "description": report.description,
-        "limits": report.limits,
-        "partial": report.partial,
-        "results": results,
+        "workload": w.name,
+        "precision": result.setting.precision,
+        "floor": w.floor,
+        "flops": flops(w),
+        **{
+            name: getattr(result, name)
+            for name in ("way", "rounds", "off", "wrong", "failed", "notes")
+        },
+        "seconds": {name: result.seconds(name) for name in result.rounds},
+        "ratios": {name: best and best[0] for name, best in ratios.items()},
+        "verdict": verdict(result) if result.setting.precision != CPU else "",
     }
 
 

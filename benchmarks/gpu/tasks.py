@@ -1,10 +1,10 @@
-"""What a run consists of, task by task, for another process to do (which finds nothing in a __main__.py)."""
+"""What a run consists of, task by task, for another process to do (which imports no __main__.py)."""
 
 import gc
 
-from lstmc._kernels import kernels_for
-
-from .measure import QUICK, Effort, Result, agree, measure
+from ..peers import Setting
+from ..timing import OURS, Result
+from . import measure, ways
 from .workloads import PRECISIONS
 
 MACHINE = "machine"
@@ -12,7 +12,7 @@ MACHINE = "machine"
 
 def tasks_of(workloads, quick):
     """List (workload, what is to be done, quick): the machine first."""
-    whats = ("CPU", *PRECISIONS)
+    whats = (measure.CPU, *PRECISIONS)
     return [(None, MACHINE, quick)] + [(w, what, quick) for w in workloads for what in whats]
 
 
@@ -23,25 +23,26 @@ def work(task, banned, say):
         import torch  # before CuPy: the libraries that both need are then those it was built with
     except ImportError:
         torch = None
-    kernels = kernels_for("cuda")
+    ways.cupy_here()
     from .device import describe, limits
 
     if what == MACHINE:
         return describe(), limits(launches=200) if quick else limits()
-    effort = QUICK if quick else Effort()
-    result = agree(w, banned, say) if what == "CPU" else measure(w, what, banned, say, effort)
-    from lstmc._kernels.cuda.ways import forget_graphs
-
-    forget_graphs()
+    if what == measure.CPU:
+        result = measure.agree(w, banned, say)
+    else:
+        effort = measure.QUICK if quick else measure.EFFORT
+        result = measure.measure(w, what, banned, say, effort)
     gc.collect()
-    kernels.arrays.get_default_memory_pool().free_all_blocks()
+    ways.forget()
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return result
 
 
 def given_up(task, why):
+    """Return what stands for a task that cannot be done."""
     w, what, _ = task
     if what == MACHINE:
         raise SystemExit(f"no GPU can be measured here: {why}")
-    return Result(w.name, what, w.floor, failed={"lstmc": why})
+    return Result(w, Setting("cuda", precision=what), failed={OURS: why})

@@ -12,7 +12,7 @@ READY = "the start"
 
 
 def _serve(connection, work, tasks, banned):
-    """Do the tasks; tell whose turn it is, and what came out."""
+    """Do the tasks; say whose turn it is, and what came out."""
 
     def say(name):
         connection.send(("turn", name))
@@ -27,7 +27,7 @@ def _serve(connection, work, tasks, banned):
 
 
 def _next(connection, patience):
-    """Wait for a word; what is not one is told as a break."""
+    """Wait for a word; silence and the end are told as a break."""
     if not connection.poll(patience):
         return "broken", f"no word for {patience:g} s: killed"
     try:
@@ -37,11 +37,11 @@ def _next(connection, patience):
 
 
 def run(work, tasks, given_up, patience=PATIENCE):
-    """Yield what work(task, banned, say) gives for each task, in order.
+    """Yield what work(task, banned, say) returns for each task, in order.
 
     work is told who is banned, a dict of names to reasons, and calls say(name) before somebody's turn.
-    given_up(task, reason) is what a task gives that breaks where nobody can be left out. All three must be
-    known to the other process by name.
+    given_up(task, reason) stands for a task that breaks where nobody can be left out. The other process
+    must know both functions by name.
     """
     context, left, banned = multiprocessing.get_context("spawn"), list(tasks), {}
     while left:

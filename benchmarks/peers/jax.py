@@ -1,29 +1,40 @@
 """JAX: lax.scan over time, the input product before it, compiled as a whole."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from . import Side, Turns
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # nothing to overlap with
 
 
-def _cell(cell, a, state):
-    """Take the sums before the activations and the state; give the new state."""
-    if cell == "rnn":
-        return (jnp.tanh(a),)
-    i, f, g, o = jnp.split(a, 4, axis=-1)
+class Cell(NamedTuple):
+    """How many states a cell has, and a step."""
+
+    states: int
+    step: Callable  # (sums (B, G*H), states) -> states
+
+
+def _lstm(sums, state):
+    i, f, g, o = jnp.split(sums, 4, axis=-1)
     c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
+CELLS = {"lstm": Cell(2, _lstm), "rnn": Cell(1, lambda sums, state: (jnp.tanh(sums),))}
+
+
 def _stack(w, weights, x, states):
-    """Run all layers, weights transposed; give y and the final states."""
-    final = []
+    """Run all layers, weights transposed; return y and the final states."""
+    final, cell = [], CELLS[w.cell].step
     for k in range(w.layers):
         recurrent = weights[f"weight_hh_l{k}"]
 
-        def step(state, a, recurrent=recurrent):
-            state = _cell(w.cell, a + state[0] @ recurrent, state)
+        def step(state, sums, recurrent=recurrent):
+            state = cell(sums + state[0] @ recurrent, state)
             return state, state[0]
 
         products = x @ weights[f"weight_ih_l{k}"] + weights[f"bias_l{k}"]
@@ -33,42 +44,44 @@ def _stack(w, weights, x, states):
 
 
 def _arrays(w, problem):
+    """Return the transposed weights by name, the sets of input, and zero states."""
     jax.config.update("jax_enable_x64", w.dtype == "float64")
     zeros = jnp.zeros((w.batch, w.hidden), w.dtype)
-    states = ((zeros,) * (2 if w.cell == "lstm" else 1),) * w.layers
+    states = ((zeros,) * CELLS[w.cell].states,) * w.layers
     weights = {name: jnp.asarray(a.T.copy()) for name, a in problem.weights.items()}
-    return weights, jnp.asarray(problem.x), states
+    return weights, [tuple(map(jnp.asarray, one)) for one in problem.sets], states
 
 
-def step(w, problem, threads):
-    weights, x, states = _arrays(w, problem)
+def step(w, problem, setting):
+    weights, sets, states = _arrays(w, problem)
     call = jax.jit(lambda weights, x, states: _stack(w, weights, x, states))
+    turns, y = Turns([x[None] for (x,) in sets]), None
 
     def run(n):
-        nonlocal states
-        for _ in range(n):
+        nonlocal y, states
+        for x in turns.take(n):
             y, states = call(weights, x, states)
             y.block_until_ready()
-        return (y[0],)
 
-    return {"jax": run}
+    return {"jax": Side(run, lambda: (y[0], *map(jnp.stack, zip(*states))))}
 
 
-def forward(w, problem, threads):
-    weights, x, states = _arrays(w, problem)
+def forward(w, problem, setting):
+    weights, sets, states = _arrays(w, problem)
     call = jax.jit(lambda weights, x: _stack(w, weights, x, states)[0])
+    turns, y = Turns(sets), None
 
     def run(n):
-        for _ in range(n):
+        nonlocal y
+        for (x,) in turns.take(n):
             y = call(weights, x).block_until_ready()
-        return (y,)
 
-    return {"jax": run}
+    return {"jax": Side(run, lambda: (y,))}
 
 
-def train(w, problem, threads):
-    weights, x, states = _arrays(w, problem)
-    dy = jnp.asarray(problem.dy)
+def train(w, problem, setting):
+    weights, sets, states = _arrays(w, problem)
+    turns, results = Turns(sets), None
 
     @jax.jit
     def gradients(weights, x, dy):
@@ -76,8 +89,12 @@ def train(w, problem, threads):
         return y, *pull(dy)
 
     def run(n):
-        for _ in range(n):
-            y, grads, dx = jax.block_until_ready(gradients(weights, x, dy))
-        return (y, dx, *(np.asarray(grads[name]).T for name in problem.weights))
+        nonlocal results
+        for x, dy in turns.take(n):
+            results = jax.block_until_ready(gradients(weights, x, dy))
 
-    return {"jax": run}
+    def answers():
+        y, grads, dx = results
+        return (y, dx, *(grads[name].T for name in problem.weights))
+
+    return {"jax": Side(run, answers)}

@@ -1,27 +1,40 @@
 """ONNX Runtime: one LSTM or RNN node a layer, weights as initialisers; inference only."""
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-# ONNX has the gates in the order i, o, f, c (our g).
-ORDER = {"lstm": (0, 3, 1, 2), "rnn": (0,)}
+from . import Side, Turns
+
+
+class Cell(NamedTuple):
+    """A cell's operator, the order of its row blocks there (of our blocks), and its states."""
+
+    operator: str
+    order: tuple
+    states: tuple
+
+
+CELLS = {
+    "lstm": Cell("LSTM", (0, 3, 1, 2), ("h", "c")),  # i, o, f, c, which is our g
+    "rnn": Cell("RNN", (0,), ("h",)),
+}
 
 
 def _reordered(array, cell):
-    """Give the rows in ONNX's gate order, with the axis of directions that it has first."""
-    parts = np.split(array, len(ORDER[cell]))
-    return np.concatenate([parts[i] for i in ORDER[cell]])[None]
-
-
-def _names(w):
-    return ("h", "c") if w.cell == "lstm" else ("h",)
+    """Return the rows in ONNX's order of gates, with the axis of directions that it has first."""
+    order = CELLS[cell].order
+    blocks = np.split(array, len(order))
+    return np.concatenate([blocks[i] for i in order])[None]
 
 
 def _model(w, problem):
     """Write the model: x (T, B, I) and a state (1, B, H) for each layer in, y and the states out."""
-    nodes, initialisers, source = [], [], "x"
+    cell, nodes, initialisers, source = CELLS[w.cell], [], [], "x"
     value = helper.make_tensor_value_info
     inputs = [value("x", TensorProto.FLOAT, [w.steps, w.batch, w.inputs])]
     outputs = [value("y", TensorProto.FLOAT, [w.steps, w.batch, w.hidden])]
@@ -34,17 +47,17 @@ def _model(w, problem):
             f"B{k}": np.concatenate([bias, np.zeros_like(bias)], axis=1),  # ONNX adds the two
         }
         initialisers += [numpy_helper.from_array(a, name) for name, a in arrays.items()]
-        given = [f"{name}{k}" for name in _names(w)]
-        left = [f"{name}_n{k}" for name in _names(w)]
+        before = [f"{name}{k}" for name in cell.states]
+        after = [f"{name}_n{k}" for name in cell.states]
         shape = [1, w.batch, w.hidden]
-        inputs += [value(name, TensorProto.FLOAT, shape) for name in given]
-        outputs += [value(name, TensorProto.FLOAT, shape) for name in left]
+        inputs += [value(name, TensorProto.FLOAT, shape) for name in before]
+        outputs += [value(name, TensorProto.FLOAT, shape) for name in after]
         target = "y" if k == w.layers - 1 else f"y{k}"
         nodes.append(
             helper.make_node(
-                w.cell.upper(),
-                [source, *arrays, "", *given],
-                [f"{target}_d", *left],
+                cell.operator,
+                [source, *arrays, "", *before],
+                [f"{target}_d", *after],
                 hidden_size=w.hidden,
             )
         )
@@ -71,68 +84,88 @@ def _value(array):
 
 
 def _states(w):
-    shape = (1, w.batch, w.hidden)
-    names = [f"{name}%s{k}" for k in range(w.layers) for name in _names(w)]
-    return names, [np.zeros(shape, np.float32) for _ in names]
+    """Return the names of all states, with a place for what they end in, and zeros for them."""
+    names = [f"{name}%s{k}" for k in range(w.layers) for name in CELLS[w.cell].states]
+    return names, [np.zeros((1, w.batch, w.hidden), np.float32) for _ in names]
+
+
+def _stacked(w, states):
+    """Return h (L, B, H) and, of an LSTM, c, from the states of all layers."""
+    count = len(CELLS[w.cell].states)
+    return [np.concatenate(states[i::count]) for i in range(count)]
 
 
 def _binding(session, x, y, names, before, after):
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
-    for name, given, left in zip(names, before, after):
-        binding.bind_ortvalue_input(name % "", given)
-        binding.bind_ortvalue_output(name % "_n", left)
+    for name, read, written in zip(names, before, after):
+        binding.bind_ortvalue_input(name % "", read)
+        binding.bind_ortvalue_output(name % "_n", written)
     return binding
 
 
 def _bound(w, problem, session):
-    """Give bindings from one set of buffers to another and back, and the value of y."""
+    """Bind buffers: there and back with each set of input.
+
+    Returns
+    -------
+    bindings : list
+        Each with the states that it writes.
+    y : OrtValue
+    """
     names, _ = _states(w)
-    x = _value(problem.x)
     y = _value(np.zeros((w.steps, w.batch, w.hidden), np.float32))
     # A value lies in the memory of its array: each needs one of its own.
     here, there = ([_value(a) for a in _states(w)[1]] for _ in range(2))
-    there_and_back = ((here, there), (there, here))
-    return [_binding(session, x, y, names, *pair) for pair in there_and_back], y
+    inputs = [_value(x.reshape(w.steps, w.batch, w.inputs)) for (x, *_) in problem.sets]
+    inputs *= 1 + len(inputs) % 2  # an even number, so that there follows here everywhere
+    return [
+        (_binding(session, x, y, names, *pair), pair[1])
+        for x, pair in zip(inputs, itertools.cycle([(here, there), (there, here)]))
+    ], y
 
 
-def step(w, problem, threads):
+def step(w, problem, setting):
     """Two ways: bound buffers, the quickest there is, and run() with arrays, the usual one."""
     if w.dtype != "float32":
         return {}  # its kernels are of float32 alone
-    session = _session(w, problem, threads)
+    session = _session(w, problem, setting.threads)
     bindings, y_value = _bound(w, problem, session)
-    turn = 0
+    bound, last = Turns(bindings), None
 
     def run_bound(n):
-        nonlocal turn
-        for _ in range(n):
-            session.run_with_iobinding(bindings[turn])
-            turn = 1 - turn
-        return (y_value.numpy()[0],)
+        nonlocal last
+        for binding, last in bound.take(n):  # noqa: B007 the answers need the last
+            session.run_with_iobinding(binding)
+
+    def bound_answers():
+        return (y_value.numpy()[0], *_stacked(w, [value.numpy() for value in last]))
 
     names, state = _states(w)
-    given, left = [name % "" for name in names], ["y", *(name % "_n" for name in names)]
+    read, written = [name % "" for name in names], ["y", *(name % "_n" for name in names)]
+    fed, y = Turns([x[None] for (x,) in problem.sets]), None
 
     def run_fed(n):
-        nonlocal state
-        for _ in range(n):
-            y, *state = session.run(left, {"x": problem.x, **dict(zip(given, state))})
-        return (y[0],)
+        nonlocal y, state
+        for x in fed.take(n):
+            y, *state = session.run(written, {"x": x, **dict(zip(read, state))})
 
-    return {"onnxruntime": run_bound, "onnxruntime run": run_fed}
+    return {
+        "onnxruntime": Side(run_bound, bound_answers),
+        "onnxruntime run": Side(run_fed, lambda: (y[0], *_stacked(w, state))),
+    }
 
 
-def forward(w, problem, threads):
+def forward(w, problem, setting):
     if w.dtype != "float32":
         return {}
-    session = _session(w, problem, threads)
-    bindings, y_value = _bound(w, problem, session)
+    session = _session(w, problem, setting.threads)
+    bindings, y = _bound(w, problem, session)
+    turns = Turns([binding for binding, _ in bindings[::2]])  # from zeros, which are never written
 
     def run(n):
-        for _ in range(n):
-            session.run_with_iobinding(bindings[0])
-        return (y_value.numpy(),)
+        for binding in turns.take(n):
+            session.run_with_iobinding(binding)
 
-    return {"onnxruntime": run}
+    return {"onnxruntime": Side(run, lambda: (y.numpy(),))}

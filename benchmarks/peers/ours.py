@@ -1,99 +1,101 @@
-"""lstmc itself."""
-
-from contextlib import contextmanager
-
-import numpy as np
+"""lstmc itself, by its public names alone: other versions of it are timed by this file, too."""
 
 import lstmc
-from lstmc._kernels.binding import core
 
-from . import CLIP, RATE, WINDOWS, layer_of
+from . import CLIP, RATE, Side, Turns
+
+LAYERS = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN}
 
 
-def _bound_layer(w, problem):
+def layer_of(w):
+    """Return the recurrent layer of a workload."""
+    return LAYERS[w.cell](w.inputs, w.hidden, w.layers, dtype=w.dtype, rng=0)
+
+
+def _bound_layer(w, problem, setting):
     layer = layer_of(w)
     for name in layer.parameters():
         layer[name][...] = problem.weights[name]
-    return layer
+    return layer.to(setting.device)
 
 
-def step(w, problem, threads):
-    stepper = _bound_layer(w, problem).stepper(w.batch, num_threads=threads)
-    x, y = problem.x[0], np.empty((w.batch, w.hidden), w.dtype)
+def step(w, problem, setting):
+    stepper = _bound_layer(w, problem, setting).stepper(w.batch, num_threads=setting.threads)
+    turns = Turns([x for (x,) in problem.on(setting.arrays).sets])
+    y = setting.arrays.empty((w.batch, w.hidden), w.dtype)
 
     def run(n):
-        for _ in range(n):
+        for x in turns.take(n):
             stepper(x, y)
-        return (y,)
 
-    return {"lstmc": run}
+    def answers():
+        state = stepper.state
+        return (y, *(state if isinstance(state, tuple) else (state,)))
+
+    return {"lstmc": Side(run, answers)}
 
 
-def forward(w, problem, threads):
-    layer, x = _bound_layer(w, problem), problem.x
+def forward(w, problem, setting):
+    layer, y = _bound_layer(w, problem, setting), None
+    turns = Turns(problem.on(setting.arrays).sets)
 
     def run(n):
-        for _ in range(n):
+        nonlocal y
+        for (x,) in turns.take(n):
             y = None  # the unit before is over
-            y, _, _ = layer.forward(x, training=False, num_threads=threads)
-        return (y,)
+            y, _, _ = layer.forward(x, training=False, num_threads=setting.threads)
 
-    return {"lstmc": run}
+    return {"lstmc": Side(run, lambda: (y,))}
 
 
-def train(w, problem, threads):
-    layer, x, dy = _bound_layer(w, problem), problem.x, problem.dy
-    grads = [layer.grad(name) for name in problem.weights]
+def train(w, problem, setting):
+    layer, y, dx = _bound_layer(w, problem, setting), None, None
+    turns = Turns(problem.on(setting.arrays).sets)
 
     def run(n):
-        for _ in range(n):
+        nonlocal y, dx
+        for x, dy in turns.take(n):
             y = dx = trace = None  # the unit before is over
             layer.zero_grad()
-            y, _, trace = layer.forward(x, num_threads=threads)
-            dx, _ = layer.backward(dy, trace, num_threads=threads, consume=True)
-        return (y, dx, *grads)
+            y, _, trace = layer.forward(x, num_threads=setting.threads)
+            dx, _ = layer.backward(dy, trace, num_threads=setting.threads, consume=True)
 
-    return {"lstmc": run}
+    return {"lstmc": Side(run, lambda: (y, dx, *(layer.grad(name) for name in problem.weights)))}
 
 
-def _network(w, problem):
-    """Give the network of Zaremba et al. (2014), and its weights by the problem's names."""
-    embedding = lstmc.Embedding(w.vocabulary, w.inputs, dtype=w.dtype, rng=0)
-    softmax = lstmc.Linear(w.hidden, w.vocabulary, dtype=w.dtype, rng=0)
-    kind = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN}[w.cell]
-    if w.dropout:
-        layers = []
+def network(w, weights):
+    """Return the network of Zaremba et al. (2014) on the CPU, and where in it the problem's weights are."""
+    layers = [lstmc.Embedding(w.vocabulary, w.inputs, dtype=w.dtype, rng=0)]
+    where = {"embedding": "0.weight"}
+    if w.dropout:  # it comes between the layers, so each of them stands alone
         for i in range(w.layers):
             layers.append(lstmc.Dropout(w.dropout, rng=i))
-            layers.append(kind(w.hidden if i else w.inputs, w.hidden, dtype=w.dtype, rng=0))
+            inputs = w.hidden if i else w.inputs
+            layers.append(LAYERS[w.cell](inputs, w.hidden, dtype=w.dtype, rng=0))
+            at = len(layers) - 1
+            where |= {f"{n}_l{i}": f"{at}.{n}_l0" for n in ("weight_ih", "weight_hh", "bias")}
         layers.append(lstmc.Dropout(w.dropout, rng=w.layers))
     else:
-        layers = [layer_of(w)]
-    net = lstmc.Sequential(embedding, *layers, softmax)
-    views = {"embedding": embedding["weight"], "softmax": softmax["weight"]}
-    views["softmax_bias"] = softmax["bias"]
-    recurrent = [layer for layer in layers if not isinstance(layer, lstmc.Dropout)]
-    for name in problem.weights:
-        if name not in views:
-            stem, _, number = name.rpartition("_l")
-            split = len(recurrent) > 1
-            layer = recurrent[int(number)] if split else recurrent[0]
-            views[name] = layer[f"{stem}_l0" if split else name]
-        views[name][...] = problem.weights[name]
-    return net, [views[name] for name in problem.weights]
+        layers.append(layer_of(w))
+        where |= {name: f"1.{name}" for name in layers[1].parameters()}
+    where |= {"softmax": f"{len(layers)}.weight", "softmax_bias": f"{len(layers)}.bias"}
+    net = lstmc.Sequential(*layers, lstmc.Linear(w.hidden, w.vocabulary, dtype=w.dtype, rng=0))
+    for name, value in weights.items():
+        net[where[name]][...] = value
+    return net, where
 
 
-def model(w, problem, threads):
-    net, weights = _network(w, problem)
-    optimiser = lstmc.SGD(net, lr=RATE)
-    state = None
+def model(w, problem, setting):
+    net, where = network(w, problem.weights)
+    net.to(setting.device)
+    optimiser, turns = lstmc.SGD(net, lr=RATE), Turns(problem.on(setting.arrays).sets)
+    threads, state, loss = setting.threads, None, None
 
     def run(n):
-        nonlocal state
-        for i in range(n):
+        nonlocal state, loss
+        for tokens, targets in turns.take(n):
             logits = dlogits = trace = None  # the unit before is over
-            x, targets = problem.tokens[i % WINDOWS], problem.targets[i % WINDOWS]
-            logits, state, trace = net.forward(x, state, num_threads=threads)
+            logits, state, trace = net.forward(tokens, state, num_threads=threads)
             loss, dlogits = lstmc.softmax_cross_entropy(
                 logits, targets, num_threads=threads, out=logits
             )
@@ -101,28 +103,5 @@ def model(w, problem, threads):
             net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
             lstmc.clip_grad_norm(net, CLIP, threads)
             optimiser.step(threads)
-        return (loss, *weights)
 
-    return {"lstmc": run}
-
-
-@contextmanager
-def _instruction_set(name):
-    before = core.instruction_set()
-    core.use_instruction_set(name)
-    try:
-        yield
-    finally:
-        core.use_instruction_set(before)
-
-
-def with_instruction_set(name, make):
-    """Make a contestant, and let it run, with the kernels of another instruction set."""
-    with _instruction_set(name):
-        inner = make()
-
-    def run(n):
-        with _instruction_set(name):
-            return inner(n)
-
-    return run
+    return {"lstmc": Side(run, lambda: (loss, *(net[where[name]] for name in problem.weights)))}

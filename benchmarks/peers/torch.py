@@ -1,131 +1,179 @@
-"""PyTorch: nn.LSTM and nn.RNN (oneDNN where it takes part), and for single steps their Cells."""
+"""PyTorch: nn.LSTM and nn.RNN, by oneDNN or cuDNN where these take part, and for single steps their Cells."""
+
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
-from . import CLIP, RATE, WINDOWS
+from . import CLIP, RATE, Side, Turns
+
+
+class Cell(NamedTuple):
+    """A cell's module for sequences, and the one for single steps."""
+
+    sequence: type
+    step: type
+
 
 CELLS = {
-    "lstm": (torch.nn.LSTM, torch.nn.LSTMCell),
-    "rnn": (torch.nn.RNN, torch.nn.RNNCell),
+    "lstm": Cell(torch.nn.LSTM, torch.nn.LSTMCell),
+    "rnn": Cell(torch.nn.RNN, torch.nn.RNNCell),
 }
+OPTIMISERS = {
+    "cpu": ("fused",),
+    "cuda": ("fused", "foreach"),
+}  # implementations of SGD; the usual first
 
 
-def _tensor(array):
-    return torch.from_numpy(array.copy())
+def _prepare(setting):
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        raise ImportError("this PyTorch sees no GPU")
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
 
 
-def _bind(module, weights):
+def _tensor(array, setting):
+    return torch.from_numpy(array.copy()).to(setting.device)
+
+
+def _sets(problem, setting):
+    return [tuple(_tensor(array, setting) for array in one) for one in problem.sets]
+
+
+def _bind(module, weights, setting):
     """Copy weights in; PyTorch's second bias is zero and not trained."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "bias_hh" in name:
                 parameter.zero_().requires_grad_(False)
             else:
-                parameter.copy_(_tensor(weights[name.replace("bias_ih", "bias")]))
-    return module
+                parameter.copy_(torch.from_numpy(weights[name.replace("bias_ih", "bias")].copy()))
+    return module.to(setting.device)
 
 
-def _layers(w, problem, **more):
-    module = CELLS[w.cell][0](w.inputs, w.hidden, w.layers, dtype=getattr(torch, w.dtype), **more)
-    return _bind(module, problem.weights)
+def _layers(w, problem, setting):
+    more = {"dtype": getattr(torch, w.dtype), "dropout": w.dropout}
+    module = CELLS[w.cell].sequence(w.inputs, w.hidden, w.layers, **more)
+    return _bind(module, problem.weights, setting)
 
 
-def step(w, problem, threads):
-    torch.set_num_threads(threads)
-    x = _tensor(problem.x)
-    sequence = _layers(w, problem)
-    states = {}
-
-    def run_sequence(n):
-        with torch.inference_mode():
-            state = states.get("sequence")
-            for _ in range(n):
-                y, state = sequence(x, state)
-            states["sequence"] = state
-        return (y[0],)
-
-    found = {"torch": run_sequence}
-    if w.layers == 1:
-        kind = CELLS[w.cell][1]
-        cell = kind(w.inputs, w.hidden, dtype=getattr(torch, w.dtype))
-        _bind(cell, {k.removesuffix("_l0"): v for k, v in problem.weights.items()})
-        x_0 = x[0]
-
-        def run_cell(n):
-            with torch.inference_mode():
-                state = states.get("cell")
-                for _ in range(n):
-                    state = cell(x_0, state)
-                states["cell"] = state
-            return (state[0] if w.cell == "lstm" else state,)
-
-        found[f"torch {kind.__name__}"] = run_cell
-    return found
+def _by_our_names(module):
+    return {name.replace("bias_ih", "bias"): p for name, p in module.named_parameters()}
 
 
-def forward(w, problem, threads):
-    torch.set_num_threads(threads)
-    layers, x = _layers(w, problem), _tensor(problem.x)
+def _parts(state):
+    """Return h and, of an LSTM, c."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def _detached(state):
+    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
+
+
+def _step_side(w, one_step, inputs):
+    turns, y, state = Turns(inputs), None, None
 
     def run(n):
+        nonlocal y, state
         with torch.inference_mode():
-            for _ in range(n):
+            for x in turns.take(n):
+                y, state = one_step(x, state)
+
+    def answers():
+        states = [part.reshape(-1, w.batch, w.hidden) for part in _parts(state)]
+        return (y.reshape(w.batch, w.hidden), *states)
+
+    return Side(run, answers)
+
+
+def step(w, problem, setting):
+    _prepare(setting)
+    inputs = [x for (x,) in _sets(problem, setting)]
+    sides = {"torch": _step_side(w, _layers(w, problem, setting), [x[None] for x in inputs])}
+    if w.layers == 1:
+        kind = CELLS[w.cell].step
+        cell = kind(w.inputs, w.hidden, dtype=getattr(torch, w.dtype))
+        _bind(cell, {k.removesuffix("_l0"): v for k, v in problem.weights.items()}, setting)
+
+        def one_step(x, state):
+            state = cell(x, state)
+            return _parts(state)[0], state
+
+        sides[f"torch {kind.__name__}"] = _step_side(w, one_step, inputs)
+    return sides
+
+
+def forward(w, problem, setting):
+    _prepare(setting)
+    layers, turns, y = _layers(w, problem, setting), Turns(_sets(problem, setting)), None
+
+    def run(n):
+        nonlocal y
+        with torch.inference_mode():
+            for (x,) in turns.take(n):
                 y = None  # the unit before is over
                 y, _ = layers(x)
-        return (y,)
 
-    return {"torch": run}
+    return {"torch": Side(run, lambda: (y,))}
 
 
-def train(w, problem, threads):
-    torch.set_num_threads(threads)
-    layers, dy = _layers(w, problem), _tensor(problem.dy)
-    x = _tensor(problem.x).requires_grad_()
-    named = dict(layers.named_parameters())
-    parameters = [named[name.replace("bias_", "bias_ih_")] for name in problem.weights]
+def train(w, problem, setting):
+    _prepare(setting)
+    layers, sets = _layers(w, problem, setting), _sets(problem, setting)
+    for x, _ in sets:
+        x.requires_grad_()
+    named, turns = _by_our_names(layers), Turns(sets)
+    last = y = None
 
     def run(n):
-        for _ in range(n):
+        nonlocal last, y
+        for x, dy in turns.take(n):
+            y = None  # the unit before is over
             layers.zero_grad()
-            x.grad = y = None  # the unit before is over
+            if last is not None:
+                last.grad = None
+            last = x
             y, _ = layers(x)
             y.backward(dy)
-        return (y.detach(), x.grad, *(p.grad for p in parameters))
 
-    return {"torch": run}
+    return {"torch": Side(run, lambda: (y, last.grad, *(named[n].grad for n in problem.weights)))}
 
 
-def model(w, problem, threads):
-    torch.set_num_threads(threads)
-    layers = _layers(w, problem, dropout=w.dropout)
-    embedding = torch.nn.Embedding(
-        w.vocabulary, w.inputs, _weight=_tensor(problem.weights["embedding"])
-    )
-    softmax = torch.nn.Linear(w.hidden, w.vocabulary)
-    _bind(softmax, {"weight": problem.weights["softmax"], "bias": problem.weights["softmax_bias"]})
-    drop = torch.nn.Dropout(w.dropout)
-    mean_loss = torch.nn.CrossEntropyLoss()
-    parameters = [
-        p for module in (layers, embedding, softmax) for p in module.parameters() if p.requires_grad
-    ]
-    optimiser = torch.optim.SGD(parameters, lr=RATE, fused=True)
-    tokens, targets = _tensor(problem.tokens), _tensor(problem.targets)
-    named = {name.replace("bias_ih", "bias"): p for name, p in layers.named_parameters()}
-    named.update(embedding=embedding.weight, softmax=softmax.weight, softmax_bias=softmax.bias)
-    state = None
+def model(w, problem, setting):
+    """The training step with each of the optimiser's implementations for the device."""
+    _prepare(setting)
+    usual, *others = OPTIMISERS[setting.device]
+    makers = {"torch": usual, **{f"torch, SGD {how}": how for how in others}}
+    return {name: _model_side(w, problem, setting, how) for name, how in makers.items()}
+
+
+def _model_side(w, problem, setting, how):
+    layers, dtype = _layers(w, problem, setting), getattr(torch, w.dtype)
+    weights, bind = problem.weights, partial(_bind, setting=setting)
+    embedding = torch.nn.Embedding(w.vocabulary, w.inputs, dtype=dtype)
+    embedding = bind(embedding, {"weight": weights["embedding"]})
+    softmax = torch.nn.Linear(w.hidden, w.vocabulary, dtype=dtype)
+    softmax = bind(softmax, {"weight": weights["softmax"], "bias": weights["softmax_bias"]})
+    drop = torch.nn.Dropout(w.dropout) if w.dropout else torch.nn.Identity()
+    mean_loss, turns = torch.nn.CrossEntropyLoss(), Turns(_sets(problem, setting))
+    modules = (layers, embedding, softmax)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=RATE, **{how: True})
+    named = _by_our_names(layers) | {"embedding": embedding.weight}
+    named |= {"softmax": softmax.weight, "softmax_bias": softmax.bias}
+    state = loss = None
 
     def run(n):
-        nonlocal state
-        for i in range(n):
+        nonlocal state, loss
+        for tokens, targets in turns.take(n):
             optimiser.zero_grad()
             y = logits = None  # the unit before is over
-            y, state = layers(drop(embedding(tokens[i % WINDOWS])), state)
+            y, state = layers(drop(embedding(tokens)), state)
             logits = softmax(drop(y)).reshape(-1, w.vocabulary)
-            loss = mean_loss(logits, targets[i % WINDOWS].reshape(-1))
+            loss = mean_loss(logits, targets.reshape(-1))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimiser.step()
-            state = tuple(part.detach() for part in state) if w.cell == "lstm" else state.detach()
-        return (loss.detach(), *(named[name].detach() for name in problem.weights))
+            state, loss = _detached(state), loss.detach()
 
-    return {"torch": run}
+    return Side(run, lambda: (loss, *(named[name] for name in weights)))

@@ -17,10 +17,13 @@ if not os.path.exists("/sys/devices/system/cpu/cpu0/cache/index0"):
 benchmarks = pytest.importorskip("benchmarks", reason="no source tree")
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import isolation, machine, memory, peers, report, suite, timing, workloads  # noqa: E402
+from benchmarks import isolation, limits, machine, memory, peers, report, suite, timing, workloads  # noqa: E402
+from benchmarks.machine import facts, rates  # noqa: E402
+from benchmarks.peers import Setting, Side, problems  # noqa: E402
 from benchmarks.workloads import Workload  # noqa: E402
 
 BRIEF = timing.Effort(seconds=0.001, turn=0.0001, least=2, most=2)
+ONE = Setting(threads=1)
 MACHINE = machine.Machine(
     threads=1,
     blas={"float32": 2e11, "float64": 1e11},
@@ -51,28 +54,28 @@ small = pytest.mark.parametrize("w", SMALL, ids=lambda w: f"{w.name} {w.dropout 
 
 def test_operations():
     t, b, i, h = 5, 3, 11, 7
-    assert workloads.flops(Workload("forward", i, h, t, b)) == 8 * t * b * h * (i + h)
-    assert workloads.flops(Workload("train", i, h, t, b)) == 3 * 8 * t * b * h * (i + h)
-    assert workloads.flops(Workload("forward", i, h, t, b, cell="rnn")) == 2 * t * b * h * (i + h)
+    assert limits.flops(Workload("forward", i, h, t, b)) == 8 * t * b * h * (i + h)
+    assert limits.flops(Workload("train", i, h, t, b)) == 3 * 8 * t * b * h * (i + h)
+    assert limits.flops(Workload("forward", i, h, t, b, cell="rnn")) == 2 * t * b * h * (i + h)
     two = 8 * t * b * h * (i + h) + 8 * t * b * h * 2 * h
-    assert workloads.flops(Workload("forward", i, h, t, b, layers=2)) == two
+    assert limits.flops(Workload("forward", i, h, t, b, layers=2)) == two
     model = 3 * (8 * t * b * h * (i + h) + 2 * t * b * h * 13)
-    assert workloads.flops(Workload("model", i, h, t, b, vocabulary=13)) == model
+    assert limits.flops(Workload("model", i, h, t, b, vocabulary=13)) == model
 
 
 def test_many_rows_are_bound_by_operations():
     w = Workload("train", 16, 16, 10, 100)
-    assert workloads.limit(w, MACHINE) == pytest.approx(workloads.flops(w) / 1e11)
+    assert limits.limit(w, MACHINE) == pytest.approx(limits.flops(w) / 1e11)
     double = Workload("train", 16, 16, 10, 100, dtype="float64")
-    assert workloads.limit(double, MACHINE) == pytest.approx(workloads.flops(double) / 5e10)
+    assert limits.limit(double, MACHINE) == pytest.approx(limits.flops(double) / 5e10)
 
 
 def test_a_step_is_bound_by_reading_its_weights():
     """All of them, from the level that holds all of them."""
     nbytes = 16 * 64 * (64 + 64)  # in memory
-    assert workloads.limit(Workload("step", 64, 64), MACHINE) == pytest.approx(nbytes / 1e10)
+    assert limits.limit(Workload("step", 64, 64), MACHINE) == pytest.approx(nbytes / 1e10)
     nbytes = 16 * 50 * 100 + 16 * 50  # in L2
-    assert workloads.limit(Workload("step", 1, 50), MACHINE) == pytest.approx(
+    assert limits.limit(Workload("step", 1, 50), MACHINE) == pytest.approx(
         (16 * 50 * 50 + 16 * 50) / 1e11
     )
 
@@ -82,9 +85,17 @@ def test_a_sequence_reads_its_recurrent_weights_at_every_step():
     matrix = 16 * h * i
     products = 8 * t * h * i / 1e11
     expected = max(products, matrix / 1e11) + max(products, t * matrix / 1e11)
-    assert workloads.limit(Workload("forward", i, h, t), MACHINE) == pytest.approx(expected)
+    assert limits.limit(Workload("forward", i, h, t), MACHINE) == pytest.approx(expected)
     training = expected * 2 + 2 * max(products, matrix / 1e11)
-    assert workloads.limit(Workload("train", i, h, t), MACHINE) == pytest.approx(training)
+    assert limits.limit(Workload("train", i, h, t), MACHINE) == pytest.approx(training)
+
+
+def test_activations():
+    """LSTM: four gates and tanh(c), which backward needs again; RNN: one."""
+    states = 6 * 3 * 7 * 2
+    assert limits.activations(Workload("forward", 5, 7, 6, 3, 2)) == 5 * states
+    assert limits.activations(Workload("train", 5, 7, 6, 3, 2)) == 6 * states
+    assert limits.activations(Workload("train", 5, 7, 6, 3, 2, "rnn")) == states
 
 
 # -- options --------------------------------------------------------------------------------------
@@ -101,6 +112,7 @@ def test_everything_is_the_table():
         assert planned(kind) == []
     parts = [w for kind in ("step", "streams", "forward", "train", "model") for w in planned(kind)]
     assert set(parts) == set(workloads.TABLE)
+    assert planned("forward train") == planned("forward") + planned("train")
 
 
 def test_sizes_make_one_workload():
@@ -111,12 +123,22 @@ def test_sizes_make_one_workload():
         "train --inputs 3 --hidden 4 --steps 5 --batch 6 --layers 2 --cell rnn --dtype float64"
     )
     assert w == Workload("train", 3, 4, 5, 6, 2, "rnn", "float64")
+    assert w.name == "train rnn B6 T5 I3 H4 L2 float64"
     (w,) = planned("streams --hidden 32")
     assert (w.kind, w.inputs, w.hidden, w.batch) == ("step", 32, 32, 64)
 
 
 @pytest.mark.parametrize(
-    "line", ["fly", "step --hidden 0", "--threads 100000", "--peers cobol", "--hidden 3"]
+    "line",
+    [
+        "fly",
+        "step --hidden 0",
+        "--threads 100000",
+        "--peers cobol",
+        "--hidden 3",
+        "step train --hidden 3",
+        "--against /nowhere",
+    ],
 )
 def test_wrong_options_are_refused(line, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -131,33 +153,41 @@ def test_wrong_options_are_refused(line, capsys):
 def test_all_take_their_turns():
     calls = []
 
-    def contestant(name):
-        def run(n):
+    def turn_of(name):
+        def turn(n):
             calls.append(name)
+            return 1e-9
 
-        return run
+        return turn
 
     effort = timing.Effort(seconds=0, turn=0, least=3, most=9)
-    rounds = timing.race({name: contestant(name) for name in "ab"}, effort)
+    rounds = timing.race({name: turn_of(name) for name in "ab"}, effort)
     assert {name: len(times) for name, times in rounds.items()} == {"a": 3, "b": 3}
-    assert calls == [
-        "a",
-        "b",
-        "a",
-        "b",
-        "b",
-        "a",
-        "a",
-        "b",
-    ]  # the first two to know how long they take
+    assert calls == [*"ab", *"ab", *"ba", *"ab"]  # the first two to know how long they take
+
+
+def test_a_turn_has_as_many_units_as_fill_it():
+    asked = []
+
+    def turn(n):
+        asked.append(n)
+        return 0.001
+
+    assert timing.units_of_a_turn(turn, timing.Effort(turn=0.02)) == 20
+    assert asked == [1, 4, 16]
 
 
 def test_ratios_are_taken_within_a_round():
     rounds = {"lstmc": [1.0, 10.0, 1.0], "a": [3.0, 20.0, 2.0], "b": [4.0, 40.0, 4.0]}
-    result = timing.Result(SMALL[0], 1, rounds)
+    rounds["lstmc, v3"] = [2.0, 20.0, 2.0]
+    result = timing.Result(SMALL[0], ONE, rounds)
     assert (result.seconds(), result.ratio("a"), result.ratio("b")) == (1.0, 2.0, 4.0)
-    assert result.best(("a", "b", "c")) == 2.0
+    assert result.peers() == ["a", "b"]
+    assert result.best() == (2.0, "a")
+    assert result.best(("b", "c")) == (4.0, "b")
+    assert result.best(side="lstmc, v3") == (1.0, "a")
     assert result.best(("c",)) is None
+    assert result.best(side="lstmc, 1 thread") is None
 
 
 def test_a_wrong_answer_is_seen():
@@ -168,25 +198,70 @@ def test_a_wrong_answer_is_seen():
         assert timing.difference([wrong, right[1]], right) == np.inf
 
 
+def side_with(*answers):
+    return Side(lambda n: None, lambda: answers)
+
+
+def test_who_is_wrong_or_breaks_is_left_out():
+    def breaks():
+        raise RuntimeError("no")
+
+    def does_not_fit():
+        raise timing.LeftOut("too large")
+
+    result, said = timing.Result(SMALL[0], ONE), []
+    makers = {"right": lambda: side_with(1.0), "wrong": lambda: side_with(2.0), "breaks": breaks,
+              "large": does_not_fit, "banned": breaks}  # fmt: skip
+    right = timing.compare(result, makers, [1.0], 0.1, 1, {"banned": "it hung"}, said.append)
+    assert list(right) == ["right"]
+    assert said == ["right", "wrong", "breaks", "large"]
+    assert result.off == {"right": 0.0, "wrong": 1.0}
+    assert result.defects() == [
+        "wrong: WRONG, off by 1.0e+00", "breaks: RuntimeError: no", "banned: it hung"
+    ]  # fmt: skip
+    assert result.notes == ["large: too large"]
+    with pytest.raises(RuntimeError, match="no"):
+        timing.compare(result, makers, [1.0], 0.1, 1, is_fatal=lambda error: True)
+
+
 def test_a_peer_with_a_wrong_answer_is_left_out(monkeypatch):
     make = peers.make
 
-    def other(name, w, problem, threads):
-        return (
-            {"wrong": lambda n: [np.ones((3, 7))]}
-            if name == "other"
-            else make(name, w, problem, threads)
-        )
+    def other(name, w, problem, setting):
+        if name != "other":
+            return make(name, w, problem, setting)
+        return {"wrong": side_with(np.ones((3, 7)), *np.ones((2, 1, 3, 7)))}
 
     monkeypatch.setattr(peers, "make", other)
-    found, (note,) = timing.agreeing(SMALL[0], 1, ("other",))
-    assert found == {}
-    assert "wrong left out: its answer is off by" in note
+    result = timing.Result(SMALL[0], ONE)
+    assert suite.agreeing(result, ("other",)) == {}
+    assert result.wrong == ["wrong"]
+    assert "WRONG" in report.summary(suite.measure(SMALL[0], 1, ("other",), None, BRIEF), MACHINE)
+
+
+def test_inputs_are_taken_in_turn():
+    assert list(peers.Turns("a").take(3)) == ["a"] * 3
+    turns = peers.Turns("abc")
+    assert [*turns.take(2), *turns.take(3)] == [*"abcab"]
+
+
+@small
+def test_a_problem_is_the_same_at_every_call(w):
+    one, two = (problems.make_problem(w, 3) for _ in range(2))
+    assert len(one.sets) == 3
+    assert not np.array_equal(one.sets[0][0], one.sets[1][0])
+    for left, right in zip(one.sets, two.sets, strict=True):
+        assert all(map(np.array_equal, left, right))
+    shapes = {
+        "step": [(3, 5)], "forward": [(6, 3, 5)], "train": [(6, 3, 5), (6, 3, 7)], "model": [(6, 3)] * 2
+    }  # fmt: skip
+    if w.batch == 3:
+        assert [array.shape for array in one.sets[0]] == shapes[w.kind]
 
 
 @small
 def test_every_kind_of_workload_runs(w):
-    result = timing.measure(w, 1, (), None, BRIEF)
+    result = suite.measure(w, 1, (), None, BRIEF)
     twin = {"lstmc, float32"} if w.dtype == "float64" else set()
     assert set(result.rounds) == {"lstmc"} | twin
     assert result.seconds() > 0
@@ -195,54 +270,55 @@ def test_every_kind_of_workload_runs(w):
 
 @small
 @pytest.mark.parametrize("peer", peers.PEERS)
-def test_peers_give_the_same_answers(peer, w):
+def test_peers_have_the_same_answers(peer, w):
     if peer == "onnxruntime":
         pytest.importorskip("onnx")
     pytest.importorskip(peer)
-    found, notes = timing.agreeing(w, 1, (peer,))
-    assert notes == []
+    result = timing.Result(w, ONE)
+    right = suite.agreeing(result, (peer,))
+    assert result.defects() == result.notes == []
     trains = w.kind in ("train", "model")
     if peer == "torch" or not trains or (peer == "jax" and w.kind == "train"):
-        assert found
+        assert right
 
 
 def test_twins():
     w = SMALL[2]
-    found = peers.twins(w, peers.make_problem(w), 2, "baseline")
-    assert list(found) == ["lstmc, 1 thread", "lstmc, baseline"]
-    expected = peers.make("ours", w, peers.make_problem(w), 1)["lstmc"](1)
-    for run in found.values():
-        assert timing.difference(run(1), expected) < 1e-5
+    twins = suite.twins(w, problems.make_problem(w), 2, "baseline")
+    assert list(twins) == ["lstmc, 1 thread", "lstmc, baseline"]
+    ours = peers.make("ours", w, problems.make_problem(w), ONE)["lstmc"]
+    expected = timing.answers_of(ours, 1)
+    for side in twins.values():
+        assert timing.difference(timing.answers_of(side, 1), expected) < 1e-5
 
 
 # -- the machine, memory, processes ---------------------------------------------------------------
 
 
 def test_the_machine_is_described():
-    assert {"cpu", "cores", "caches", "versions", "date"} <= set(machine.describe())
+    assert {"cpu", "cores", "caches", "versions", "date"} <= set(facts.describe())
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
 def test_the_machine_is_measured(monkeypatch):
-    monkeypatch.setattr(machine, "cache_sizes", lambda cores: [("L1", 1 << 14)])
-    monkeypatch.setattr(machine, "MEMORY", 1 << 16)
-    monkeypatch.setattr(machine, "BLAS_SIZES", (64,))
-    found = machine.measure(1, seconds=0.001)
-    assert [level.name for level in found.levels] == ["L1, half of it", "L1, all of it", "memory"]
-    rates = [*found.blas.values(), *found.kernel.values(), found.activation]
-    assert min(rates + [level.bandwidth for level in found.levels]) > 0
+    monkeypatch.setattr(rates, "cache_sizes", lambda cores: [("L1", 1 << 14)])
+    monkeypatch.setattr(rates, "MEMORY", 1 << 16)
+    monkeypatch.setattr(rates, "BLAS_SIZES", (64,))
+    here = rates.measure(1, seconds=0.001)
+    assert [level.name for level in here.levels] == ["L1, half of it", "L1, all of it", "memory"]
+    reached = [*here.blas.values(), *here.kernel.values(), here.activation]
+    assert min(reached + [level.bandwidth for level in here.levels]) > 0
 
 
 def test_caches_are_counted_once():
     cores = isolation.usable_cores()
-    assert dict(machine.cache_sizes(cores)).keys() == dict(machine.cache_sizes(cores[:1])).keys()
-    assert machine.cache_sizes(cores * 2) == machine.cache_sizes(cores)
+    assert dict(facts.cache_sizes(cores)).keys() == dict(facts.cache_sizes(cores[:1])).keys()
+    assert facts.cache_sizes(cores * 2) == facts.cache_sizes(cores)
 
 
 def test_a_whole_part(monkeypatch, capsys):
-    monkeypatch.setattr(machine, "measure", lambda threads, seconds: MACHINE)
-    monkeypatch.setattr(timing, "QUICK", BRIEF)
-    done = suite.run(report.Report({}, quick=True), 1, SMALL[:2], (), None)
+    monkeypatch.setattr(rates, "measure", lambda threads, seconds: MACHINE)
+    done = suite.run(report.Report(), 1, SMALL[:2], (), None, BRIEF)
     assert done.machines == [MACHINE]
     assert [r.workload for r in done.results] == SMALL[:2]
     lines = capsys.readouterr().out.splitlines()
@@ -258,10 +334,10 @@ def test_a_process_of_its_own_is_pinned():
 
 def test_memory_of_training_grows_with_time():
     w = Workload("train", 64, 64, 64, 64)
-    found = memory.measure(w, "lstmc", units=1)
-    kept = 6 * found.state_bytes  # four gates, h and c of every step
-    assert found.growth > kept
-    assert found.extra > kept * w.steps
+    result = memory.measure(w, "lstmc", units=1)
+    trace = 6 * result.state_bytes  # four gates, h and c of every step
+    assert result.growth > trace
+    assert result.extra > trace * w.steps
 
 
 # -- the report -----------------------------------------------------------------------------------
@@ -271,16 +347,17 @@ def made_up():
     done = report.Report({"cpu": "an abacus"}, [MACHINE])
     step = Workload("step", 64, 64, floor=2, against=("onnxruntime",), of_limit=0.5)
     times = {"lstmc": [2e-5] * 3, "torch": [1e-4] * 3, "onnxruntime": [3e-5] * 3}
-    done.results.append(timing.Result(step, 1, times))
+    done.results.append(timing.Result(step, ONE, times))
     train = Workload("train", 16, 16, 10, 100, floor=1.5, against=("torch",))
     times = {"lstmc": [2.0] * 3, "torch": [4.0] * 3, "lstmc, v3": [2.2] * 3}
-    done.results.append(timing.Result(train, 1, times, 0.2, ["jax left out: it is not there"]))
+    notes = ["jax left out: it is not there"]
+    done.results.append(timing.Result(train, ONE, times, packing=0.2, notes=notes))
     done.memory.append(memory.Memory(train, "lstmc", 3 << 20, 6 * 16 * 100 * 4))
     return done
 
 
 def cells(lines, name):
-    """Give the first row of a table that begins with a name, as a dict by the header above it."""
+    """Return the first row of a table that begins with a name, as a dict by the header above it."""
     row = next(i for i, line in enumerate(lines) if line.startswith(f"| {name} "))
     header = next(i for i in reversed(range(row)) if lines[i].startswith("|:")) - 1
     split = [[cell.strip() for cell in lines[i].split("|")[1:-1]] for i in (header, row)]
@@ -322,7 +399,9 @@ def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work():
         (1e-4, 2e-4, False),
     ):
         times = {"lstmc": [two], "lstmc, 1 thread": [one]}
-        verdict = report.verdicts(timing.Result(SMALL[3], 2, times), machine_of_two)
+        verdict = report.verdicts(
+            timing.Result(SMALL[3], Setting(threads=2), times), machine_of_two
+        )
         assert verdict.endswith("met" if met else "missed")
         assert ("≥ 1.8×" in verdict) == (one > 2e-3)
 
