@@ -40,7 +40,7 @@ def cupy(request):
     if not emulator.available():
         pytest.skip(emulator.why_not())
     if hasattr(request.config, "cache"):
-        emulator.cache_folder = request.config.cache.mkdir("emulated-kernels")
+        emulator.settings.cache_folder = request.config.cache.mkdir("emulated-kernels")
     try:
         yield emulator.install()
     finally:

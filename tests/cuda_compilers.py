@@ -14,9 +14,9 @@ from pathlib import Path
 
 @functools.cache
 def nvrtc():
-    """Give NVRTC as a ctypes library, from a wheel or the system; None where there is none."""
-    found = importlib.util.find_spec("nvidia")
-    folders = [Path(p) for p in found.submodule_search_locations] if found else []
+    """Return NVRTC as a ctypes library, from a wheel or the system; None where there is none."""
+    package = importlib.util.find_spec("nvidia")
+    folders = [Path(p) for p in package.submodule_search_locations] if package else []
     wheels = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.*"))]
     for name in (*map(str, wheels), "libnvrtc.so"):
         try:
@@ -27,9 +27,9 @@ def nvrtc():
 
 
 def why_not():
-    """Tell why nothing can be compiled here; nothing where it can."""
-    there = nvrtc() or shutil.which("nvcc")
-    return "" if there else "neither nvcc nor NVRTC is installed: pip install nvidia-cuda-nvrtc"
+    """Return why nothing can be compiled here; "" where it can."""
+    compiler = nvrtc() or shutil.which("nvcc")
+    return "" if compiler else "neither nvcc nor NVRTC is installed: pip install nvidia-cuda-nvrtc"
 
 
 def compile_all(source, names, options, architecture):
@@ -51,8 +51,8 @@ def _by_nvrtc(source, names, options):
     try:
         for name in names:
             check(library.nvrtcAddNameExpression(program, name.encode()))
-        given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        status = library.nvrtcCompileProgram(program, len(options), given)
+        flags = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        status = library.nvrtcCompileProgram(program, len(options), flags)
         size = ctypes.c_size_t()
         check(library.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
         log = ctypes.create_string_buffer(size.value)
@@ -66,10 +66,10 @@ def _by_nvrtc(source, names, options):
 
 
 def _by_nvcc(source, names, options):
-    wanted = ", ".join(f"(const void *)({name})" for name in names)
+    addresses = ", ".join(f"(const void *)({name})" for name in names)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.cu"
-        path.write_text(f"{source}\nconst void *wanted[] = {{{wanted}}};\n")
+        path.write_text(f"{source}\nconst void *kernels[] = {{{addresses}}};\n")
         done = subprocess.run(
             ["nvcc", "-c", "-o", str(path.with_suffix(".o")), *options, str(path)],
             capture_output=True,

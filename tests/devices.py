@@ -17,6 +17,8 @@ NEAR = 1e-8
 CASE = (5, 3, 7, 9, 2)  # T, B, I, H, L
 CASES = [CASE, (1, 1, 1, 1, 1), (4, 1, 6, 33, 1), (3, 20, 5, 17, 2), (2, 33, 3, 70, 3)]
 WAYS = ["steps", "graph", "persistent", "cooperative"]
+# From where to where state goes.
+DEVICES = [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")]
 
 
 def to_device(cupy, value):
@@ -53,10 +55,10 @@ def assert_alike(actual, expected, dtype):
 
 def on_device(cupy, problem, **options):
     """Solve a problem on the device; return the solution as arrays of the host."""
-    given = to_device(cupy, problem)
+    data = to_device(cupy, problem)
     backward = {key: options.pop(key) for key in ("need_dx", "consume") if key in options}
-    layer = make_layer(given, device="cuda", **options)
-    return to_host(cupy, solution(given, layer, **backward))
+    layer = make_layer(data, device="cuda", **options)
+    return to_host(cupy, solution(data, layer, **backward))
 
 
 def is_emulated(cupy):

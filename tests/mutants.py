@@ -25,7 +25,8 @@ KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "test_layers", "test_losses", "test_optim",
-         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing", "test_network",
+         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
+         "kernels/test_driver", "test_network",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
@@ -34,9 +35,10 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
          "binding/core.pyx": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
                               "recurrent/test_recurrent_steppers"],
          "c/team.c": ["recurrent/test_recurrent_inputs"],
-         "cuda/flat.cu": ["cuda/test_device_training"]}  # fmt: skip
+         "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
-GPU_TESTS = ["cuda/test_cuda", "cuda/test_device_layers", "cuda/test_device_training",
+GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
+             "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
 
 # name, file, what is there, what takes its place
@@ -66,8 +68,8 @@ MUTANTS = [
      "(ivec)(u->h > 0)",
      "(ivec)(u->h >= 0)"),
     ("RNN: relu drops NaN", "c/cell_rnn.h",
-     "choose((ivec)(u->gates[0] < 0), (vec){0}, u->gates[0])",
-     "choose((ivec)(u->gates[0] > 0), u->gates[0], (vec){0})"),
+     "choose((ivec)(u->sums[0] < 0), (vec){0}, u->sums[0])",
+     "choose((ivec)(u->sums[0] > 0), u->sums[0], (vec){0})"),
     # What is laid down before a call
     ("plan: a layer's states over its weights", "c/forward.h",
      "plan->places[l].states = cursor;", "plan->places[l].states = 0;"),
@@ -75,14 +77,24 @@ MUTANTS = [
      "most = max_of(most, cursor);", "most = cursor;"),
     ("plan: an unknown cell is the last one", "c/cells.h",
      "number < CELLS ? cells[number] : NULL", "number < CELLS ? cells[number] : cells[CELLS - 1]"),
+    ("forward: sums of R alone start from what was there", "c/forward.h",
+     "rows, columns, hidden, !cell->apart);", "rows, columns, hidden, 1);"),
+    ("forward: R's own bias dropped", "c/pointwise.h",
+     "u.recurrent[g] += load(bias + (g + OWN) * width);", "(void)bias;"),
+    ("forward: a member's sums begin within a panel", "c/forward.h",
+     "mine.first *= together;", "mine.first *= 1;"),
+    ("backward: what h carries on by itself is lost", "c/backward.h",
+     "columns, sums, plan->cell->carries_h);", "columns, sums, 0);"),
+    ("backward: dR from the sums of W", "c/backward.h",
+     "(weights + 1, 1, d.recurrent,", "(weights + 1, 1, d.input,"),
     ("packing: groups of three sums begin at a panel", "c/gemm.h",
      "vector % gates * VL + j", "v % gates * VL + j"),
     # The driver, forward
     ("forward: bias dropped", "c/pointwise.h",
-     "load(sum + g * width) + load(add + g * width)",
-     "load(sum + g * width)"),
+     "load(sums->of[g] + row_sums) + load(bias + g * width)",
+     "load(sums->of[g] + row_sums)"),
     ("forward: recurrent product overwrites", "c/forward.h",
-     "rows, columns, hidden, 1);",
+     "rows, columns, hidden, !cell->apart);",
      "rows, columns, hidden, 0);"),
     ("forward: a step reads its own h", "c/forward.h",
      "step.h - state",
@@ -100,11 +112,11 @@ MUTANTS = [
      "at->h + (work->plan->chunk - 1) * state",
      "at->h"),
     ("forward: gates stored a row off", "c/pointwise.h",
-     "store_n(gates + g * step->hidden, u.gates[g], n);",
-     "store_n(gates + (g ^ 1) * step->hidden, u.gates[g], n);"),
+     "store_n(saved + s * step->hidden, u.saved[s], n);",
+     "store_n(saved + (s ^ 1) * step->hidden, u.saved[s], n);"),
     ("packing: bias of the first layer's panels only", "c/forward.h",
-     "layer->bias, 1, hidden, cell->gates, first, last);",
-     "layer->bias, 1, hidden, cell->gates, first, min_of(last, 1));"),
+     "layer->bias, 1, hidden, cell->biases, first, last);",
+     "layer->bias, 1, hidden, cell->biases, first, min_of(last, 1));"),
     # The driver, backward
     ("backward: off by one in time", "c/backward.h",
      "for (ptrdiff_t t = t1 - 1; t >= t0; t--)",
@@ -239,7 +251,7 @@ MUTANTS = [
     ("GPU cross entropy: mean over all rows", "cuda/flat.cu",
      "counted += targets[row] != ignored;", "counted += 1;"),
     ("GPU embedding: a token's first row alone", "cuda/flat.cu",
-     "found[j] = k + j < rows", "found[j] = j == 0 && k + j < rows"),
+     "is_tokens = k + j < rows", "is_tokens = j == 0 && k + j < rows"),
     ("GPU Adam: no correction of v", "cuda/flat.cu", " / (real)root_of_correction", ""),
     ("GPU clip: always", "cuda/flat.cu", "isfinite(*norm) && *norm > most", "isfinite(*norm)"),
     ("GPU dropout: a round too few", "cuda/flat.cu", "round < 10", "round < 9"),
@@ -249,8 +261,8 @@ MUTANTS = [
     ("GPU fingerprint: places do not count", "cuda/flat.cu", "(i + 1) * 0x9e3779b97f4a7c15ull + ", ""),
     ("GPU sums of rows: the last ones dropped", "cuda/flat.cu",
      "row < rows && row < from + many", "row + 1 < rows && row < from + many"),
-    ("GPU graph: that of other weights", "cuda/ways.py", "cell.weight_hh.data.ptr, ", ""),
-    ("GPU products: nothing added", "cuda/launch.py", "_ONE if add else _ZERO", "_ZERO"),
+    ("GPU graph: that of other weights", "cuda/ways/graph.py", "run.weight_hh.data.ptr, ", ""),
+    ("GPU products: nothing added", "cuda/products.py", "_ONE if add else _ZERO", "_ZERO"),
     ("GPU stepper: h does not move on", "cuda/stepper.py", "self._h, self._h_after = self._h_after, self._h",
      "pass"),
 ]  # fmt: skip

@@ -59,6 +59,8 @@ def test_types_are_shipped():
     files = importlib.resources.files("lstmc")
     assert (files / "py.typed").is_file()
     assert (files / "__init__.pyi").is_file()
+    assert (files / "inspection" / "__init__.pyi").is_file()
+    assert (files / "training" / "__init__.pyi").is_file()
     assert (files / "_kernels" / "binding" / "core.pyi").is_file()
 
 

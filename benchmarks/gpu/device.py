@@ -81,7 +81,7 @@ def limits(size=4096, megabytes=256, launches=2000):
     from cupy.cuda import runtime
 
     from lstmc._kernels.cuda import kernels as cuda
-    from lstmc._kernels.cuda.launch import product
+    from lstmc._kernels.cuda.products import product
 
     cupy = cuda.arrays
     rng, found = np.random.default_rng(0), {}

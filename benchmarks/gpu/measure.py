@@ -7,7 +7,7 @@ Python sees them, launches included.
 
 import gc
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -93,43 +93,22 @@ def answers_of(side):
     return [np.array(_host(array)) for array in side.answers()]
 
 
-@contextmanager
-def watched_ways(taken):
-    """Add to a set the names of the ways through time that are taken within."""
-    from lstmc._kernels.cuda import ways as cuda_time
-
-    real, names = cuda_time._choose, {way: name for name, way in cuda_time.WAYS.items()}
-
-    def choose(cell):
-        way = real(cell)
-        taken.add(names[type(way)])
-        return way
-
-    cuda_time._choose = choose
-    try:
-        yield
-    finally:
-        cuda_time._choose = real
-
-
 def our_sides(w, problem, every_way):
     """Yield (name, how to make it) of lstmc: as it is by itself and, if asked for, by each way."""
-    from lstmc._kernels.cuda import kernels as cuda
+    from lstmc._kernels.cuda.ways import WAYS, use_way
 
     def make(way):
-        with cuda.use_way(way):
+        with use_way(way):
             side = lstmc_side(w, problem, "cuda")
 
         def run(n):
-            with cuda.use_way(way):
+            with use_way(way):
                 side.run(n)
 
         return Side(run, side.answers)
 
     yield OURS, lambda: make(None)
     if every_way:
-        from lstmc._kernels.cuda.ways import WAYS
-
         for way in WAYS:
             yield f"{OURS} {way}", lambda way=way: make(way)
 
@@ -237,6 +216,8 @@ def _right_ones(result, w, compared, problem, theirs, banned, say):
     """Compare everybody with PyTorch's nn.LSTM, or, without it, with lstmc on the CPU; give who is right."""
     import cupy
 
+    from lstmc._kernels.cuda.ways import watch_ways
+
     tolerance = TOLERANCE[result.precision]
     if theirs:
         first, *others = theirs
@@ -253,10 +234,9 @@ def _right_ones(result, w, compared, problem, theirs, banned, say):
         result, our_sides(compared, placed, every_way), expected, tolerance, banned, say
     )
     if OURS in found:
-        taken = set()
-        with watched_ways(taken):
+        with watch_ways() as taken:
             found[OURS].run(1)
-        result.way = "+".join(sorted(taken))
+        result.way = "+".join(sorted(set(taken)))
         found.pop(f"{OURS} {result.way}", None)  # the same thing
     if w.dropout:
         found = {name: dict(our_sides(w, placed, every_way))[name]() for name in found}

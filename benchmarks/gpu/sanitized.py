@@ -148,13 +148,14 @@ def cases(dtypes=DTYPES, all_sizes=SIZES, ways=None):
 def run(chosen):
     """Run cases on both devices; print each before it runs; give the names of those that differ."""
     from lstmc._kernels.cuda import kernels as cuda
+    from lstmc._kernels.cuda.ways import use_way
 
     differ = []
     for name, dtype, way, case in chosen:
         print(f"{dtype} {name}:", end=" ", flush=True)
         expected = case("cpu")
         try:
-            with cuda.use_way(way):
+            with use_way(way):
                 off = difference(case("cuda"), expected)
             cuda.arrays.cuda.runtime.deviceSynchronize()
         except Exception as error:  # the cases that follow are worth running all the same

@@ -30,9 +30,9 @@ def work(task, banned, say):
         return describe(), limits(launches=200) if quick else limits()
     effort = QUICK if quick else Effort()
     result = agree(w, banned, say) if what == "CPU" else measure(w, what, banned, say, effort)
-    from lstmc._kernels.cuda.ways import Graph
+    from lstmc._kernels.cuda.ways import forget_graphs
 
-    Graph.forget()
+    forget_graphs()
     gc.collect()
     kernels.arrays.get_default_memory_pool().free_all_blocks()
     if torch is not None and torch.cuda.is_available():

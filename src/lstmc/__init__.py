@@ -2,7 +2,8 @@
 
 from ._kernels import get_matmul_precision, set_matmul_precision
 from ._kernels.binding.core import get_num_threads, set_num_threads
-from .config import show_config
+from ._kernels.config import __version__ as __version__
+from ._kernels.config import show_config
 from .inspection import (
     GateReport,
     GradientFlow,
@@ -40,8 +41,6 @@ from .training import (
     Trainer,
     Vocabulary,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LSTM",

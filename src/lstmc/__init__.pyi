@@ -1,17 +1,97 @@
-"""The public face, for type checkers: what __init__.py exports, with types."""
+"""The public face, for type checkers: layers, losses, optimisers, and what the rooms export."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from os import PathLike
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Literal, Self, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .inspection import (
+    GateReport as GateReport,
+)
+from .inspection import (
+    GradientFlow as GradientFlow,
+)
+from .inspection import (
+    GradientReport as GradientReport,
+)
+from .inspection import (
+    JacobianSpectrum as JacobianSpectrum,
+)
+from .inspection import (
+    LayerFlow as LayerFlow,
+)
+from .inspection import (
+    LayerGates as LayerGates,
+)
+from .inspection import (
+    NonFinite as NonFinite,
+)
+from .inspection import (
+    Reach as Reach,
+)
+from .inspection import (
+    TensorCheck as TensorCheck,
+)
+from .inspection import (
+    Watch as Watch,
+)
+from .inspection import (
+    Write as Write,
+)
+from .inspection import (
+    check_gradients as check_gradients,
+)
+from .inspection import (
+    find_nonfinite as find_nonfinite,
+)
+from .inspection import (
+    gate_statistics as gate_statistics,
+)
+from .inspection import (
+    gradient_flow as gradient_flow,
+)
+from .inspection import (
+    input_jacobian as input_jacobian,
+)
+from .inspection import (
+    jacobian_spectrum as jacobian_spectrum,
+)
+from .inspection import (
+    lyapunov_exponents as lyapunov_exponents,
+)
+from .inspection import (
+    state_jacobian as state_jacobian,
+)
+from .inspection import (
+    step_factors as step_factors,
+)
+from .inspection import (
+    writers as writers,
+)
+from .training import (
+    ExponentialDecay as ExponentialDecay,
+)
+from .training import (
+    LanguageModel as LanguageModel,
+)
+from .training import (
+    PlateauDecay as PlateauDecay,
+)
+from .training import (
+    StepDecay as StepDecay,
+)
+from .training import (
+    Trainer as Trainer,
+)
+from .training import (
+    Vocabulary as Vocabulary,
+)
+
 __version__: str
 
 _Array = NDArray[Any]
-_Path = str | PathLike[str]
 _Rng = int | np.random.Generator | None
 _Device = str  # "cpu", "cuda" or "cuda:N"; on a GPU, arrays are CuPy's
 _State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
@@ -28,6 +108,9 @@ class Layer:
     @property
     def device(self) -> str: ...
     def to(self, device: _Device) -> Self: ...
+    in_network: bool
+    kernels: ModuleType
+    pool: Any
     def parameters(self) -> Mapping[str, tuple[int, ...]]: ...
     def bind(self, params: Mapping[str, _Array], grads: Mapping[str, _Array]) -> None: ...
     @property
@@ -40,6 +123,15 @@ class Layer:
     def grad(self, name: str) -> _Array: ...
     def zero_grad(self) -> None: ...
     def __call__(self, x: _Array, state: _State = None) -> tuple[_Array, _State]: ...
+    def options(self) -> dict[str, Any]: ...
+    def astype(self, dtype: DTypeLike) -> Self: ...
+    # For those who write layers of their own:
+    def use_kernels(self, kernels: ModuleType) -> None: ...
+    def check_movable(self) -> None: ...
+    def fingerprint(self) -> Any: ...
+    def fingerprints(self, trace: Any) -> list[tuple[Any, Any]]: ...
+    def check_trace(self, trace: Any, dstate: _State = None) -> None: ...
+    def check_form(self, trace: Any, dstate: _State = None) -> None: ...
 
 class Linear(Layer):
     in_features: int
@@ -97,6 +189,7 @@ class Embedding(Layer):
         dstate: _State = None,
         num_threads: int | None = None,
         need_dx: bool = True,
+        need_grads: bool = True,
     ) -> tuple[None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
@@ -105,7 +198,7 @@ class Dropout(Layer):
     rng: np.random.Generator
     def __init__(self, p: float = 0.5, rng: _Rng = None) -> None: ...
     def forward(
-        self, x: _Array, state: _State = None, training: bool = True
+        self, x: _Array, state: _State = None, training: bool = True, drop: bool = True
     ) -> tuple[_Array, _State, Any]: ...
     def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
@@ -141,6 +234,23 @@ class _Recurrent(Layer):
         record: list[Any] | None = None,
     ) -> tuple[_Array | None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
+    # For those who look inside:
+    handle: Any
+    cell: Any
+    def weights(self) -> list[Any]: ...
+    def enter_state(
+        self, name: str, state: _State, batch: int, unbatched: bool
+    ) -> list[_Array]: ...
+    def carry_back(
+        self,
+        trace: Any,
+        carried: _Array,
+        t0: int,
+        t1: int,
+        repeat: int,
+        dx: _Array | None = None,
+        num_threads: int | None = None,
+    ) -> _Array: ...
 
 class RNN(_Recurrent):
     nonlinearity: str
@@ -190,6 +300,19 @@ class Sequential(Layer):
         consume: bool = False,
     ) -> tuple[_Array | None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
+    def walk(
+        self,
+        x: _Array,
+        state: _State,
+        call: Callable[[Any, _Array, _State], tuple[_Array, _State, Any]],
+    ) -> tuple[_Array, tuple[Any, ...], tuple[Any, ...]]: ...
+    def walk_back(
+        self,
+        dy: _Array,
+        trace: Any,
+        dstate: _State,
+        call: Callable[[Any, _Array, Any, _State], tuple[_Array, _State]],
+    ) -> tuple[_Array | None, tuple[Any, ...]]: ...
 
 def softmax_cross_entropy(
     logits: _Array,
@@ -259,338 +382,3 @@ class RMSprop(_Optimiser):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None: ...
-
-class StepDecay:
-    optimiser: _Optimiser
-    factor: float
-    epochs: int
-    def __init__(
-        self, optimiser: _Optimiser, factor: float, every: int = 1, start: int = 0
-    ) -> None: ...
-    def epoch_ended(self, loss: float | None = None) -> None: ...
-    def state(self) -> dict[str, float]: ...
-    def load_state(self, numbers: Mapping[str, float]) -> None: ...
-
-class ExponentialDecay(StepDecay):
-    def __init__(self, optimiser: _Optimiser, factor: float) -> None: ...
-
-class PlateauDecay(StepDecay):
-    patience: int
-    threshold: float
-    def __init__(
-        self,
-        optimiser: _Optimiser,
-        factor: float = 0.5,
-        patience: int = 1,
-        threshold: float = 0.0,
-    ) -> None: ...
-
-class Vocabulary:
-    tokens: list[str]
-    level: str
-    def __init__(self, tokens: Iterable[str], level: Literal["char", "word"]) -> None: ...
-    @classmethod
-    def from_text(
-        cls, text: str, level: Literal["char", "word"] = "char", min_count: int = 1
-    ) -> Vocabulary: ...
-    def __len__(self) -> int: ...
-    def index(self, token: str) -> int: ...
-    def encode(self, text: str) -> NDArray[np.int64]: ...
-    def decode(self, ids: Sequence[int] | _Array) -> str: ...
-
-class Trainer:
-    net: Sequential
-    optimiser: _Optimiser
-    schedule: StepDecay | None
-    watch: Watch | None
-    epoch: int
-    window: int
-    history: list[dict[str, Any]]
-    checkpoint_seconds: float
-    note: dict[str, Any]
-    def __init__(
-        self,
-        net: Sequential,
-        optimiser: _Optimiser,
-        batch: int,
-        steps: int,
-        clip: float | None = 5.0,
-        schedule: StepDecay | None = None,
-        num_threads: int | None = None,
-        watch: Watch | None = None,
-    ) -> None: ...
-    def fit(
-        self,
-        train: _Array,
-        valid: _Array | None = None,
-        epochs: int = 1,
-        patience: int | None = None,
-        checkpoint: _Path | None = None,
-        metrics: _Path | None = None,
-        progress: bool | None = None,
-        note: dict[str, Any] | None = None,
-    ) -> list[dict[str, Any]]: ...
-    def save(self, path: _Path) -> None: ...
-    def load(self, path: _Path) -> None: ...
-
-class LanguageModel:
-    vocabulary: Vocabulary
-    net: Sequential
-    config: dict[str, Any]
-    state: _State
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        cell: Literal["lstm", "rnn"] = "lstm",
-        layers: int = 2,
-        hidden: int = 128,
-        embed: int = 128,
-        dropout: float = 0.0,
-        dtype: DTypeLike = ...,
-        rng: _Rng = None,
-        device: _Device = "cpu",
-    ) -> None: ...
-    def step(self, token: str | int) -> _Array: ...
-    def reset(self) -> None: ...
-    def continuations(self, text: str, k: int = 5) -> list[tuple[str, float]]: ...
-    def sample(
-        self,
-        prompt: str = "",
-        length: int = 200,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        rng: _Rng = None,
-    ) -> str: ...
-    def perplexity(self, text: str) -> float: ...
-    def loss(self, text: str) -> float: ...
-    def save(self, path: _Path) -> None: ...
-    @classmethod
-    def load(cls, path: _Path, device: _Device = "cpu") -> LanguageModel: ...
-
-_Net = Layer | LanguageModel
-_Targets = _Array | Callable[[_Array], tuple[float, _Array]]
-
-@dataclass
-class Reach:
-    norms: _Array
-    rate: float
-    fit: float
-    @property
-    def half_life(self) -> float: ...
-    @property
-    def kept(self) -> float: ...
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def turn(self) -> int | None: ...
-
-@dataclass
-class LayerFlow:
-    name: str
-    cell: str
-    dh: _Array
-    dh_above: _Array
-    dh_later: _Array
-    dc: _Array | None
-    dc_through_h: _Array | None
-    dc_later: _Array | None
-    dx: _Array
-    weights: dict[str, _Array]
-    reach: Reach
-    gradients: Any = None
-
-@dataclass
-class GradientFlow:
-    loss: float | None
-    steps: int
-    batch: int
-    at: list[int]
-    layers: list[LayerFlow]
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def asked(self) -> str: ...
-    def sentence(self, layer: LayerFlow) -> str: ...
-    def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
-
-def gradient_flow(
-    net: _Net,
-    x: _Array | None = None,
-    targets: _Targets | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    dy: _Array | None = None,
-    at: int | Sequence[int] | None = None,
-    weights: bool = True,
-    arrays: bool = False,
-    num_threads: int | None = None,
-) -> GradientFlow: ...
-
-@dataclass
-class JacobianSpectrum:
-    t1: int
-    distances: list[int]
-    singular_values: _Array
-    factors: list[dict[str, Any]]
-    precision: float
-    @property
-    def largest(self) -> _Array: ...
-    @property
-    def rate(self) -> float: ...
-    def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
-
-def state_jacobian(
-    layer: _Recurrent,
-    x: _Array | None = None,
-    t0: int = 0,
-    t1: int | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    num_threads: int | None = None,
-) -> _Array: ...
-def input_jacobian(
-    layer: _Recurrent,
-    x: _Array | None = None,
-    t: int | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    num_threads: int | None = None,
-) -> _Array: ...
-def jacobian_spectrum(
-    layer: _Recurrent,
-    x: _Array | None = None,
-    t1: int | None = None,
-    distances: Iterable[int] | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    num_threads: int | None = None,
-) -> JacobianSpectrum: ...
-def lyapunov_exponents(
-    layer: _Recurrent,
-    x: _Array | None = None,
-    state: _State = None,
-    *,
-    count: int | None = None,
-    every: int = 1,
-    trace: Any = None,
-    num_threads: int | None = None,
-) -> _Array: ...
-def step_factors(layer: _Recurrent, trace: Any) -> list[dict[str, Any]]: ...
-
-@dataclass
-class LayerGates:
-    name: str
-    cell: str
-    means: dict[str, _Array]
-    histograms: dict[str, _Array]
-    ranges: dict[str, tuple[float, float]]
-    low: dict[str, float]
-    high: dict[str, float]
-    memory: _Array | None
-    dead: list[int]
-    shut: list[int]
-    pegged: list[int]
-
-@dataclass
-class GateReport:
-    steps: int
-    batch: int
-    layers: list[LayerGates]
-    def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
-    def plot_histograms(self, path: _Path) -> None: ...
-
-@dataclass
-class Write:
-    position: int
-    token: str
-    written: float
-    kept: float
-    contribution: float
-
-def gate_statistics(
-    net: _Net,
-    x: _Array | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    num_threads: int | None = None,
-) -> GateReport: ...
-def writers(
-    model: LanguageModel, text: str | _Array, unit: int, layer: int | None = None, k: int = 5
-) -> list[Write]: ...
-
-@dataclass
-class TensorCheck:
-    name: str
-    size: int
-    checked: int
-    error: float
-    worst: tuple[int, ...]
-    backward: float
-    differences: float
-    direction_error: float
-    measurable: bool = True
-
-@dataclass
-class GradientReport:
-    loss: float
-    tolerance: float
-    tensors: list[TensorCheck]
-    @property
-    def passed(self) -> bool: ...
-    @property
-    def failed(self) -> list[str]: ...
-    def __bool__(self) -> bool: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-def check_gradients(
-    net: _Net,
-    x: _Array,
-    targets: _Targets | None = None,
-    state: _State = None,
-    *,
-    samples: int | None = 100,
-    directions: int = 3,
-    tolerance: float = 1e-6,
-    step: float = 1e-5,
-    rng: _Rng = 0,
-) -> GradientReport: ...
-
-@dataclass
-class NonFinite:
-    what: str
-    layer: str = ""
-    step: int | None = None
-    row: int | None = None
-
-def find_nonfinite(
-    net: _Net,
-    x: _Array | None = None,
-    targets: _Targets | None = None,
-    state: _State = None,
-    *,
-    trace: Any = None,
-    dy: _Array | None = None,
-) -> NonFinite | None: ...
-
-class Watch:
-    net: Layer
-    every: int
-    window: int
-    records: list[dict[str, Any]]
-    def __init__(
-        self,
-        net: _Net,
-        every: int = 50,
-        path: _Path | None = None,
-        tensorboard: _Path | None = None,
-        nonfinite: Literal["stop", "warn"] = "stop",
-    ) -> None: ...
-    def __call__(self, loss: float, dy: _Array, trace: Any) -> dict[str, Any] | None: ...

@@ -1,7 +1,7 @@
-"""What a recurrent cell is, as Python sees it: its gates and what they do, its states, what it saves.
+"""The cells as Python sees them: gates and what they do, states, and what forward saves.
 
-The one list of cells in Python. Layers, traces, reports, plots and the command line ask a record; nothing
-else names a cell. The kernels of the same name compute it, and ``reference`` says what they compute.
+This is the only list of cells in Python: layers, traces, reports and plots ask a record. The kernels of
+the same name compute a cell, and ``reference`` is the specification of what they compute.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CELLS", "Cell", "Gate", "cell_named"]
+__all__ = ["CELLS", "Cell", "Gate"]
 
 LOW, HIGH = 0.1, 0.9  # a sigmoid below or above is saturated; a tanh beyond HIGH on either side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gate:
-    """One row block of the weights: its name, its activation, and what to call it.
+    """A gate: one row block of the weights.
 
     Attributes
     ----------
     name : str
-        "i"
+        As in ``trace.layers[0].gates["i"]``.
     activation : "sigmoid", "tanh", "relu" or "identity"
     title : str
-        "input gate"
+        As pictures label it: "input gate i".
     """
 
     name: str
@@ -33,41 +33,42 @@ class Gate:
 
     @property
     def bounds(self):
-        """The interval that its values lie in: (0, 1), (-1, 1), or None where there is none."""
+        """The interval that its values lie in; None where it is not bounded."""
         return {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)
 
     @property
     def limits(self):
-        """It is saturated below the first and above the second; None where it does not saturate."""
+        """A pair: the gate is saturated below the first, above the second. None if it cannot be."""
         return {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """The record of a cell.
 
     Attributes
     ----------
     name : str
-        Of its kernels.
+        The name of its kernels.
     kind : str
-        As reports, files and the command line call it: "lstm"; several cells may be of one kind.
+        As reports, files and the command line call it, "lstm". Several cells may be of one kind.
     gates : tuple of Gate
         In the order of the row blocks of the weights.
     states : tuple of str
-        What a state holds: "h", or "h" and "c".
+        The parts of a state: "h", or "h" and "c".
     saves_gates : bool
-        Whether forward saves the activated gates for backward; otherwise the only gate is h itself.
+        Whether forward saves the activated gates for backward. If not, the only gate is h itself.
+    derivatives : function of (h, c, gates)
+        Returns the factors by which one step multiplies a gradient, by name. Here and below c is None
+        where there is none, and gates is a dict of arrays by name.
     keeps : str or None
-        The gate that multiplies c from step to step.
+        The gate that c is multiplied by at each step.
     writes : tuple of str
         The gates whose product is added to c.
     doors : tuple of str
-        The gates that shut a unit off: nothing gets in, or nothing out.
+        The gates that cut a unit off while they are shut: nothing gets in, or nothing gets out.
     dc_per_dh : function of (c, gates) or None
-        The derivative of h by c of the same step; gates is a dict of arrays by name.
-    derivatives : function of (h, c, gates)
-        The factors by which one step multiplies a gradient, by name.
+        Returns the derivative of h with respect to c of the same step.
     """
 
     name: str
@@ -88,9 +89,13 @@ class Cell:
 
     @property
     def h(self):
-        """H as reports show it beside the gates: what bounds it, and whether it saturates."""
-        activation = self.gates[0].activation if not self.saves_gates else "tanh"
-        return Gate("h", activation, "state h")
+        """The hidden state as reports show it, like a gate: its bounds, and where it saturates."""
+        return Gate("h", "tanh", "state h") if self.saves_gates else self.gates[0]
+
+    def rows(self, name, hidden):
+        """Return the rows of the weights, a slice, that make the gate of this name."""
+        i = [gate.name for gate in self.gates].index(name)
+        return slice(i * hidden, (i + 1) * hidden)
 
 
 def _lstm_dc_per_dh(c, gates):
@@ -148,10 +153,3 @@ CELLS = {
         _rnn("identity", np.ones_like),
     )
 }
-
-
-def cell_named(name):
-    """Return the record of a cell; refuse a name that is none."""
-    if name not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {name!r}")
-    return CELLS[name]

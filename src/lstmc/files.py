@@ -1,6 +1,6 @@
-"""Files that are whole or absent: arrays and a few words about them, in one safetensors file.
+"""Files that are whole or absent: arrays and metadata in one safetensors file.
 
-Models and training checkpoints are both such files. What is in them is not decided here.
+Models and training checkpoints are both such files; each decides for itself what it holds.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = ["check_writable_folder", "read_safetensors", "write_safetensors"]
 
-_KEY = "lstmc"  # the one entry of the file's own metadata: ours, as JSON
+_KEY = "lstmc"  # the one entry in the metadata of the file: JSON
 
 
 def _plain(value):
@@ -23,22 +23,24 @@ def _plain(value):
 
 
 def write_safetensors(path, arrays, metadata):
-    """Write a file so that at every moment the old one or the new one is there, whole.
+    """Write a file so that at every moment either the old one or the new one exists, whole.
 
-    It is written under the name ``<path>.tmp``, synced to the disk, and renamed. If that fails, the
-    temporary file is removed and an old file stays as it is.
+    It is written as ``<path>.tmp``, synced to the disk, and renamed. If that fails, the temporary file is
+    removed and an existing file does not change.
 
     Parameters
     ----------
     path : path
     arrays : dict of str to ndarray
     metadata : dict
-        Of what JSON can hold; arrays in it become lists.
+        Anything that JSON can hold; arrays become lists.
 
     Raises
     ------
     OSError
-        The file can not be written: the disk is full, for instance.
+        The file cannot be written, for instance because the disk is full.
+    TypeError
+        The metadata holds something that JSON cannot.
     """
     from safetensors.numpy import save
 
@@ -56,7 +58,7 @@ def write_safetensors(path, arrays, metadata):
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):  # that of a full disk does not name the file
+        if isinstance(error, OSError):  # if the disk is full, the error does not name the file
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
     if os.name == "posix":  # the new name is on the disk once the folder is
@@ -84,7 +86,7 @@ def read_safetensors(path):
     FileNotFoundError
         There is no such file.
     ValueError
-        It is truncated, or something else.
+        It is truncated, or is not such a file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -93,10 +95,10 @@ def read_safetensors(path):
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            words = file.metadata() or {}
-            if _KEY not in words:
+            entries = file.metadata() or {}
+            if _KEY not in entries:
                 raise ValueError(f"its metadata have no entry {_KEY!r}")
-            metadata = json.loads(words[_KEY])
+            metadata = json.loads(entries[_KEY])
             if not isinstance(metadata, dict):
                 raise ValueError(f"its entry {_KEY!r} is not an object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
@@ -105,18 +107,17 @@ def read_safetensors(path):
 
 
 def check_writable_folder(path):
-    """Find out whether a file could be written, before the work whose result it shall hold.
+    """Check that a file can be written, before the work whose result it is to hold.
 
     Parameters
     ----------
     path : path
-        Of the file. It need not exist; it is not touched.
+        Of the file. It need not exist, and is not touched.
 
     Raises
     ------
     OSError
-        The folder is missing, is not a folder, or can not be written to; or there is a folder of
-        the file's name.
+        The folder is missing, is not a folder, or cannot be written to; or the file is a folder.
     """
     import tempfile
 

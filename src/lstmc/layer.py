@@ -1,16 +1,16 @@
-"""What a layer is: flat buffers, names, calls, traces, and where it all lies.
+"""What a layer is: its flat buffers, the names in them, its calls, and its device.
 
 A layer is an object with ``forward(x, state, training=True) -> y, state, trace`` and
 ``backward(dy, trace, dstate=None) -> dx, dstate``; if it has parameters, also
-``parameters() -> {name: shape}`` and ``bind(params, grads)``. Nothing else is asked of one that takes
-part in a Sequential. ``Layer`` gives the rest. There is no autograd graph.
+``parameters() -> {name: shape}`` and ``bind(params, grads)``. A Sequential asks for nothing else.
+``Layer`` provides the rest. There is no autograd graph.
 """
 
 import math
 
 import numpy as np
 
-from ._kernels import copy_into, cpu, device_name, differ, on_device
+from ._kernels import copy_into, cpu, device_of, differ, on_device
 from .traces import Trace
 
 __all__ = [
@@ -35,19 +35,19 @@ class Views(dict):
 
 
 def flat_views(shapes, dtype, kernels=cpu):
-    """Make a flat array of zeros, on a 64-byte boundary, and the views into it.
+    """Return named views into a new flat array of zeros.
 
     Parameters
     ----------
     shapes : dict of name to shape
     dtype : numpy dtype
     kernels : module
-        Those that the array is for.
+        The kernels of the device that the array is to be on.
 
     Returns
     -------
     Views
-        In the order given; each starts on a 64-byte boundary, and the padding between is zero.
+        In the order of `shapes`. Each starts on a 64-byte boundary; the padding between them is zero.
     """
     step = ALIGNMENT // dtype.itemsize
     starts, end = {}, 0
@@ -64,19 +64,19 @@ def flat_views(shapes, dtype, kernels=cpu):
 
 
 def check_dtype(dtype):
-    """Give float32 or float64 as a NumPy dtype; refuse others."""
+    """Return float32 or float64 as a NumPy dtype; refuse all else."""
     try:
-        found = None if dtype is None else np.dtype(dtype)
+        checked = None if dtype is None else np.dtype(dtype)
     except TypeError:
-        found = None
-    # None is looked for first: NumPy takes it to be equal to float64.
-    if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        checked = None
+    # None comes first: to NumPy it equals float64.
+    if checked is None or checked not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
-    return found
+    return checked
 
 
 def check_size(name, value):
-    """Give a size as an int; refuse what is not a positive whole number."""
+    """Return a size as an int; refuse anything but a positive integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a positive integer, got {value!r}")
     if value < 1:
@@ -85,14 +85,14 @@ def check_size(name, value):
 
 
 def check_share(name, value):
-    """Give a probability as a float in [0, 1)."""
+    """Return a probability as a float; refuse anything outside [0, 1)."""
     if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
     return float(value)
 
 
 def check_writable(name, array):
-    """Refuse an array that is to be written and can not be."""
+    """Return an array that is to be written; refuse a read-only one."""
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{name} must be writable, got a read-only array")
     return array
@@ -105,37 +105,50 @@ class Layer:
     ----------
     dtype : float32 or float64
     device : "cpu", "cuda" or "cuda:N"
-        Where parameters and gradients are, and everything that calls take and give: NumPy arrays, or those of
-        CuPy on the current GPU or on GPU N.
+        Where the parameters and gradients are, and every array that calls take and return: NumPy's, or CuPy's
+        on the current GPU or on GPU N.
 
     Attributes
     ----------
     params, grads : ndarray (n,)
-        Flat buffers, 64-byte aligned, of equal layout. Every named weight is a view; the padding
+        Flat buffers, 64-byte aligned, of the same layout. Every named weight is a view; the padding
         between views is zero.
     dtype : numpy dtype
     device : str
+    kernels : module
+        The kernels of that device.
+    pool : Pool
+        Where large arrays come from.
+    in_network : bool
+        Whether the layer is part of a Sequential.
+
+    Raises
+    ------
+    TypeError
+        The type is another one.
+    ValueError, ImportError, RuntimeError
+        The device does not exist, or cannot be used here.
     """
 
-    _in_sequential = False
+    in_network = False
 
     def __init__(self, dtype=np.float32, device="cpu"):
         self.dtype = check_dtype(dtype)
         with on_device(device) as kernels:
-            self._use(kernels)
+            self.use_kernels(kernels)
             self._params, self._grads = (flat_views({}, self.dtype, kernels) for _ in range(2))
 
-    def _use(self, kernels):
-        """Compute with these kernels from now on."""
-        self._kernels, self._pool = kernels, kernels.Pool()
+    def use_kernels(self, kernels):
+        """Compute with the kernels of another device from now on."""
+        self.kernels, self.pool = kernels, kernels.Pool()
 
     @property
     def device(self):
-        """Where parameters and gradients are: "cpu" or "cuda:N"."""
-        return device_name(self._params.flat)
+        """Where the parameters and gradients are: "cpu" or "cuda:N"."""
+        return device_of(self._params.flat)
 
     def to(self, device):
-        """Move parameters and gradients to a device, their values with them.
+        """Move the parameters and gradients, with their values, to a device.
 
         Parameters
         ----------
@@ -144,7 +157,8 @@ class Layer:
 
         Returns
         -------
-        The layer itself. Steppers, traces and optimisers made before are of the arrays before.
+        Layer
+            The layer itself. Existing steppers, traces and optimisers still belong to the old arrays.
 
         Raises
         ------
@@ -153,37 +167,37 @@ class Layer:
         RuntimeError
             There is no usable GPU.
         ValueError
-            The device is none of these; the layer is part of a network, which moves as a whole.
+            There is no such device, or the layer is part of a network, which moves as a whole.
         MemoryError
-            There is no room; nothing has changed then.
+            There is not enough memory. Nothing has changed then.
         """
-        if self._in_sequential:
+        if self.in_network:
             raise ValueError(f"{type(self).__name__} is part of a network: move the network")
         with on_device(device) as kernels:
-            if device_name(kernels.arrays.empty(0)) == self.device:
+            if device_of(kernels.arrays.empty(0)) == self.device:
                 return self
-            self._check_movable()
+            self.check_movable()
             views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
-            self._use(kernels)
+            self.use_kernels(kernels)
             self.bind(*views)
         return self
 
-    def _check_movable(self):
-        """Refuse to move before anything is moved."""
+    def check_movable(self):
+        """Refuse to move, before anything has moved."""
 
     def parameters(self):
-        """Tell the parameters: a dict of name to shape."""
+        """Return the shapes of the parameters by name."""
         return {}
 
     def bind(self, params, grads):
-        """Move the parameters and gradients into these views, their values with them."""
+        """Move the parameters and gradients, with their values, into other views by the same names."""
         for mine, views in ((self._params, params), (self._grads, grads)):
             for name in mine:
                 copy_into(views[name], mine[name])
         self._params, self._grads = params, grads
 
     def _allocate(self, rng, bounds):
-        """Make buffers of the layer's own, each parameter uniform within +-bounds[name]."""
+        """Make the layer's own buffers, each parameter drawn uniformly within +-bounds[name]."""
         with on_device(self.device) as kernels:
             shapes = self.parameters()
             self.bind(*(flat_views(shapes, self.dtype, kernels) for _ in range(2)))
@@ -200,19 +214,19 @@ class Layer:
 
     @property
     def grads(self):
-        """The flat array of all gradients, laid out as ``params``."""
+        """The flat array of all gradients, in the layout of ``params``."""
         return self._grads.flat
 
     @property
     def num_parameters(self):
-        """How many parameters there are, padding left out."""
+        """The number of parameters, without padding."""
         return sum(math.prod(shape) for shape in self.parameters().values())
 
     def __getitem__(self, name):
         return self._view(self._params, name)
 
     def grad(self, name):
-        """Give the writable view of a parameter's gradient."""
+        """Return the writable view of a parameter's gradient."""
         return self._view(self._grads, name)
 
     def _view(self, views, name):
@@ -225,46 +239,91 @@ class Layer:
         self._grads.flat[:] = 0
 
     def __call__(self, x, state=None):
-        """Run without keeping anything for backward; never drops."""
+        """Run without a trace for backward, and without dropout: return y and the state."""
         y, state, _ = self.forward(x, state, training=False)
         return y, state
 
-    def _fingerprint(self):
-        return self._kernels.fingerprint([self._params.flat])
+    # -- its like ----------------------------------------------------------------------------------
+
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data: sizes, flags, names.
+
+        The device and the values of the weights are not among them. A class defines its own; one that
+        inherits it may be made from other arguments, and has none until it does.
+
+        Raises
+        ------
+        TypeError
+            The class has none.
+        """
+        raise TypeError(f"{type(self).__name__}: its class has no options() of its own")
+
+    def astype(self, dtype):
+        """Return a copy of the layer in another type, with the same weights, on the same device.
+
+        Parameters
+        ----------
+        dtype : float32 or float64
+
+        Raises
+        ------
+        TypeError
+            The type is another one, or the class of the layer does not define ``options()``.
+        """
+        cls = type(self)
+        options = self.options() if "options" in vars(cls) else Layer.options(self)
+        if "dtype" not in options:
+            return cls(**options)
+        copy = cls(**{**options, "dtype": check_dtype(dtype), "device": self.device})
+        for name in copy.parameters():
+            copy_into(copy[name], self[name].astype(copy.dtype))
+        return copy
+
+    # -- traces ------------------------------------------------------------------------------------
+
+    def fingerprint(self):
+        """Return a number that changes when the weights do, or None if backward does not read them."""
+        return self.kernels.fingerprint([self._params.flat])
 
     def _empty(self, shape):
-        """Give an array for the caller. A large one is the pool's: its pages need not be made again."""
+        """Return an array for the caller, a large one from the pool, whose pages are in memory already."""
         if math.prod(shape) < 2**15:
-            return self._kernels.arrays.empty(shape, self.dtype)
-        return self._pool.array(shape, self.dtype)
+            return self.kernels.arrays.empty(shape, self.dtype)
+        return self.pool.array(shape, self.dtype)
 
-    def _check_trace(self, trace, dstate=None):
-        """Refuse a trace of another layer, or one whose weights are no longer the layer's."""
-        if getattr(trace, "_checked_for", None) is self:
+    def check_trace(self, trace, dstate=None):
+        """Refuse another layer's trace, changed weights, and a dstate that does not fit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            In these cases.
+        """
+        if getattr(trace, "checked_for", None) is self:
             return
-        self._check_form(trace, dstate)
-        if differ(self._then_and_now(trace)):
+        self.check_form(trace, dstate)
+        if differ(self.fingerprints(trace)):
             raise ValueError(
                 "the weights have changed since forward(): backward must see the same weights"
             )
 
-    def _then_and_now(self, trace):
-        """Give pairs of fingerprints of weights: when forward saw them, and as they are."""
-        return [(trace._weights, self._fingerprint())]
+    def fingerprints(self, trace):
+        """Return pairs of fingerprints of the weights: as forward saw them, and as they are now."""
+        return [(trace.fingerprint, self.fingerprint())]
 
-    def _check_form(self, trace, dstate=None):
-        """Refuse what is no trace of this layer."""
+    def check_form(self, trace, dstate=None):
+        """Refuse anything but a trace of this layer; the weights are not compared."""
         if not isinstance(trace, Trace):
             raise TypeError(f"trace must come from forward(), got {type(trace).__name__}")
-        if trace._owner is not self:
-            owner = type(trace._owner).__name__
+        if trace.owner is not self:
+            owner = type(trace.owner).__name__
             raise ValueError(
                 f"trace must come from this layer's forward(), got one of another {owner}"
             )
 
 
 def float_array(kernels, name, value):
-    """Give an array of floats as kernels read it; refuse anything else."""
+    """Return an array of floats as kernels read it; refuse anything else."""
     value = kernels.adopt(value)
     if not isinstance(value, kernels.arrays.ndarray) or value.dtype.newbyteorder("=") not in (
         np.float32,
@@ -276,6 +335,6 @@ def float_array(kernels, name, value):
 
 
 def leading_rows(kernels, x, name, last, dtype):
-    """Check x (..., last) and give it as (rows, last)."""
+    """Check x (..., last) and return it as (rows, last)."""
     shape = x.shape[:-1] if getattr(x, "ndim", 0) else ("...",)
     return kernels.checked(name, x, dtype, (*shape, last)).reshape(math.prod(shape), last)

@@ -21,13 +21,13 @@ class Linear(Layer):
     bias : bool
     dtype : float32 or float64
     rng : int, numpy Generator or None
-        Of the initial values, uniform within 1/sqrt(in_features).
+        Draws the initial weights, uniform within 1/sqrt(in_features).
     device : "cpu", "cuda" or "cuda:N"
 
     Raises
     ------
     TypeError, ValueError
-        For sizes that are not positive integers.
+        A size is not a positive integer, or the type is another one.
     """
 
     def __init__(
@@ -40,36 +40,57 @@ class Linear(Layer):
         bound = 1 / math.sqrt(self.in_features)
         self._allocate(np.random.default_rng(rng), {"weight": bound, "bias": bound})
 
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+        }
+
     def parameters(self):
-        """Tell the parameters: weight (out, in) and bias (out,)."""
+        """Return the shapes of weight (out, in) and bias (out,)."""
         shapes = {"weight": (self.out_features, self.in_features)}
         return {**shapes, "bias": (self.out_features,)} if self.bias else shapes
 
     def forward(self, x, state=None, training=True, num_threads=None):
-        """Give y (..., out_features) for x (..., in_features), the state as it came, and a trace."""
-        x = self._kernels.adopt(x)
-        rows = leading_rows(self._kernels, x, "x", self.in_features, self.dtype)
+        """Return y (..., out_features) for x (..., in_features), the state unchanged, and a trace.
+
+        Raises
+        ------
+        TypeError, ValueError
+            x is not an array of the layer's type, or its shape does not fit.
+        """
+        x = self.kernels.adopt(x)
+        rows = leading_rows(self.kernels, x, "x", self.in_features, self.dtype)
         y = self._empty((*x.shape[:-1], self.out_features))
         if rows.size:
             flat = y.reshape(-1, self.out_features)
-            self._kernels.linear_forward(
+            self.kernels.linear_forward(
                 flat, rows, self._params["weight"], self._params.get("bias"), num_threads
             )
         trace = None
         if training:
-            kept = self._pool.array(rows.shape, self.dtype)
-            kept[...] = rows
-            trace = Trace(self, self._fingerprint(), x=kept, shape=x.shape)
+            copy = self.pool.array(rows.shape, self.dtype)
+            copy[...] = rows
+            trace = Trace(self, self.fingerprint(), x=copy, shape=x.shape)
         return y, state, trace
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
-        """Add to the gradients, if needed; give dx in the shape of x, or None, and dstate as it came."""
-        self._check_trace(trace)
-        rows = self._kernels.checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
+        """Add to the gradients, if needed; return dx in the shape of x, or None, and dstate unchanged.
+
+        Raises
+        ------
+        TypeError, ValueError
+            dy does not fit, the trace is not this layer's, or the weights have changed since.
+        """
+        self.check_trace(trace)
+        rows = self.kernels.checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
         dx = self._empty(trace.shape) if need_dx else None
         if rows.size:
             flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
-            self._kernels.linear_backward(
+            self.kernels.linear_backward(
                 flat_dx,
                 self._grads["weight"] if need_grads else None,
                 self._grads.get("bias") if need_grads else None,
@@ -81,28 +102,28 @@ class Linear(Layer):
         return dx, dstate
 
     def stepper(self, batch=1, num_threads=None):
-        """Give an object that maps one step: x (batch, in) or, for one row, (in,)."""
+        """Return a LinearStepper: it takes one step x (batch, in) or, for one row, (in,)."""
         return LinearStepper(self, num_threads)
 
 
 class Embedding(Layer):
-    """A table of rows, one per token.
+    """A table with one row of features per token.
 
     Parameters
     ----------
     num_embeddings : int
         V, the number of tokens.
     embedding_dim : int
-        Features of a row.
+        The features of a row.
     dtype : float32 or float64
     rng : int, numpy Generator or None
-        Of the initial values, standard normal.
+        Draws the initial weights, standard normal.
     device : "cpu", "cuda" or "cuda:N"
 
     Raises
     ------
     TypeError, ValueError
-        For sizes that are not positive integers.
+        A size is not a positive integer, or the type is another one.
     """
 
     def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None, device="cpu"):
@@ -112,38 +133,59 @@ class Embedding(Layer):
         self._allocate(rng := np.random.default_rng(rng), {"weight": 0})
         self._fill("weight", rng.standard_normal(self._params["weight"].shape))
 
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data."""
+        return {
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "dtype": self.dtype.name,
+        }
+
     def parameters(self):
-        """Tell the parameters: weight (V, features)."""
+        """Return the shape of weight: (V, features)."""
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
     def forward(self, x, state=None, training=True, num_threads=None):
-        """Give y (..., features) for token ids x (...), int64 or int32, each in [0, V)."""
-        tokens = self._kernels.checked_tokens("tokens", x, self.num_embeddings)
+        """Return y (..., features) for token ids x (...), the state unchanged, and a trace.
+
+        Raises
+        ------
+        TypeError, ValueError
+            x is not an int64 or int32 array, or a token is not in [0, V).
+        """
+        tokens = self.kernels.checked_tokens("tokens", x, self.num_embeddings)
         y = self._empty((*tokens.shape, self.embedding_dim))
-        self._kernels.embedding_forward(y, tokens, self._params["weight"])
+        self.kernels.embedding_forward(y, tokens, self._params["weight"])
         trace = None
         if training:
-            same = self._kernels.arrays.may_share_memory(tokens, self._kernels.adopt(x))
+            same = self.kernels.arrays.may_share_memory(tokens, self.kernels.adopt(x))
             trace = Trace(self, None, tokens=tokens.copy() if same else tokens)
         return y, state, trace
 
-    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True):
-        """Add to the gradient. dx is None: tokens have no gradient."""
-        self._check_trace(trace)
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
+        """Add to the gradient, if needed; return None, as tokens have no gradient, and dstate unchanged.
+
+        Raises
+        ------
+        TypeError, ValueError
+            dy does not fit, or the trace is not this layer's.
+        """
+        self.check_trace(trace)
         shape = (*trace.tokens.shape, self.embedding_dim)
-        dy = self._kernels.checked("dy", dy, self.dtype, shape)
-        self._kernels.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
+        dy = self.kernels.checked("dy", dy, self.dtype, shape)
+        if need_grads:
+            self.kernels.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
         return None, dstate
 
-    def _fingerprint(self):
-        return None  # the gradient does not depend on the weights
+    def fingerprint(self):
+        """Return None: backward does not read the weights."""
 
     def stepper(self, batch=1, num_threads=None):
-        """Give a function of one step: tokens (batch,) or one number -> (batch, features) or (features,)."""
+        """Return a function of one step: tokens (batch,) to (batch, features), or one to (features,)."""
 
         def step(x, out=None):
             if not hasattr(x, "shape") or isinstance(x, np.generic):
-                x = self._kernels.arrays.asarray(x)
+                x = self.kernels.arrays.asarray(x)
             y = self.forward(x, training=False)[0]
             if out is None:
                 return y
@@ -154,14 +196,19 @@ class Embedding(Layer):
 
 
 class Dropout(Layer):
-    """Zero a share of what passes, and scale the rest up by as much (Zaremba et al. 2014, section 3.1).
+    """Zero a share of x in training and scale the rest up by 1 / (1 - p) (Zaremba et al. 2014, section 3.1).
 
     Parameters
     ----------
     p : float
-        The share, in [0, 1).
+        The share that is dropped, in [0, 1).
     rng : int, numpy Generator or None
-        Where the masks come from. It is drawn from in training only.
+        Draws the masks, in training only.
+
+    Raises
+    ------
+    ValueError
+        p is not in [0, 1).
     """
 
     def __init__(self, p=0.5, rng=None):
@@ -169,33 +216,60 @@ class Dropout(Layer):
         self.p = check_share("p", p)
         self.rng = np.random.default_rng(rng)
 
-    def forward(self, x, state=None, training=True):
-        """Give y in the shape and type of x, the state as it came, and a trace."""
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data; not where masks come from."""
+        return {"p": self.p}
+
+    def forward(self, x, state=None, training=True, drop=True):
+        """Return y in the shape and type of x, the state unchanged, and a trace.
+
+        Parameters
+        ----------
+        x : ndarray
+        state : optional
+        training : bool
+            Return a trace, and drop.
+        drop : bool
+            If not, nothing is dropped in training either: the trace is then that of inference.
+
+        Raises
+        ------
+        TypeError
+            x is not an array of floats.
+        """
         kernels = kernels_of(x)
         x = float_array(kernels, "x", x)
         if not training:
             return x.copy(), state, None
-        mask = kernels.dropout_mask(self.rng, self.p, x.shape)
-        trace = Trace(self, None, mask=mask, dtype=x.dtype, kernels=kernels)
+        mask = kernels.dropout_mask(self.rng, self.p, x.shape) if drop else None
+        trace = Trace(self, None, mask=mask, shape=x.shape, dtype=x.dtype, kernels=kernels)
         return self._masked(x, trace), state, trace
 
-    def _fingerprint(self):
-        return None  # there are no weights
+    def fingerprint(self):
+        """Return None: there are no weights."""
 
     def _masked(self, x, trace):
-        pool = self._pool if trace.kernels is self._kernels else trace.kernels.Pool()
+        if trace.mask is None:
+            return x.copy()
+        pool = self.pool if trace.kernels is self.kernels else trace.kernels.Pool()
         y = pool.array(x.shape, trace.dtype)
         trace.kernels.masked(y, x, trace.mask, 1 / (1 - self.p))
         return y
 
     def backward(self, dy, trace, dstate=None):
-        """Give dx, and dstate as it came."""
-        self._check_trace(trace)
-        dy = trace.kernels.checked("dy", dy, trace.dtype, trace.mask.shape)
+        """Return dx, and dstate unchanged.
+
+        Raises
+        ------
+        TypeError, ValueError
+            dy does not fit, or the trace is not this layer's.
+        """
+        self.check_trace(trace)
+        dy = trace.kernels.checked("dy", dy, trace.dtype, trace.shape)
         return self._masked(dy, trace), dstate
 
     def stepper(self, batch=1, num_threads=None):
-        """Give a function of one step: stepping is inference, which drops nothing."""
+        """Return a function of one step. Stepping is inference, which drops nothing."""
 
         def step(x, out=None):
             if out is None:

@@ -10,7 +10,7 @@ __all__ = ["softmax_cross_entropy", "squared_error"]
 
 
 def _output(kernels, name, out, rows):
-    """Check an array that is to be written: of the form of rows, and rows itself or apart from it."""
+    """Return an array to write to, in the form of rows; it must be rows itself or share no memory with it."""
     if not isinstance(out, kernels.arrays.ndarray):
         raise TypeError(f"{name} must be an ndarray where logits is, got {kind_of(out)}")
     contiguous = out.flags.c_contiguous and all(
@@ -33,27 +33,27 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, ou
     Parameters
     ----------
     logits : ndarray (..., V)
-        Unnormalised log probabilities. The largest of a row is taken off first, so that none overflows.
+        Unnormalised log probabilities. The largest of a row is subtracted first, so that none overflows.
     targets : ndarray (...), int64 or int32
         Classes in [0, V), or `ignore_index`.
     ignore_index : int
-        Targets of this value are not counted.
+        Targets of this value do not count.
     num_threads : int, optional
     out : ndarray (..., V), contiguous and of the type of logits, optional
-        Where to write dlogits; it may be logits itself, which spares the memory of a second array.
+        Where to write dlogits. It may be logits itself, which saves memory.
 
     Returns
     -------
     loss : float
-        The mean over the counted targets, in nats; 0.0 if none is counted. Of arrays on a GPU an array ()
+        The mean over the targets that count, in nats; 0.0 if none does. For arrays on a GPU it is an array ()
         there: ``float(loss)`` waits for it.
     dlogits : ndarray (..., V)
-        `out` if that was given.
+        `out`, if there is one.
 
     Raises
     ------
     TypeError, ValueError
-        Types or shapes do not fit, or a target is out of range: it is named with its position.
+        Types or shapes do not fit, or a target is out of range: the message names it and its position.
     """
     kernels = kernels_of(logits)
     rows = float_array(kernels, "logits", logits)
@@ -83,7 +83,7 @@ def squared_error(y, target, num_threads=None):
     Returns
     -------
     loss : float
-        The mean over all elements; 0.0 if there are none. Of arrays on a GPU an array () there.
+        The mean over all elements; 0.0 if there are none. For arrays on a GPU it is an array () there.
     dy : ndarray, in the shape of y
 
     Raises

@@ -5,11 +5,58 @@ import inspect
 import numpy as np
 
 from ._kernels import on_device
-from .layer import Layer, Views, check_size, flat_views
+from .layer import ALIGNMENT, Layer, Views, check_size, flat_views
 from .steppers import NetworkStepper
 from .traces import Trace
 
-__all__ = ["Sequential"]
+__all__ = ["Place", "Sequential"]
+
+
+class Place:
+    """A layer in its network, and the options that its calls take.
+
+    Attributes
+    ----------
+    layer : object
+    index : int
+        The place of the layer in its network, from 0.
+    """
+
+    def __init__(self, layer, index=0):
+        self.layer, self.index = layer, index
+        self._forward_takes, self._backward_takes = (
+            frozenset(inspect.signature(method).parameters)
+            for method in (layer.forward, layer.backward)
+        )
+
+    def forward(self, x, state, training=True, num_threads=None, drop=True):
+        """Call the layer's forward with those of the options that it takes."""
+        takes, options = self._forward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if not drop and "drop" in takes:
+            options["drop"] = False
+        return self.layer.forward(x, state, training=training, **options)
+
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
+                 need_grads=True, record=None):  # fmt: skip
+        """Call the layer's backward with those of the options that it takes."""
+        takes, options = self._backward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if "need_dx" in takes:
+            options["need_dx"] = need_dx
+        if consume and "consume" in takes:
+            options["consume"] = True
+        if not need_grads and "need_grads" in takes:
+            options["need_grads"] = False
+        if record is not None:
+            options["record"] = record
+        return self.layer.backward(dy, trace, dstate, **options)
+
+    def backward_takes(self, option):
+        """Return whether the layer's backward has a parameter of this name."""
+        return option in self._backward_takes
 
 
 class Sequential(Layer):
@@ -18,13 +65,13 @@ class Sequential(Layer):
     Parameters
     ----------
     *layers
-        Objects with forward and backward as ``lstmc.Layer`` describes them; those with parameters move
-        into the network's flat buffers, their values with them. A layer belongs to one network at most.
+        Objects with forward and backward as ``lstmc.Layer`` describes them. The parameters of those that have
+        any move into the network's flat buffers. A layer belongs to one network at most.
 
     Raises
     ------
     ValueError
-        A layer is part of a network already, or layers differ in type.
+        A layer is part of a network already, or the layers differ in type or device.
     TypeError
         An object is not a layer.
 
@@ -35,74 +82,141 @@ class Sequential(Layer):
     """
 
     def __init__(self, *layers):
-        if not layers:
-            raise ValueError("layers must hold at least one layer, got none")
-        seen = set()
-        for i, layer in enumerate(layers):
-            for method in ("forward", "backward"):
-                if not callable(getattr(layer, method, None)):
-                    raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
-            if getattr(layer, "_in_sequential", False) or id(layer) in seen:
-                raise ValueError(
-                    f"layers[{i}] ({type(layer).__name__}) is part of a network already"
-                )
-            seen.add(id(layer))
+        _check_layers(layers)
         shapes = [layer.parameters() if hasattr(layer, "parameters") else {} for layer in layers]
-        types = {
-            layer.dtype for layer, own in zip(layers, shapes) if own and hasattr(layer, "dtype")
-        }
+        with_parameters = [layer for layer, own in zip(layers, shapes) if own]
+        types = {layer.dtype for layer in with_parameters if hasattr(layer, "dtype")}
         if len(types) > 1:
             raise ValueError(
                 f"layers must share one dtype, got {', '.join(sorted(t.name for t in types))}"
             )
-        places = {
-            layer.device for layer, own in zip(layers, shapes) if own and hasattr(layer, "device")
-        }
-        if len(places) > 1:
-            raise ValueError(f"layers must share one device, got {', '.join(sorted(places))}")
-        super().__init__(types.pop() if types else np.float32, places.pop() if places else "cpu")
+        devices = {layer.device for layer in with_parameters if hasattr(layer, "device")}
+        if len(devices) > 1:
+            raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
+        super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
         self.layers = layers
+        self._places = [Place(layer, i) for i, layer in enumerate(layers)]
         self._shapes = {
             f"{i}.{name}": tuple(shape)
             for i, own in enumerate(shapes)
             for name, shape in own.items()
         }
-        self._passes_threads = [_accepts(layer, "num_threads") for layer in layers]
-        self._passes_need_dx = [_accepts(layer, "need_dx", "backward") for layer in layers]
-        self._passes_consume = [_accepts(layer, "consume", "backward") for layer in layers]
         with on_device(self.device) as kernels:
             self.bind(*(flat_views(self._shapes, self.dtype, kernels) for _ in range(2)))
         for layer in layers:
-            layer._in_sequential = True
-        self._use(self._kernels)
+            layer.in_network = True
+        self.use_kernels(self.kernels)
 
-    def _use(self, kernels):
-        super()._use(kernels)
+    def use_kernels(self, kernels):
+        """Compute with the kernels of another device from now on."""
+        super().use_kernels(kernels)
         for layer in getattr(self, "layers", ()):
             if isinstance(layer, Layer):
-                layer._use(kernels)
-                layer._pool = self._pool  # what one has done with, the next one takes
+                layer.use_kernels(kernels)
+                layer.pool = self.pool  # what one layer frees, the next one takes
 
-    def _check_movable(self):
+    def check_movable(self):
+        """Refuse to move, before anything has moved."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Layer):
-                layer._check_movable()
+                layer.check_movable()
             elif hasattr(layer, "parameters") and layer.parameters():
                 raise ValueError(
                     f"layers[{i}] ({type(layer).__name__}) has parameters and is no lstmc.Layer: "
-                    "it can not be moved"
+                    "it cannot be moved"
                 )
 
+    def astype(self, dtype):
+        """Return a copy of the network in another type, with the same weights, on the same device.
+
+        Parameters
+        ----------
+        dtype : float32 or float64
+
+        Raises
+        ------
+        TypeError
+            The type is another one, or a layer does not define ``options()``.
+        """
+        copies = []
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{type(layer).__name__}: its class has no options() of its own")
+            copies.append(layer.astype(dtype))
+        return Sequential(*copies)
+
     def parameters(self):
-        """Tell the parameters: a dict of "number.name" to shape."""
+        """Return the shapes of the parameters by "number.name"."""
         return self._shapes
 
     def bind(self, params, grads):
-        """Move all layers into these views."""
+        """Move the parameters and gradients of all layers into other views by the same names."""
         for i, layer in enumerate(self.layers):
             if any(name.startswith(f"{i}.") for name in params):
-                layer.bind(_part(params, i, self._kernels), _part(grads, i, self._kernels))
+                layer.bind(_part(params, i, self.kernels), _part(grads, i, self.kernels))
         self._params, self._grads = params, grads
+
+    # -- the walk ----------------------------------------------------------------------------------
+
+    def walk(self, x, state, call):
+        """Run the layers in order, each by a function.
+
+        Everything that runs a network is this walk with a function of its own, which decides what a layer
+        does and what is seen of it. A layer may itself be a network, to walk through in turn.
+
+        Parameters
+        ----------
+        x : ndarray
+        state : tuple with one entry per layer, or None
+        call : function of (place, x, state)
+            Returns what ``place.layer.forward`` does: y, the state and a trace.
+
+        Returns
+        -------
+        y : ndarray
+        state, traces : tuple
+            One entry per layer.
+
+        Raises
+        ------
+        ValueError
+            `state` does not fit.
+        """
+        after, traces = [], []
+        for place, before in zip(self._places, self._parts("state", state)):
+            x, out, trace = call(place, x, before)
+            after.append(out)
+            traces.append(trace)
+        return x, tuple(after), tuple(traces)
+
+    def walk_back(self, dy, trace, dstate, call):
+        """Differentiate the layers, the last one first, each by a function.
+
+        Parameters
+        ----------
+        dy : ndarray
+        trace : Trace
+        dstate : tuple with one entry per layer, or None
+        call : function of (place, dy, trace, dstate)
+            Returns what ``place.layer.backward`` does: dx and dstate.
+
+        Returns
+        -------
+        dx : ndarray or None
+        dstate : tuple
+            One entry per layer.
+
+        Raises
+        ------
+        ValueError
+            `dstate` does not fit.
+        """
+        arriving, departing = self._parts("dstate", dstate), []
+        for place in reversed(self._places):
+            i = place.index
+            dy, out = call(place, dy, trace.layers[i], arriving[i])
+            departing.append(out)
+        return dy, tuple(reversed(departing))
 
     def forward(self, x, state=None, training=True, num_threads=None):
         """Run all layers.
@@ -113,7 +227,7 @@ class Sequential(Layer):
             What the first layer takes.
         state : tuple with one entry per layer, or None for zeros
         training : bool
-            Keep a trace, and drop where there is dropout.
+            Return a trace, and drop where there is dropout.
         num_threads : int, optional
 
         Returns
@@ -122,32 +236,34 @@ class Sequential(Layer):
         state : tuple
         trace : Trace or None
             Its ``layers`` holds the layers' own traces.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit, as the layer that it reaches says.
         """
-        states = self._check_state("state", state)
-        after, traces = [], []
-        for layer, before, threads in zip(self.layers, states, self._passes_threads):
-            kept = {"num_threads": num_threads} if threads else {}
-            x, out, trace = layer.forward(x, before, training=training, **kept)
-            after.append(out)
-            traces.append(trace)
-        trace = Trace(self, None, layers=tuple(traces)) if training else None
-        return x, tuple(after), trace
+
+        def call(place, x, before):
+            return place.forward(x, before, training, num_threads)
+
+        y, state, traces = self.walk(x, state, call)
+        return y, state, Trace(self, None, layers=traces) if training else None
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False):
-        """Differentiate a forward call, last layer first: adds to ``grads``.
+        """Differentiate a forward call: add to ``grads``, and return the gradients of x and state.
 
         Parameters
         ----------
         dy : ndarray, in the shape of y
         trace : Trace
-            Of this network's forward.
+            From this network's forward.
         dstate : tuple with one entry per layer, or None
             The gradient arriving through the final states.
         num_threads : int, optional
         need_dx : bool
-            Whether the first layer's dx is wanted.
+            Whether to compute the dx of the first layer.
         consume : bool
-            Let layers use the trace's memory for their own: the trace is spent afterwards.
+            Let the layers overwrite the trace, which cannot be used again.
 
         Returns
         -------
@@ -157,56 +273,55 @@ class Sequential(Layer):
         Raises
         ------
         ValueError
-            The trace is another network's or spent; the weights have changed. No gradient is changed then.
+            The trace is another network's or was consumed, or the weights have changed. No gradient has been
+            changed then.
         """
-        self._check_trace(trace, dstate)  # all layers, before the first gradient is touched
-        arriving = self._check_state("dstate", dstate)
-        own = [(layer, kept) for layer, kept, _ in self._own_layers(trace) if kept is not None]
-        for layer, kept in own:
-            kept._checked_for = layer
-        try:
-            return self._backward(dy, trace, arriving, num_threads, need_dx, consume)
-        finally:
-            for _, kept in own:
-                kept._checked_for = None
+        self.check_trace(trace, dstate)  # all layers, before the first gradient is touched
 
-    def _backward(self, dy, trace, arriving, num_threads, need_dx, consume):
-        departing = []
-        for i in reversed(range(len(self.layers))):
-            options = {"num_threads": num_threads} if self._passes_threads[i] else {}
-            if self._passes_need_dx[i]:
-                options["need_dx"] = i > 0 or need_dx
-            if consume and self._passes_consume[i]:
-                options["consume"] = True
-            dy, out = self.layers[i].backward(dy, trace.layers[i], arriving[i], **options)
-            departing.append(out)
-        return dy, tuple(reversed(departing))
+        def call(place, dy, trace, arriving):
+            return place.backward(
+                dy, trace, arriving, num_threads, place.index > 0 or need_dx, consume
+            )
+
+        checked = [(layer, part) for layer, part, _ in self._own_layers(trace) if part is not None]
+        for layer, part in checked:
+            part.checked_for = layer
+        try:
+            return self.walk_back(dy, trace, dstate, call)
+        finally:
+            for _, part in checked:
+                part.checked_for = None
+
+    # -- checks ------------------------------------------------------------------------------------
 
     def _own_layers(self, trace, dstate=None):
-        """Walk through the layers that derive from Layer: layer, its trace, its part of dstate."""
-        parts = self._check_state("dstate", dstate)
-        for layer, kept, part in zip(self.layers, trace.layers, parts):
+        """Yield every layer that derives from Layer, its trace and its part of dstate."""
+        parts = self._parts("dstate", dstate)
+        for layer, layer_trace, part in zip(self.layers, trace.layers, parts):
             if isinstance(layer, Layer):
-                yield layer, kept, part
+                yield layer, layer_trace, part
 
-    def _check_form(self, trace, dstate=None):
-        super()._check_form(trace)
-        for layer, kept, part in self._own_layers(trace, dstate):
-            if kept is not None:
-                layer._check_form(kept, part)
+    def check_form(self, trace, dstate=None):
+        """Refuse anything but a trace of this network and a dstate that fits; weights are not compared."""
+        super().check_form(trace)
+        for layer, layer_trace, part in self._own_layers(trace, dstate):
+            if layer_trace is not None:
+                layer.check_form(layer_trace, part)
 
-    def _then_and_now(self, trace):
+    def fingerprints(self, trace):
+        """Return pairs of fingerprints of all layers: as forward saw the weights, and as they are now."""
         return [
             pair
-            for layer, kept, _ in self._own_layers(trace)
-            if kept is not None
-            for pair in layer._then_and_now(kept)
+            for layer, layer_trace, _ in self._own_layers(trace)
+            if layer_trace is not None
+            for pair in layer.fingerprints(layer_trace)
         ]
 
-    def _fingerprint(self):
-        return None  # each layer has its own
+    def fingerprint(self):
+        """Return None: each layer has its own."""
 
-    def _check_state(self, name, state):
+    def _parts(self, name, state):
+        """Return a state, or its gradient, as a tuple with one entry per layer."""
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, (tuple, list)) or len(state) != len(self.layers):
@@ -221,16 +336,37 @@ class Sequential(Layer):
         return tuple(state)
 
     def stepper(self, batch=1, num_threads=None):
-        """Give a stepper of the whole network, with its own state, which starts at zeros."""
+        """Return a NetworkStepper: it takes one step per call and has its own state, which starts at zeros.
+
+        Parameters
+        ----------
+        batch : int
+        num_threads : int, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            batch or num_threads is not a positive integer.
+        """
         return NetworkStepper(self, check_size("batch", batch), num_threads)
 
 
-def _accepts(layer, option, method="forward"):
-    return option in inspect.signature(getattr(layer, method)).parameters
+def _check_layers(layers):
+    """Refuse what is not a row of layers, each of them free to join a network."""
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    seen = set()
+    for i, layer in enumerate(layers):
+        for method in ("forward", "backward"):
+            if not callable(getattr(layer, method, None)):
+                raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
+        if getattr(layer, "in_network", False) or id(layer) in seen:
+            raise ValueError(f"layers[{i}] ({type(layer).__name__}) is part of a network already")
+        seen.add(id(layer))
 
 
 def _part(views, i, kernels):
-    """Give the views of layer i, by the layer's own names, and the stretch of the flat array they span."""
+    """Return the views of layer i by the layer's own names; their flat array is what they span."""
     prefix = f"{i}."
     part = Views(
         {name.removeprefix(prefix): view for name, view in views.items() if name.startswith(prefix)}
@@ -239,7 +375,7 @@ def _part(views, i, kernels):
     start = min(address.values())
     end = max(address[name] + part[name].nbytes for name in part)
     itemsize, flat = views.flat.itemsize, views.flat
-    step = 64 // itemsize
+    step = ALIGNMENT // itemsize
     first = (start - kernels.address(flat)) // itemsize
     last = first + -(-(end - start) // itemsize // step) * step
     part.flat = flat[first:last]

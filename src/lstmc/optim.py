@@ -1,7 +1,7 @@
-"""Optimisers and what surrounds them: one call over a network's flat arrays.
+"""Optimisers and clipping: each is one call over a network's flat arrays.
 
-Each takes anything with ``params`` and ``grads`` (a Sequential or a single layer). Schedules set an
-optimiser's ``lr``; all of them give and take their state as plain numbers and arrays, for checkpoints.
+Each takes anything with ``params`` and ``grads``: a Sequential or a single layer. The state of an
+optimiser is plain numbers and arrays, for checkpoints.
 """
 
 import math
@@ -15,11 +15,13 @@ __all__ = [
     "Adam",
     "AdamW",
     "RMSprop",
+    "check_number",
     "clip_grad_norm",
 ]
 
 
 def check_number(name, value, low=0.0, high=math.inf, open_low=False):
+    """Return a number as a float; refuse one outside [low, high), or (low, high) with `open_low`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float, np.number))
@@ -34,21 +36,26 @@ def check_number(name, value, low=0.0, high=math.inf, open_low=False):
 
 
 def clip_grad_norm(net, max_norm, num_threads=None):
-    """Scale all gradients so that their joint norm is at most max_norm (Pascanu et al. 2013).
+    """Scale all gradients so that their overall norm is at most max_norm (Pascanu et al. 2013).
 
     Parameters
     ----------
     net : Sequential or layer
     max_norm : float
-        Positive; infinity only measures.
+        Positive. Infinity only measures.
     num_threads : int, optional
 
     Returns
     -------
     norm : float
-        The norm before. Not finite if a gradient is not: the gradients are then left as they are, and it
-        is for the caller to look (``math.isfinite``) and not to step. Of a network on a GPU an array ()
-        there.
+        The norm before clipping. If a gradient is not finite, neither is the norm, and the gradients do not
+        change: the caller is to check (``math.isfinite``) before a step. For a network on a GPU it is an
+        array () there.
+
+    Raises
+    ------
+    ValueError
+        max_norm is not a positive number.
     """
     if not isinstance(max_norm, (int, float, np.number)) or not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
@@ -56,7 +63,7 @@ def clip_grad_norm(net, max_norm, num_threads=None):
 
 
 class Optimiser:
-    """What optimisers share. Use SGD, Adam, AdamW or RMSprop."""
+    """The base of SGD, Adam, AdamW and RMSprop."""
 
     _arrays: tuple = ()  # names of the state arrays, each as long as params
 
@@ -69,32 +76,44 @@ class Optimiser:
             setattr(self, name, np.zeros_like(net.params))
 
     def step(self, num_threads=None):
-        """Update the parameters from the gradients, in place."""
+        """Update the parameters from the gradients, in place.
+
+        Raises
+        ------
+        ValueError
+            The network's parameters have moved to another network or device.
+        """
+        kernels = kernels_of(self.net.params)
         for name in self._arrays:
             mine = getattr(self, name)
-            same_place = kernels_of(mine) is kernels_of(self.net.params)
-            if mine.size != self.net.params.size or not same_place:
+            if mine.size != self.net.params.size or kernels_of(mine) is not kernels:
                 raise ValueError(
                     "the network's parameters have moved since this optimiser was made: make a new one"
                 )
         self.steps += 1
-        self._update(self.net.params, self.net.grads, num_threads)
+        self._update(kernels, self.net.params, self.net.grads, num_threads)
 
     def state(self):
-        """Give what a checkpoint needs: (arrays by name, numbers by name)."""
+        """Return what a checkpoint needs: (arrays by name, numbers by name)."""
         return {name: getattr(self, name) for name in self._arrays}, {
             "lr": self.lr,
             "steps": self.steps,
         }
 
     def load_state(self, arrays, numbers):
-        """Take back what ``state()`` gave."""
+        """Restore what ``state()`` returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The arrays are not those of this optimiser.
+        """
         if set(arrays) != set(self._arrays):
             raise ValueError(f"arrays must be {sorted(self._arrays)}, got {sorted(arrays)}")
         dtype, shape = self.net.params.dtype, self.net.params.shape
         for name in self._arrays:
-            given = kernels_of(arrays[name]).checked(name, arrays[name], dtype, shape)
-            copy_into(getattr(self, name), given)
+            array = kernels_of(arrays[name]).checked(name, arrays[name], dtype, shape)
+            copy_into(getattr(self, name), array)
         self.lr, self.steps = float(numbers["lr"]), int(numbers["steps"])
 
 
@@ -109,7 +128,12 @@ class SGD(Optimiser):
     nesterov : bool
         Needs momentum.
     weight_decay : float
-        Added to the gradient, times the parameter.
+        Times the parameter, added to the gradient.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range, or nesterov comes without momentum.
     """
 
     def __init__(self, net, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -121,8 +145,8 @@ class SGD(Optimiser):
         self.velocity = None
         super().__init__(net, lr, weight_decay)
 
-    def _update(self, params, grads, threads):
-        kernels_of(params).sgd(
+    def _update(self, kernels, params, grads, threads):
+        kernels.sgd(
             params,
             self.velocity,
             grads,
@@ -142,11 +166,16 @@ class Adam(Optimiser):
     net : Sequential or layer
     lr : float
     betas : pair of floats in [0, 1)
-        Decay of the averages of the gradient and of its square.
+        The decay of the averages of the gradient and of its square.
     eps : float
         Added to the root in the denominator.
     weight_decay : float
-        Added to the gradient, times the parameter.
+        Times the parameter, added to the gradient.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range.
     """
 
     _arrays = ("m", "v")
@@ -161,8 +190,8 @@ class Adam(Optimiser):
         self.eps = check_number("eps", eps, open_low=True)
         super().__init__(net, lr, weight_decay)
 
-    def _update(self, params, grads, threads):
-        kernels_of(params).adam(
+    def _update(self, kernels, params, grads, threads):
+        kernels.adam(
             params,
             self.m,
             self.v,
@@ -178,7 +207,20 @@ class Adam(Optimiser):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): parameters shrink by lr * weight_decay."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    Parameters
+    ----------
+    net, lr, betas, eps
+        As for Adam.
+    weight_decay : float
+        In a step the parameters shrink by the share lr * weight_decay.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range.
+    """
 
     _decoupled = True
 
@@ -199,7 +241,12 @@ class RMSprop(Optimiser):
         Added to the root in the denominator.
     momentum : float in [0, 1)
     weight_decay : float
-        Added to the gradient, times the parameter.
+        Times the parameter, added to the gradient.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range.
     """
 
     def __init__(self, net, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
@@ -210,8 +257,8 @@ class RMSprop(Optimiser):
         self.velocity = None
         super().__init__(net, lr, weight_decay)
 
-    def _update(self, params, grads, threads):
-        kernels_of(params).rmsprop(
+    def _update(self, kernels, params, grads, threads):
+        kernels.rmsprop(
             params,
             self.square_avg,
             self.velocity,

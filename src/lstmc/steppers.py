@@ -1,30 +1,24 @@
-"""Networks one step at a time: packed weights, own state."""
+"""Layers and networks one step at a time, with packed weights and their own state."""
 
-from ._kernels import cpu, kind_of
+from ._kernels import kind_of
 from ._kernels.binding.core import get_num_threads
 from ._kernels.messages import shape_text
 from .layer import check_writable, leading_rows
 
-__all__ = ["LinearStepper", "NetworkStepper", "Stepper", "stepper_of"]
+__all__ = ["LinearStepper", "NetworkStepper", "stepper_of"]
 
 
-class StepperFace:
+class Stepper:
     """Steps a recurrent layer: ``y_t = stepper(x_t)`` or ``stepper(x_t, out=y_t)``.
 
-    x_t is (B, I) and y_t (B, H), a fresh array unless `out` is given; with batch=1 also (I,) and (H,).
-    The weights were packed when it was made: ``refresh()`` takes them as they are now. One thread may
-    use a stepper at a time; several steppers may share a model.
+    x_t is (B, I) and y_t (B, H), a new array unless `out` is given; with batch=1 also (I,) and (H,).
+    The stepper packs the weights when it is made: ``refresh()`` packs them anew. Only one thread at a time
+    may use it; several steppers may share a model.
     """
 
     def __new__(cls, layer, batch, num_threads):
         """Pack the weights of a layer."""
-        return super().__new__(
-            cls,
-            layer._handle,
-            lambda: layer._weights(layer._params),
-            batch,
-            num_threads,
-        )
+        return super().__new__(cls, layer.handle, layer.weights, batch, num_threads)
 
     def __init__(self, layer, batch, num_threads):
         self._layer = layer
@@ -32,7 +26,7 @@ class StepperFace:
 
     @property
     def state(self):
-        """The state: h (L, B, H), or (h, c). Reading gives copies; assigning copies, None zeros."""
+        """The state: h (L, B, H), or (h, c). Reading copies; so does assigning, where None means zeros."""
         parts = [part.copy() for part in self.states()]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
@@ -40,17 +34,23 @@ class StepperFace:
     def state(self, state):
         if state is None:
             return self.reset()
-        parts = self._layer._enter_state("state", state, self._batch, False)
-        for mine, given in zip(self.states(), parts):
-            mine[...] = given
+        parts = self._layer.enter_state("state", state, self._batch, False)
+        for mine, new in zip(self.states(), parts):
+            mine[...] = new
 
     def reset(self, mask=None):
-        """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
+        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true.
+
+        Raises
+        ------
+        ValueError
+            mask is not such an array.
+        """
         if mask is None:
             for part in self.states():
                 part[...] = 0
             return
-        array = self._layer._kernels.arrays.ndarray
+        array = self._layer.kernels.arrays.ndarray
         if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
             got = (
                 f"{mask.dtype} {shape_text(mask.shape)}"
@@ -62,33 +62,32 @@ class StepperFace:
             part[:, mask] = 0
 
 
-class Stepper(StepperFace, cpu.RecurrentStepper):
-    """A stepper on the CPU."""
+_CLASSES: dict = {}  # Stepper over the step of the kernels of a device, by these kernels
 
 
 def stepper_of(layer, batch, num_threads):
-    """Return a stepper of a recurrent layer, for the device that the layer is on."""
-    kernels, made = layer._kernels, Stepper
-    if kernels is not cpu:
-        kind = (StepperFace, kernels.RecurrentStepper)
-        made = type("Stepper", kind, {"__doc__": StepperFace.__doc__})
-    return made(layer, batch, num_threads)
+    """Return a Stepper of a recurrent layer, for the device that the layer is on."""
+    kernels = layer.kernels
+    if kernels not in _CLASSES:
+        bases = (Stepper, kernels.RecurrentStepper)
+        _CLASSES[kernels] = type("Stepper", bases, {"__doc__": Stepper.__doc__})
+    return _CLASSES[kernels](layer, batch, num_threads)
 
 
 class LinearStepper:
-    """A linear layer with packed weights, for stepping. ``refresh()`` takes the weights as they are now."""
+    """Steps a linear layer with packed weights. ``refresh()`` packs them anew."""
 
     def __init__(self, layer, num_threads):
         self._layer = layer
         self._threads = num_threads
-        self._core = layer._kernels.LinearStepper(
-            lambda: (layer["weight"], layer._params.get("bias"))
+        self._core = layer.kernels.LinearStepper(
+            lambda: (layer["weight"], layer["bias"] if layer.bias else None)
         )
         self.refresh = self._core.refresh
 
     def __call__(self, x, out=None):
-        """Give y (batch, out) for x (batch, in)."""
-        layer, kernels = self._layer, self._layer._kernels
+        """Return y (batch, out) for x (batch, in)."""
+        layer, kernels = self._layer, self._layer.kernels
         x = kernels.adopt(x)
         rows = leading_rows(kernels, x, "x", layer.in_features, layer.dtype)
         shape = (*x.shape[:-1], layer.out_features)
@@ -105,7 +104,7 @@ class LinearStepper:
 
 
 class LayerStepper:
-    """Steps a layer that has no stepper of its own, by sequences of one step."""
+    """Steps a layer that has no stepper of its own, as sequences of one step."""
 
     def __init__(self, layer, batch):
         self._layer, self.state = layer, None
@@ -118,7 +117,7 @@ class LayerStepper:
         return out
 
     def reset(self, mask=None):
-        """Zero the state."""
+        """Set the state to zeros."""
         if mask is not None and self.state is not None:
             raise ValueError(
                 f"mask must be None: {type(self._layer).__name__} has no stepper that resets single rows"
@@ -127,10 +126,10 @@ class LayerStepper:
 
 
 class NetworkStepper:
-    """Steps a Sequential: token or x_t in, y_t out.
+    """Steps a Sequential: a token or x_t in, y_t out.
 
-    The weights were packed when it was made: ``refresh()`` takes them as they are now. One thread may
-    use a stepper at a time; several steppers may share a model.
+    The stepper packs the weights when it is made: ``refresh()`` packs them anew. Only one thread at a time
+    may use it; several steppers may share a model.
     """
 
     def __init__(self, net, batch, num_threads):
@@ -142,9 +141,9 @@ class NetworkStepper:
         ]
 
     def __call__(self, x, out=None):
-        """Read one step and give the output of the last layer, a fresh array or `out`.
+        """Take one step and return the output of the last layer, in a new array or `out`.
 
-        x is what the first layer takes of one step: (B,) token ids or (B, I); with batch=1 also one
+        x is one step of what the first layer takes: (B,) token ids or (B, I); with batch=1 also one
         token or (I,).
         """
         for step in self._steppers[:-1]:
@@ -153,7 +152,7 @@ class NetworkStepper:
 
     @property
     def state(self):
-        """The state: a tuple with one entry per layer, None where a layer has none. Copies."""
+        """A copy of the state: a tuple with one entry per layer, None where a layer has none."""
         return tuple(getattr(step, "state", None) for step in self._steppers)
 
     @state.setter
@@ -170,13 +169,13 @@ class NetworkStepper:
                     step.state = part
 
     def reset(self, mask=None):
-        """Zero the state: of all rows, or of those where mask (B,), of booleans, is true."""
+        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
         for step in self._steppers:
             if hasattr(step, "reset"):
                 step.reset(mask)
 
     def refresh(self):
-        """Take the weights as they are now."""
+        """Pack the weights anew."""
         for step in self._steppers:
             if hasattr(step, "refresh"):
                 step.refresh()

@@ -1,4 +1,4 @@
-"""What a forward call keeps, and what a backward call hands out."""
+"""What a forward call saves for backward, and what a backward call can record."""
 
 import numpy as np
 
@@ -6,13 +6,22 @@ __all__ = ["LayerTrace", "StateGradients", "Trace", "freeze", "thaw"]
 
 
 class Trace:
-    """What backward needs of one forward call. Read-only; it belongs to the layer that made it."""
+    """What backward needs of one forward call: read-only, and only for the layer that made it.
 
-    def __init__(self, owner, weights, **kept):
-        self._owner = owner
-        self._weights = weights
-        self._checked_for = None  # the layer, where the network around it has just checked it
-        for name, value in kept.items():
+    Attributes
+    ----------
+    owner : Layer
+    fingerprint
+        That of the weights that forward saw.
+    checked_for : Layer or None
+        The owner while the network around it, which has checked the trace, runs its backward.
+    """
+
+    def __init__(self, owner, fingerprint, **arrays):
+        self.owner = owner
+        self.fingerprint = fingerprint
+        self.checked_for = None
+        for name, value in arrays.items():
             freeze(value)
             setattr(self, name, value)
 
@@ -26,12 +35,13 @@ class LayerTrace:
     h : ndarray (T, B, H)
         The hidden state after each step.
     c : ndarray (T, B, H) or None
-        The cell state after each step; None for an RNN.
+        The cell state after each step; None where the cell has none.
     gates : dict of str to ndarray (T, B, H)
-        The activated gates, "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
+        The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
     all_h, all_c : ndarray (T+1, B, H)
-        With the initial state first, rows of a batch even of an unbatched sequence; all_c may be None.
+        The states 0..T, batched even where the sequence is not; all_c may be None.
     all_gates : ndarray (T, B, G*H) or None
+        None where the only gate is h.
     """
 
     def __init__(self, cell, h, c, gates, unbatched):
@@ -46,37 +56,59 @@ class LayerTrace:
         self.c = None if c is None else view(c[1:])
         self.gates = {name: view(part) for name, part in self.split(gates).items()}
 
+    @classmethod
+    def empty(cls, cell, pool, dtype, size, unbatched):
+        """Return one of size (T, B, H), in arrays of a pool, for forward to fill in."""
+        steps, batch, hidden = size
+        states, sums = (steps + 1, batch, hidden), (steps, batch, len(cell.gates) * hidden)
+        h = pool.array(states, dtype)
+        c = pool.array(states, dtype) if cell.has_c else None
+        gates = pool.array(sums, dtype) if cell.saves_gates else None
+        return cls(cell, h, c, gates, unbatched)
+
     def split(self, gates):
-        """Return the parts of an array (T, B, G*H) by the names of the gates; of None, none."""
+        """Return the parts of an array (T, B, G*H) by the names of the gates; for None, an empty dict."""
         if gates is None:
             return {}
-        size = gates.shape[2] // len(self.cell.gates)
+        hidden = gates.shape[2] // len(self.cell.gates)
         return {
-            gate.name: gates[:, :, i * size : (i + 1) * size]
+            gate.name: gates[:, :, i * hidden : (i + 1) * hidden]
             for i, gate in enumerate(self.cell.gates)
         }
 
 
 class StateGradients:
-    """The gradients of a loss at the states of one layer of a stack, at every step: what backward hands out.
+    """The gradients of a loss at the states of one layer of a stack, at every step, recorded by backward.
 
     Attributes
     ----------
     dh_above, dh_later : ndarray (T, B, H)
-        What arrives at h after each step from the layer above (or the loss) at that step, and from the step
-        after in this layer; at the last step, through the final state.
+        What arrives at h after each step from the layer above (or the loss) at that step, and from the next
+        step in this layer; at the last step, through the final state.
     dc_later : ndarray (T, B, H) or None
-        What arrives at c through c of the step after; None for an RNN.
+        What arrives at c from c of the next step; None where the cell has no c.
     dgates : ndarray (T, B, G*H)
         At the sums before the activations.
-    dx : ndarray (T, B, I)
-        At the layer's input; None of the first layer if backward was told that it is not needed.
+    dx : ndarray (T, B, I) or None
+        At the layer's input; None in the first layer if backward was called without need_dx.
     """
 
     def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
         self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
         self.dgates = dgates
         self._trace = trace
+
+    @classmethod
+    def empty(cls, trace, pool):
+        """Return those of a LayerTrace, in arrays of a pool, for backward to fill in."""
+        dtype, (states, batch, hidden) = trace.all_h.dtype, trace.all_h.shape
+        state, sums = (
+            (states - 1, batch, hidden),
+            (states - 1, batch, len(trace.cell.gates) * hidden),
+        )
+        above, later = (pool.array(state, dtype) for _ in range(2))
+        c_later = None if trace.all_c is None else pool.array(state, dtype)
+        return cls(trace, above, later, c_later, pool.array(sums, dtype))
 
     @property
     def dh(self):
@@ -85,20 +117,20 @@ class StateGradients:
 
     @property
     def dc_through_h(self):
-        """What arrives at c through h of the same step. None where there is no c."""
+        """What arrives at c through h of the same step; None where there is no c."""
         if self.dc_later is None:
             return None
-        kept = self._trace
-        return self.dh * kept.cell.dc_per_dh(kept.all_c[1:], kept.split(kept.all_gates))
+        trace = self._trace
+        return self.dh * trace.cell.dc_per_dh(trace.all_c[1:], trace.split(trace.all_gates))
 
     @property
     def dc(self):
-        """The whole gradient at c: dc_through_h + dc_later. None where there is no c."""
+        """The whole gradient at c: dc_through_h + dc_later; None where there is no c."""
         return None if self.dc_later is None else self.dc_through_h + self.dc_later
 
 
 def freeze(array):
-    """Make an array read-only, where it can be: those of a GPU can not."""
+    """Make an array read-only where NumPy owns it: CuPy cannot."""
     if isinstance(array, np.ndarray):
         array.flags.writeable = False
 

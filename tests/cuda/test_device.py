@@ -1,7 +1,7 @@
 """Where a network is: moving it, room for it, and what is said where there is no GPU.
 
 What it computes there is tested in test_device_layers.py, what it takes in test_device_inputs.py, learning
-and looking in test_device_training.py and test_device_inspection.py.
+in test_device_losses.py and test_device_training.py, looking in test_device_inspection.py.
 """
 
 import gc
@@ -63,16 +63,16 @@ def assert_buffers(array_module, net):
     assert isinstance(net.grads, array_module.ndarray)
     assert net.params.shape == net.grads.shape
     for flat, part in ((net.params, net.__getitem__), (net.grads, net.grad)):
-        kept = flat.copy()
+        before = flat.copy()
         for name, shape in net.parameters().items():
             assert part(name).shape == shape
             part(name)[...] = 0
         assert not flat.any(), "the padding, or a weight that is no view"
-        flat[...] = kept
+        flat[...] = before
         flat[...] += 1
         for name in net.parameters():
             assert (part(name) != 0).any(), name
-        flat[...] = kept
+        flat[...] = before
     if array_module is not np:
         assert net.params.data.ptr % 64 == net.grads.data.ptr % 64 == 0
         assert all(net[name].data.ptr % 64 == 0 for name in net.parameters())
@@ -169,10 +169,10 @@ def test_a_layer_of_a_users_own_moves(cupy, dtype):
     net.zero_grad()
     net.to("cuda")
     assert net.layers[1].device == "cuda:0"
-    found, state, trace = net.forward(cupy.asarray(x))
-    found_dx, _ = net.backward(cupy.asarray(dy), trace)
+    actual_y, state, trace = net.forward(cupy.asarray(x))
+    actual_dx, _ = net.backward(cupy.asarray(dy), trace)
     assert state == (None, None, 1)
-    for actual, expected in ((found, y), (found_dx, dx), (net.grads, grads)):
+    for actual, expected in ((actual_y, y), (actual_dx, dx), (net.grads, grads)):
         assert_close(actual.get(), expected, TOLERANCE[dtype])
 
 
@@ -187,10 +187,10 @@ def test_a_call_that_does_not_fit(emulated, pool, cell, room):
     """It says how much was asked for and leaves nothing behind; a smaller one then works."""
     problem = as_type(random_problem(cell, *CASE), np.float32)
     expected = solution(problem)
-    given = to_device(emulated, problem)
-    layer = make_layer(given, device="cuda")
+    data = to_device(emulated, problem)
+    layer = make_layer(data, device="cuda")
     x = emulated.ones((200, 40, 7), np.float32)
-    layer.forward(given["x"])
+    layer.forward(data["x"])
     gc.collect()
     before = pool.used_bytes()
     pool.set_limit(size=before + room)
@@ -199,7 +199,7 @@ def test_a_call_that_does_not_fit(emulated, pool, cell, room):
     gc.collect()
     assert pool.used_bytes() == before
     pool.set_limit(size=before + (300 << 10))
-    assert_alike(to_host(emulated, solution(given, layer)), expected, np.float32)
+    assert_alike(to_host(emulated, solution(data, layer)), expected, np.float32)
 
 
 @pytest.mark.parametrize("kind", ["layer", "network"])
@@ -239,15 +239,14 @@ def forgotten():
     """Have lstmc find its GPU anew, here and afterwards."""
     names = [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]
     before = {name: sys.modules.pop(name) for name in names}
-    attributes = {name.rpartition(".")[2]: module for name, module in before.items()}
-    for name in attributes:
-        vars(_kernels).pop(name, None)
+    package = vars(_kernels).pop("cuda", None)
     yield
     for name in [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]:
         del sys.modules[name]
-        vars(_kernels).pop(name.rpartition(".")[2], None)
+    vars(_kernels).pop("cuda", None)
     sys.modules.update(before)
-    vars(_kernels).update(attributes)
+    if package is not None:
+        vars(_kernels)["cuda"] = package
 
 
 def config():

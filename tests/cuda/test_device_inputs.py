@@ -72,21 +72,21 @@ FORMS = {
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_forms_of_the_same_array(cupy, dtype, cell, form):
     problem = as_type(random_problem(cell, *CASE), dtype)
-    given = to_device(cupy, problem)
-    layer = make_layer(given, device="cuda")
-    expected = to_host(cupy, solution(given, layer))
-    changed = dict(given)
-    for name in [key for key in given if key in ("x", "dy") or (key[0] in "hc" and "0" in key)]:
-        changed[name] = form(given[name])
+    data = to_device(cupy, problem)
+    layer = make_layer(data, device="cuda")
+    expected = to_host(cupy, solution(data, layer))
+    changed = dict(data)
+    for name in [key for key in data if key in ("x", "dy") or (key[0] in "hc" and "0" in key)]:
+        changed[name] = form(data[name])
     for state in states_of(cell):
-        changed[f"d{state}_n"] = form(given[f"d{state}_n"])
+        changed[f"d{state}_n"] = form(data[f"d{state}_n"])
     assert_same_bits(to_host(cupy, solution(changed, layer)), expected)
     for name in ("x", "dy", "h0"):
-        assert_same_bits(given[name].get(), problem[name])
+        assert_same_bits(data[name].get(), problem[name])
     stepper = layer.stepper(3)
-    first = stepper(given["x"][0])
+    first = stepper(data["x"][0])
     stepper.reset()
-    assert_same_bits(stepper(form(given["x"][0])).get(), first.get())
+    assert_same_bits(stepper(form(data["x"][0])).get(), first.get())
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -97,9 +97,9 @@ def test_forms_of_tokens_and_targets(cupy, form):
     y = layer(tokens)[0]
     assert_same_bits(layer(form(tokens))[0].get(), y.get())
     loss, dy = lstmc.softmax_cross_entropy(y, tokens)
-    again, found = lstmc.softmax_cross_entropy(form(y), form(tokens))
+    again, gradient = lstmc.softmax_cross_entropy(form(y), form(tokens))
     assert float(loss) == float(again)
-    assert_same_bits(found.get(), dy.get())
+    assert_same_bits(gradient.get(), dy.get())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -157,40 +157,40 @@ def test_arrays_of_host_and_device_do_not_mix(cupy, device, what):
     setting = Setting(*(both if device == "cpu" else both[::-1]), device)
     # A loss has no device of its own: it goes by the logits, and either may be the one that is named.
     name = "(logits|targets)" if what == "logits" else what.split()[0]
-    told = "NumPy" if device == "cuda" and what != "logits" else ""
+    reason = "NumPy" if device == "cuda" and what != "logits" else ""
     # On the CPU, whatever is no good for out is a ValueError.
     errors = ValueError if (device, what) == ("cpu", "out of a stepper") else TypeError
-    with pytest.raises(errors, match=rf"^{name}\b.*{told}"):
+    with pytest.raises(errors, match=rf"^{name}\b.*{reason}"):
         MIXED[what](setting)
     for layer in (setting.layer, setting.map, setting.table):
         assert not layer.grads.any()
 
 
-def kept(errors):
+def usable(errors):
     """Return the errors but those of a type that CuPy has not."""
     return {name: error for name, error in errors.items() if name != "object"}
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"), kept(X_ERRORS).values(), ids=kept(X_ERRORS)
+    ("change", "error", "message"), usable(X_ERRORS).values(), ids=usable(X_ERRORS)
 )
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_x_that_is_refused(cupy, cell, change, error, message):
-    given = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
+    data = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
     message = message.replace(", got", ".*, got")  # it may say where the array is to be
     with pytest.raises(error, match=message):
-        make_layer(given, device="cuda").forward(change(given["x"]))
+        make_layer(data, device="cuda").forward(change(data["x"]))
 
 
 @pytest.mark.parametrize(("change", "error", "message"), STATE_ERRORS.values(), ids=STATE_ERRORS)
 def test_states_that_are_refused(cupy, change, error, message):
-    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
-    layer, wrong = make_layer(given, device="cuda"), change(given["h0"], given["c0"])
+    data = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer, wrong = make_layer(data, device="cuda"), change(data["h0"], data["c0"])
     with pytest.raises(error, match="state.*" + message):
-        layer.forward(given["x"], wrong)
-    _, _, trace = layer.forward(given["x"])
+        layer.forward(data["x"], wrong)
+    _, _, trace = layer.forward(data["x"])
     with pytest.raises(error, match="dstate.*" + message):
-        layer.backward(given["dy"], trace, wrong)
+        layer.backward(data["dy"], trace, wrong)
     with pytest.raises(error, match="state.*" + message):
         layer.stepper(batch=3).state = wrong
     assert not layer.grads.any()
@@ -199,16 +199,16 @@ def test_states_that_are_refused(cupy, change, error, message):
 @pytest.mark.parametrize(("change", "error", "message"), DY_ERRORS.values(), ids=DY_ERRORS)
 def test_dy_that_is_refused(cupy, change, error, message):
     """The trace stays good, and the gradients as they were."""
-    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
-    layer = make_layer(given, device="cuda")
-    _, _, trace = layer.forward(given["x"])
+    data = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer = make_layer(data, device="cuda")
+    _, _, trace = layer.forward(data["x"])
     with pytest.raises(error, match=message):
-        layer.backward(change(given["dy"]), trace, consume=True)
+        layer.backward(change(data["dy"]), trace, consume=True)
     assert not layer.grads.any()
-    layer.backward(given["dy"], trace, consume=True)
+    layer.backward(data["dy"], trace, consume=True)
     assert layer.grads.any()
     with pytest.raises(ValueError, match="trace was consumed"):
-        layer.backward(given["dy"], trace)
+        layer.backward(data["dy"], trace)
 
 
 @pytest.mark.parametrize("tokens", [[[0, 1], [2, 6]], [0, -1], [2**40], 7], ids=str)
@@ -218,9 +218,9 @@ def test_tokens_out_of_range(cupy, tokens):
     with pytest.raises(ValueError, match=r"tokens\[.*\] must be in \[0, 6\), got") as expected:
         lstmc.Embedding(6, 3)(tokens)
     layer = lstmc.Embedding(6, 3, device="cuda")
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError) as raised:
         layer(cupy.asarray(tokens))
-    assert str(found.value) == str(expected.value)
+    assert str(raised.value) == str(expected.value)
     assert layer(cupy.asarray([[5, 0]]))[0].shape == (1, 2, 3)  # one error does not spoil the next
 
 
@@ -228,28 +228,28 @@ def test_tokens_out_of_range(cupy, tokens):
 @pytest.mark.parametrize("kind", ["weight_ih", "weight_hh", "bias"])
 def test_backward_after_the_weights_changed(cupy, dtype, kind, place):
     """The smallest change of the first or the last number is seen; undone, the trace is good."""
-    given = to_device(cupy, as_type(random_problem("lstm", 3, 2, 5, 9, 2), dtype))
-    layer = make_layer(given, device="cuda")
-    _, _, trace = layer.forward(given["x"])
+    data = to_device(cupy, as_type(random_problem("lstm", 3, 2, 5, 9, 2), dtype))
+    layer = make_layer(data, device="cuda")
+    _, _, trace = layer.forward(data["x"])
     layer.grads[...] = 1
     weight = layer[f"{kind}_l1"].reshape(-1)
     before = weight.get()
     weight[place] = np.nextafter(before[place], dtype.type(99))
     with pytest.raises(ValueError, match=r"weights have changed since forward\(\)"):
-        layer.backward(given["dy"], trace)
+        layer.backward(data["dy"], trace)
     assert (layer.grads == 1).all()
     weight.set(before)
-    layer.backward(given["dy"], trace)
+    layer.backward(data["dy"], trace)
     assert (layer.grads != 1).any()
 
 
 def test_a_trace_of_before_a_move_is_refused(cupy):
-    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
-    layer = make_layer(given, device="cuda")
-    _, _, trace = layer.forward(given["x"])
+    data = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    layer = make_layer(data, device="cuda")
+    _, _, trace = layer.forward(data["x"])
     layer.to("cpu")
     with pytest.raises((TypeError, ValueError), match=r"trace|weights have changed"):
-        layer.backward(given["dy"].get(), trace)
+        layer.backward(data["dy"].get(), trace)
     assert not layer.grads.any()
 
 
@@ -265,11 +265,11 @@ FOREIGN = {
 @pytest.mark.parametrize("what", FOREIGN)
 def test_an_array_of_another_device(emulated, what):
     problem = as_type(random_problem("lstm", *CASE), np.float32)
-    given, far = (to_device(emulated, problem) for _ in range(2))
+    data, far = (to_device(emulated, problem) for _ in range(2))
     for array in far.values():
         if isinstance(array, emulated.ndarray):
             emulator.pretend_device(array, 1)
-    layer = make_layer(given, device="cuda")
+    layer = make_layer(data, device="cuda")
     with pytest.raises((TypeError, ValueError), match=r"device.*\b0\b.*\b1\b"):
-        FOREIGN[what](layer, given, far)
+        FOREIGN[what](layer, data, far)
     assert not layer.grads.any()

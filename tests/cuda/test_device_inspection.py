@@ -31,14 +31,14 @@ class Looked:
     def __init__(self, cupy, cell="lstm"):
         problem = random_problem(cell, 6, 3, 4, 5, 2)
         self.sides = []
-        for given, device in ((to_device(cupy, problem), "cuda"), (problem, "cpu")):
-            layer = make_layer(given, device=device)
+        for data, device in ((to_device(cupy, problem), "cuda"), (problem, "cpu")):
+            layer = make_layer(data, device=device)
             head = lstmc.Linear(5, 7, dtype=np.float64, rng=1, device=device)
             net = lstmc.Sequential(layer, head)
             targets = np.random.default_rng(4).integers(7, size=(6, 3))
             if device == "cuda":
                 targets = cupy.asarray(targets)
-            self.sides.append((net, given, targets, (first_state(given), None)))
+            self.sides.append((net, data, targets, (first_state(data), None)))
 
     def both(self, look):
         return [look(*side) for side in self.sides]
@@ -47,10 +47,10 @@ class Looked:
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 @pytest.mark.parametrize("at", [None, [2, -1]])
 def test_gradient_flow(cupy, cell, at):
-    def look(net, given, targets, state):
+    def look(net, data, targets, state):
         net.grads[...] = 3
-        asked = lstmc.gradient_flow(net, given["x"], targets, state, at=at, arrays=True)
-        y, _, trace = net.forward(given["x"], state)
+        asked = lstmc.gradient_flow(net, data["x"], targets, state, at=at, arrays=True)
+        y, _, trace = net.forward(data["x"], state)
         _, dy = lstmc.softmax_cross_entropy(y, targets)
         known = lstmc.gradient_flow(net, trace=trace, dy=dy, at=at, arrays=True)
         assert (net.grads == 3).all()
@@ -68,9 +68,9 @@ def test_gradient_flow(cupy, cell, at):
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_gate_statistics(cupy, cell):
-    def look(net, given, targets, state):
-        report = lstmc.gate_statistics(net, given["x"], state)
-        trace = net.forward(given["x"], state)[2]
+    def look(net, data, targets, state):
+        report = lstmc.gate_statistics(net, data["x"], state)
+        trace = net.forward(data["x"], state)[2]
         assert lstmc.gate_statistics(net, trace=trace).to_dict() == report.to_dict()
         json.dumps(report.to_dict())
         return report
@@ -94,16 +94,16 @@ JACOBIANS = {
 def test_jacobians(cupy, cell, which, name):
     options, function = JACOBIANS[name][which], getattr(lstmc, name)
 
-    def look(net, given, targets, state):
-        found = function(net.layers[0], given["x"], state=state[0], **options)
-        trace = net.forward(given["x"], state)[2].layers[0]
+    def look(net, data, targets, state):
+        result = function(net.layers[0], data["x"], state=state[0], **options)
+        trace = net.forward(data["x"], state)[2].layers[0]
         again = function(net.layers[0], trace=trace, **options)
         if name == "jacobian_spectrum":
-            json.dumps(found.to_dict())
-            assert again.to_dict() == found.to_dict()
+            json.dumps(result.to_dict())
+            assert again.to_dict() == result.to_dict()
         else:
-            assert bool((again == found).all())
-        return found
+            assert bool((again == result).all())
+        return result
 
     actual, expected = Looked(cupy, cell).both(look)
     if name == "jacobian_spectrum":
@@ -114,24 +114,24 @@ def test_jacobians(cupy, cell, which, name):
     assert_close(actual, expected, NEAR)
 
 
-def poison(what, net, given, state):
+def poison(what, net, data, state):
     if what == "a weight":
         net["0.weight_hh_l1"][3, 2] = np.nan
     elif what == "x":
-        given["x"][2, 1, 3] = np.inf
+        data["x"][2, 1, 3] = np.inf
     elif what == "a state":
         state[0][0][1, 2, 4] = np.nan
     elif what == "a gradient":
-        given["dy"] = given["dy"][..., :1].repeat(7, axis=-1) * 1e300
+        data["dy"] = data["dy"][..., :1].repeat(7, axis=-1) * 1e300
         net["0.weight_hh_l0"][...] *= 1e200
 
 
 @pytest.mark.parametrize("what", ["nothing", "a weight", "x", "a state", "a gradient"], ids=str)
 def test_find_nonfinite(cupy, what):
-    def look(net, given, targets, state):
-        poison(what, net, given, state)
-        dy = {"dy": given["dy"]} if what == "a gradient" else {"targets": targets}
-        return lstmc.find_nonfinite(net, given["x"], state=state, **dy)
+    def look(net, data, targets, state):
+        poison(what, net, data, state)
+        dy = {"dy": data["dy"]} if what == "a gradient" else {"targets": targets}
+        return lstmc.find_nonfinite(net, data["x"], state=state, **dy)
 
     actual, expected = Looked(cupy).both(look)
     assert actual == expected
@@ -152,8 +152,8 @@ class WrongScale(Scale):
 
 
 def test_check_gradients(cupy):
-    def look(net, given, targets, state):
-        report = lstmc.check_gradients(net, given["x"], targets, state, samples=3, directions=1)
+    def look(net, data, targets, state):
+        report = lstmc.check_gradients(net, data["x"], targets, state, samples=3, directions=1)
         assert report, str(report)
         return [(tensor.name, tensor.size, tensor.checked) for tensor in report.tensors]
 
@@ -179,12 +179,12 @@ def test_check_gradients_of_other_networks(cupy, kind):
 
 
 def test_writers(cupy):
-    found = []
+    results = []
     for device in ("cuda", "cpu"):
         model = make_model(device, dtype=np.float64)
         ids = VOCABULARY.encode(TEXT[:30])
-        found.append([vars(w) for w in lstmc.writers(model, TEXT[:30], unit=4, layer=0, k=7)])
-        given = ids if device == "cpu" else cupy.asarray(ids)
-        assert [vars(w) for w in lstmc.writers(model, given, unit=4, layer=0, k=7)] == found[-1]
-    assert len(found[0]) == 7
-    assert_reports_alike(*found)
+        results.append([vars(w) for w in lstmc.writers(model, TEXT[:30], unit=4, layer=0, k=7)])
+        data = ids if device == "cpu" else cupy.asarray(ids)
+        assert [vars(w) for w in lstmc.writers(model, data, unit=4, layer=0, k=7)] == results[-1]
+    assert len(results[0]) == 7
+    assert_reports_alike(*results)

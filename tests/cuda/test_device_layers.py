@@ -71,9 +71,9 @@ def test_forms_like_the_cpu(cupy, dtype, cell, batch_first, unbatched):
         problem["h0"] = problem["h0"].reshape(2, 9)
     elif batch_first:
         problem |= {key: problem[key].swapaxes(0, 1) for key in ("x", "dy")}
-    given = to_device(cupy, problem)
+    data = to_device(cupy, problem)
     results = []
-    for one, device in ((problem, "cpu"), (given, "cuda")):
+    for one, device in ((problem, "cpu"), (data, "cuda")):
         make = lstmc.LSTM if cell == "lstm" else lstmc.RNN
         layer = make(7, 9, 2, batch_first=batch_first, dtype=dtype, device=device)
         for name in layer.parameters():
@@ -99,28 +99,28 @@ def test_no_steps_or_no_rows(cupy, dtype, cell, steps, batch):
 def test_inference_like_the_cpu(cupy, dtype, cell):
     """By __call__ and without a trace, from zeros and from a state."""
     problem = as_type(random_problem(cell, 6, 4, 7, 19, 2), dtype)
-    given = to_device(cupy, problem)
-    layer, judge = make_layer(given, device="cuda"), make_layer(problem)
-    for state, device_state in ((None, None), (first_state(problem), first_state(given))):
+    data = to_device(cupy, problem)
+    layer, judge = make_layer(data, device="cuda"), make_layer(problem)
+    for state, device_state in ((None, None), (first_state(problem), first_state(data))):
         expected, last = judge(problem["x"], state)
-        for y, found, *trace in (
-            layer(given["x"], device_state),
-            layer.forward(given["x"], device_state, training=False),
+        for y, final, *trace in (
+            layer(data["x"], device_state),
+            layer.forward(data["x"], device_state, training=False),
         ):
             assert trace in ([], [None])
             assert_close(y.get(), expected, TOLERANCE[dtype], "y")
-            for a, b in zip(parts_of(found), parts_of(last), strict=True):
+            for a, b in zip(parts_of(final), parts_of(last), strict=True):
                 assert_close(a.get(), b, TOLERANCE[dtype], "state")
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_a_trace_holds_the_states(cupy, dtype, cell):
     problem = as_type(random_problem(cell, *CASE), dtype)
-    given = to_device(cupy, problem)
-    kept = make_layer(given, device="cuda").forward(given["x"], first_state(given))[2].layers
+    data = to_device(cupy, problem)
+    traces = make_layer(data, device="cuda").forward(data["x"], first_state(data))[2].layers
     expected = make_layer(problem).forward(problem["x"], first_state(problem))[2].layers
-    assert len(kept) == 2
-    for one, judge in zip(kept, expected, strict=True):
+    assert len(traces) == 2
+    for one, judge in zip(traces, expected, strict=True):
         for name in states_of(cell):
             array = getattr(one, name)
             assert isinstance(array, cupy.ndarray)
@@ -135,11 +135,11 @@ def test_backward_again(cupy, dtype, cell):
     """Two over one trace agree, and gradients add to what was there."""
     problem = as_type(random_problem(cell, *CASE), dtype)
     expected = solution(problem)
-    given = to_device(cupy, problem)
-    layer = make_layer(given, device="cuda")
-    _, _, trace = layer.forward(given["x"], first_state(given))
+    data = to_device(cupy, problem)
+    layer = make_layer(data, device="cuda")
+    _, _, trace = layer.forward(data["x"], first_state(data))
     first, second = (
-        to_host(cupy, layer.backward(given["dy"], trace, arriving_state(given))) for _ in range(2)
+        to_host(cupy, layer.backward(data["dy"], trace, arriving_state(data))) for _ in range(2)
     )
     assert_same_bits(first[0], second[0])
     assert_same_bits(parts_of(first[1]), parts_of(second[1]))
@@ -153,8 +153,8 @@ def test_backward_again(cupy, dtype, cell):
 @pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
 def test_recording_like_the_cpu(cupy, dtype, cell, need_grads):
     problem = as_type(random_problem(cell, *CASE), dtype)
-    given, records, grads = to_device(cupy, problem), [], []
-    for one, device in ((problem, "cpu"), (given, "cuda")):
+    data, records, grads = to_device(cupy, problem), [], []
+    for one, device in ((problem, "cpu"), (data, "cuda")):
         layer = make_layer(one, device=device)
         _, _, trace = layer.forward(one["x"], first_state(one))
         layer.grads[...] = 3
@@ -214,18 +214,18 @@ def test_embedding_like_the_cpu(cupy, dtype, kind, shape):
 def test_inputs_and_results_are_the_callers(cupy):
     """What is written after forward changes nothing, and results do not overlap."""
     problem = as_type(random_problem("lstm", *CASE), np.float32)
-    expected, given = on_device(cupy, problem), to_device(cupy, problem)
-    layer = make_layer(given, device="cuda")
-    y, state, trace = layer.forward(given["x"], first_state(given))
-    for array in (given["x"], given["h0"], given["c0"], y, *state):
+    expected, data = on_device(cupy, problem), to_device(cupy, problem)
+    layer = make_layer(data, device="cuda")
+    y, state, trace = layer.forward(data["x"], first_state(data))
+    for array in (data["x"], data["h0"], data["c0"], y, *state):
         array[...] = 99
-    dx, dstate = layer.backward(given["dy"], trace, arriving_state(given))
+    dx, dstate = layer.backward(data["dy"], trace, arriving_state(data))
     for name in ("dy", "dh_n", "dc_n"):
-        assert_same_bits(given[name].get(), problem[name])
-    found = {"dx": dx, "dh0": dstate[0], "dc0": dstate[1]}
-    found |= {f"d_{name}": layer.grad(name) for name in layer.parameters()}
-    found = to_host(cupy, found)
-    assert_same_bits(found, {name: expected[name] for name in found})
+        assert_same_bits(data[name].get(), problem[name])
+    gradients = {"dx": dx, "dh0": dstate[0], "dc0": dstate[1]}
+    gradients |= {f"d_{name}": layer.grad(name) for name in layer.parameters()}
+    gradients = to_host(cupy, gradients)
+    assert_same_bits(gradients, {name: expected[name] for name in gradients})
     for name, array in (("dx", dx), ("dh0", dstate[0])):
         array[...] = 99
         assert_same_bits(dstate[1].get(), expected["dc0"], name)
@@ -248,46 +248,46 @@ def test_a_device_that_is_current_with_a_stream_of_its_own(cupy, dtype):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
     problem = as_type(random_problem(cell, 5, batch, 7, 19, 2), dtype)
-    given = to_device(cupy, problem)
-    layer = make_layer(given, device="cuda")
+    data = to_device(cupy, problem)
+    layer = make_layer(data, device="cuda")
     y, last = make_layer(problem)(problem["x"], first_state(problem))
     stepper, into = layer.stepper(batch), layer.stepper(batch)
-    stepper.state = into.state = first_state(given)
+    stepper.state = into.state = first_state(data)
     out = cupy.empty((batch, 19), dtype)
     seen = []
-    for x_t in given["x"]:
+    for x_t in data["x"]:
         seen.append(stepper(x_t))
         assert into(x_t, out=out) is out
         assert_same_bits(out.get(), seen[-1].get())
     assert_close(np.stack([y_t.get() for y_t in seen]), y, TOLERANCE[dtype], "y")
-    for found, expected in zip(parts_of(stepper.state), parts_of(last), strict=True):
-        assert_close(found.get(), expected, TOLERANCE[dtype], "state")
+    for actual, expected in zip(parts_of(stepper.state), parts_of(last), strict=True):
+        assert_close(actual.get(), expected, TOLERANCE[dtype], "state")
     if batch == 1:
         flat, flat_out = layer.stepper(), cupy.empty(19, dtype)
-        flat.state = first_state(given)
-        assert_same_bits(flat(given["x"][0, 0]).get(), seen[0].get()[0])
-        assert flat(given["x"][1, 0], out=flat_out) is flat_out
+        flat.state = first_state(data)
+        assert_same_bits(flat(data["x"][0, 0]).get(), seen[0].get()[0])
+        assert flat(data["x"][1, 0], out=flat_out) is flat_out
         assert_same_bits(flat_out.get(), seen[1].get()[0])
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_the_state_of_a_stepper(cupy, cell):
     """Zeros at first; read and written as copies; rows are forgotten by a mask."""
-    given = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
-    layer = make_layer(given, device="cuda")
+    data = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
+    layer = make_layer(data, device="cuda")
     stepper, other = layer.stepper(3), layer.stepper(3)
     for part in parts_of(stepper.state):
         assert isinstance(part, cupy.ndarray)
         assert part.shape == (2, 3, 9)
         assert not part.any()
-    stepper.state = first_state(given)
-    first, after = stepper(given["x"][0]).get(), to_host(cupy, parts_of(stepper.state))
+    stepper.state = first_state(data)
+    first, after = stepper(data["x"][0]).get(), to_host(cupy, parts_of(stepper.state))
     assert not any(part.any() for part in parts_of(other.state))
     for part in parts_of(stepper.state):
         part[...] = 5
     assert_same_bits(to_host(cupy, parts_of(stepper.state)), after)
-    stepper.state = first_state(given)
-    assert_same_bits(stepper(given["x"][0]).get(), first)
+    stepper.state = first_state(data)
+    assert_same_bits(stepper(data["x"][0]).get(), first)
     stepper.reset(cupy.asarray([True, False, True]))
     for part, before in zip(to_host(cupy, parts_of(stepper.state)), after, strict=True):
         assert not part[:, [0, 2]].any()
@@ -302,9 +302,9 @@ def test_the_state_of_a_stepper(cupy, cell):
 @pytest.mark.parametrize("kind", ["weight_ih", "weight_hh", "bias"])
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_a_stepper_has_its_own_weights_until_refreshed(cupy, cell, kind):
-    given = to_device(cupy, as_type(random_problem(cell, 2, 3, 7, 9, 2), np.float32))
-    layer = make_layer(given, device="cuda")
-    x, state = given["x"][0], first_state(given)
+    data = to_device(cupy, as_type(random_problem(cell, 2, 3, 7, 9, 2), np.float32))
+    layer = make_layer(data, device="cuda")
+    x, state = data["x"][0], first_state(data)
     old, stepper = layer(x[None], state)[0][0].get(), layer.stepper(3)
     for k in range(2):
         layer[f"{kind}_l{k}"][...] *= 0.5
@@ -322,10 +322,10 @@ def test_a_stepper_has_its_own_weights_until_refreshed(cupy, cell, kind):
      ((3, 9), np.float64, False), ((9, 3), np.float32, True)],
 )  # fmt: skip
 def test_out_that_is_refused(cupy, shape, dtype, turned):
-    given = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
-    stepper, out = make_layer(given, device="cuda").stepper(3), cupy.empty(shape, dtype)
+    data = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
+    stepper, out = make_layer(data, device="cuda").stepper(3), cupy.empty(shape, dtype)
     with pytest.raises(ValueError, match=r"out must be a .*contiguous float32 array \(3, 9\)"):
-        stepper(given["x"][0], out=out.T if turned else out)
+        stepper(data["x"][0], out=out.T if turned else out)
     assert not any(part.any() for part in stepper.state)
 
 
@@ -345,23 +345,23 @@ def test_steps_of_a_network(cupy, dtype, batch):
     tokens = np.random.default_rng(seed_of("net")).integers(11, size=(5, batch))
     y, after = net(tokens)
     net.to("cuda")
-    given = cupy.asarray(tokens)
+    data = cupy.asarray(tokens)
     stepper, out = net.stepper(batch), cupy.empty((batch, 11), dtype)
-    found = np.stack([stepper(step).get() for step in given])
-    assert_close(found, y, TOLERANCE[dtype])
-    assert_close(net(given)[0].get(), y, TOLERANCE[dtype])
+    outputs = np.stack([stepper(step).get() for step in data])
+    assert_close(outputs, y, TOLERANCE[dtype])
+    assert_close(net(data)[0].get(), y, TOLERANCE[dtype])
     for a, b in zip(stepper.state[1], after[1], strict=True):
         assert_close(a.get(), b, TOLERANCE[dtype])
-    kept = stepper.state
+    state = stepper.state
     stepper.reset(cupy.asarray(np.arange(batch) == 0))
     assert not any(part[:, 0].any() for part in stepper.state[1])
-    stepper.state = kept
-    last = stepper(given[0]).get()
-    stepper.state = kept
-    assert stepper(given[0], out=out) is out
+    stepper.state = state
+    last = stepper(data[0]).get()
+    stepper.state = state
+    assert stepper(data[0], out=out) is out
     assert_same_bits(out.get(), last)
     if batch == 1:
-        stepper.state = kept
+        stepper.state = state
         assert_same_bits(stepper(int(tokens[0, 0])).get(), last[0])
 
 
@@ -375,24 +375,24 @@ def test_steps_of_a_network(cupy, dtype, batch):
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu"])
 def test_every_way_through_time(cupy, dtype, cell, way, case):
     """Each gives what the CPU does, and the same bits when run again."""
-    from lstmc._kernels.cuda import kernels as cuda
+    from lstmc._kernels.cuda import ways
 
     problem = as_type(random_problem(cell, *case), dtype)
-    with cuda.use_way(way):
+    with ways.use_way(way):
         first, second = (on_device(cupy, problem) for _ in range(2))
     assert_alike(first, solution(problem), dtype)
     assert_same_bits(second, first)
 
 
 def test_ways_that_are_refused(cupy):
-    from lstmc._kernels.cuda import kernels as cuda
+    from lstmc._kernels.cuda import ways
 
-    with pytest.raises(ValueError, match=r"'sideways'"), cuda.use_way("sideways"):
+    with pytest.raises(ValueError, match=r"'sideways'"), ways.use_way("sideways"):
         pass
     layer, x = lstmc.LSTM(3, 200, rng=1, device="cuda"), cupy.ones((2, 2, 3), np.float32)
     with (
         pytest.raises(ValueError, match=r"(?=.*persistent)(?=.*\b200\b)"),
-        cuda.use_way("persistent"),
+        ways.use_way("persistent"),
     ):
         layer(x)
     assert layer(x)[0].shape == (2, 2, 200)  # what was chosen is forgotten

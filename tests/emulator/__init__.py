@@ -12,27 +12,10 @@ import types
 
 import numpy as np
 
-cache_folder = None  # of compiled kernels; None is a folder among the temporary ones
-order = (
-    "ascending"  # of threads between barriers: "ascending", "descending" or the seed of a shuffle
-)
-properties = {
-    "name": b"emulated",
-    "multiProcessorCount": 4,
-    "sharedMemPerBlock": 48 * 1024,
-    "sharedMemPerBlockOptin": 96 * 1024,
-    "sharedMemPerMultiprocessor": 100 * 1024,
-    "regsPerBlock": 65536,
-    "maxThreadsPerBlock": 1024,
-    "warpSize": 32,
-    "major": 9,
-    "minor": 0,
-    "l2CacheSize": 4 << 20,
-    "totalGlobalMem": 8 << 30,
-    "cooperativeLaunch": 1,
-}
+from . import arrays, cuda, functions, memory, modules, names, settings, streams
+from .arrays import pretend_device
 
-from . import arrays, cuda, memory, modules, names, streams  # noqa: E402
+__all__ = ["available", "install", "pretend_device", "remove", "settings", "why_not"]
 
 _real_library = ctypes.CDLL
 _modules = {}
@@ -47,19 +30,6 @@ def available():
 def why_not():
     """Why kernels cannot be run here; nothing where they can."""
     return modules.why_not()
-
-
-def order_of_threads():
-    """Return the order as shim.h takes it: a number and a seed."""
-    if order in ("ascending", "descending"):
-        return ("ascending", "descending").index(order), 0
-    return 2, int(order)
-
-
-def pretend_device(array, device_id):
-    """Let an array of the double say that it is of another device."""
-    array._device_id = device_id
-    return array
 
 
 def _module(name, contents):
@@ -96,13 +66,15 @@ def _make():
     shown = {**part["stream"], **part["graph"], **part["memory"], **part["device"]}
     del shown["OutOfMemoryError"], shown["get_compute_capability"]
     top = {name: getattr(np, name) for name in names.CONSTANTS}
-    top |= arrays.functions
+    top |= functions.functions
     top |= {
         "__version__": "14.2.0",
         "ndarray": arrays.ndarray,
         "RawModule": modules.RawModule,
         "RawKernel": modules.RawKernel,
-        "linalg": _module("cupy.linalg", {**arrays.linalg, "LinAlgError": np.linalg.LinAlgError}),
+        "linalg": _module(
+            "cupy.linalg", {**functions.linalg, "LinAlgError": np.linalg.LinAlgError}
+        ),
         "cuda": _module("cupy.cuda", {**parts, **shown, "is_available": lambda: True}),
         "is_available": lambda: True,
         "get_default_memory_pool": memory.get_default_memory_pool,
@@ -142,7 +114,8 @@ def remove():
     _hidden.clear()
     for name in [name for name in sys.modules if name.startswith("lstmc._kernels.cuda")]:
         del sys.modules[name]
-        vars(sys.modules["lstmc._kernels"]).pop(name.rpartition(".")[2], None)
+    if "lstmc._kernels" in sys.modules:
+        vars(sys.modules["lstmc._kernels"]).pop("cuda", None)
 
 
 _make()

@@ -1,8 +1,7 @@
-"""Arrays of the emulated device, and CuPy's functions of arrays: NumPy's, behind CuPy's refusals.
+"""Arrays of the emulated device: NumPy's, behind CuPy's refusals.
 
-Names are wrapped by list, not one by one: what a function computes is what NumPy computes. What is
-looked after here is that host and device never mix unseen, and what CuPy gives where NumPy gives
-scalars.
+What is looked after here is that host and device never mix unseen. Operators and most methods come from
+functions.py.
 """
 
 import numbers
@@ -11,13 +10,11 @@ import operator
 import numpy as np
 
 from . import memory
-from .names import ABOUT, FUNCTIONS, LINALG, METHODS, UFUNCS, VIEW_METHODS, VIEWS
+from .cuda import Device
 from .streams import forbid_capture, get_current_stream
 
-# NumPy returns a Python number or a bool of its own where CuPy returns an array of no axes.
-_GIVE_ARRAYS = {"allclose", "array_equal", "count_nonzero"}
-# NumPy has these arguments and CuPy has not.
-_NOT_IN_CUPY = {"where", "initial"}
+functions = {}  # CuPy's functions of arrays by name: functions.py fills them in
+linalg = {}  # and those of cupy.linalg
 
 
 def _garbage(array):
@@ -39,7 +36,7 @@ def _new(shape, dtype, strides=None, order="C"):
     return np.ndarray(shape, dtype, block, 0, strides, "F" if order == "F" else "C")
 
 
-def _to_device(array, order="K"):
+def to_device(array, order="K"):
     """Copy an array of NumPy's into a block of its own."""
     strides = np.empty_like(array, order=order, subok=False).strides
     copy = _new(array.shape, array.dtype, strides if array.size else None)
@@ -118,8 +115,6 @@ class ndarray:
 
     @property
     def device(self):
-        from .cuda import Device
-
         return Device(self._device_id)
 
     shape = property(lambda self: self._a.shape)
@@ -225,7 +220,7 @@ class ndarray:
 
     def copy(self, order="C"):
         forbid_capture("copy()")
-        return wrap(_to_device(self._a, order))
+        return wrap(to_device(self._a, order))
 
     def view(self, dtype=None):
         return wrap(self._a.view(dtype) if dtype is not None else self._a.view(), self)
@@ -245,7 +240,7 @@ class ndarray:
         return self.copy()
 
     def __reduce__(self):
-        return asarray, (self.get(),)
+        return functions["asarray"], (self.get(),)
 
     def __getitem__(self, key):
         key = _unwrap_key(key)
@@ -307,7 +302,7 @@ def wrap(result, of=None):
         return result
     view = memory.on_device(result)
     array = object.__new__(ndarray)
-    array._a = _writable(result) if view else _to_device(result)
+    array._a = _writable(result) if view else to_device(result)
     array._base = (of if of._base is None else of._base) if view and of is not None else None
     array._device_id = of._device_id if of is not None else 0
     return array
@@ -339,225 +334,7 @@ def _unwrap_key(key):
     return key
 
 
-def _first_array(values):
-    for value in values:
-        if isinstance(value, ndarray):
-            return value
-        if isinstance(value, list | tuple):
-            found = _first_array(value)
-            if found is not None:
-                return found
-    return None
-
-
-def _of_function(name, function, *, strict=False, at_once=True):
-    """Return CuPy's twin of a function of NumPy's; a strict one takes arrays and numbers only."""
-
-    def twin(*args, **kwargs):
-        if at_once:
-            forbid_capture(f"cupy.{name}()")
-        if strict:
-            for value in args:
-                if isinstance(value, list | tuple):
-                    raise TypeError(f"Unsupported type {type(value)}")
-        for word in _NOT_IN_CUPY & set(kwargs):
-            raise TypeError(f"{name}() got an unexpected keyword argument '{word}'")
-        out = kwargs.get("out")
-        if out is not None and not isinstance(out, ndarray):
-            raise TypeError("return arrays must be of cupy.ndarray type")
-        with np.errstate(all="ignore"):  # a device warns of nothing
-            result = function(*unwrap(args), **unwrap(kwargs))
-        if out is not None:
-            return out
-        if name in _GIVE_ARRAYS:
-            result = np.asarray(result)
-        of = _first_array(args)
-        wrapped = wrap(result, of)
-        if not at_once and isinstance(wrapped, ndarray) and not memory.on_device(result):
-            forbid_capture(f"cupy.{name}(), which copies here,")
-        return wrapped
-
-    twin.__name__ = twin.__qualname__ = name
-    return twin
-
-
-def _of_method(name, at_once):
-    function = _of_function(
-        name, lambda inner, *args, **kwargs: getattr(inner, name)(*args, **kwargs), at_once=at_once
-    )
-
-    def method(self, *args, **kwargs):
-        return function(self, *args, **kwargs)
-
-    method.__name__ = method.__qualname__ = name
-    return method
-
-
-def _operand(value):
-    return isinstance(value, ndarray | np.ndarray | np.generic | numbers.Number)
-
-
-def _operators():
-    """Give the arrays their operators; each is the function of that name."""
-    binary = {
-        "add": "add",
-        "sub": "subtract",
-        "mul": "multiply",
-        "truediv": "true_divide",
-        "floordiv": "floor_divide",
-        "mod": "remainder",
-        "divmod": "divmod",
-        "pow": "power",
-        "matmul": "matmul",
-        "and": "bitwise_and",
-        "or": "bitwise_or",
-        "xor": "bitwise_xor",
-        "lshift": "left_shift",
-        "rshift": "right_shift",
-    }
-    compared = {
-        "lt": "less",
-        "le": "less_equal",
-        "eq": "equal",
-        "ne": "not_equal",
-        "gt": "greater",
-        "ge": "greater_equal",
-    }
-    unary = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
-
-    def forward(function):
-        return lambda a, b: function(a, b) if _operand(b) else NotImplemented
-
-    def backward(function):
-        return lambda a, b: function(b, a) if _operand(b) else NotImplemented
-
-    def in_place(function):
-        return lambda a, b: function(a, b, out=a) if _operand(b) else NotImplemented
-
-    for word, name in binary.items():
-        setattr(ndarray, f"__{word}__", forward(functions[name]))
-        setattr(ndarray, f"__r{word}__", backward(functions[name]))
-        if word not in ("matmul", "divmod"):
-            setattr(ndarray, f"__i{word}__", in_place(functions[name]))
-    for word, name in compared.items():
-        setattr(ndarray, f"__{word}__", forward(functions[name]))
-    for word, name in unary.items():
-        setattr(ndarray, f"__{word}__", lambda a, function=functions[name]: function(a))
-    for name in METHODS:
-        setattr(ndarray, name, _of_method(name, at_once=True))
-    for name in VIEW_METHODS:
-        setattr(ndarray, name, _of_method(name, at_once=False))
-
-
-# What CuPy has and NumPy has not, or has in another way.
-
-
-def _contents(obj):
-    """Lists may hold arrays of the device."""
-    if isinstance(obj, ndarray):
-        return obj._a
-    if isinstance(obj, list | tuple):
-        return type(obj)(_contents(part) for part in obj)
-    return obj
-
-
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
-    if not isinstance(obj, ndarray) and hasattr(obj, "__cuda_array_interface__"):
-        obj = _of_interface(obj)
-    if isinstance(obj, ndarray):
-        if not copy and (dtype is None or np.dtype(dtype) == obj.dtype) and obj.ndim >= ndmin:
-            ordered = {"C": obj._a.flags.c_contiguous, "F": obj._a.flags.f_contiguous}
-            if ordered.get(order, True):
-                return obj
-        forbid_capture("array()")
-        return wrap(_to_device(np.array(obj._a, dtype, order=order, ndmin=ndmin)), None)
-    forbid_capture("array()")
-    return wrap(_to_device(np.array(_contents(obj), dtype, order=order, ndmin=ndmin)), None)
-
-
-def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
-    return array(a, dtype, copy=bool(copy), order=order or "K")
-
-
-def ascontiguousarray(a, dtype=None):
-    return array(a, dtype, copy=False, order="C", ndmin=1)
-
-
-def asfortranarray(a, dtype=None):
-    return array(a, dtype, copy=False, order="F", ndmin=1)
-
-
-def copy(a, order="K"):
-    return a.copy(order)
-
-
-def _of_interface(obj):
-    """An array over the memory of another library's."""
-    told = obj.__cuda_array_interface__
-    address, _ = told["data"]
-    inner = memory.foreign(address, told["shape"], told["typestr"], told.get("strides"), obj)
-    return wrap(inner, None)
-
-
-def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
-    if isinstance(a, ndarray):
-        return a.get(stream, order, out)
-    if hasattr(a, "__cuda_array_interface__"):
-        return _of_interface(a).get(stream, order, out)
-    return np.asarray(a, order=order)
-
-
-def empty(shape, dtype=float, order="C"):
-    return ndarray(shape, dtype, order=order)
-
-
-def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
-    if not isinstance(prototype, ndarray):
-        raise TypeError(f"Unsupported type {type(prototype)}")
-    if shape is not None:
-        return ndarray(shape, dtype or prototype.dtype)
-    strides = np.empty_like(prototype._a, dtype, order).strides
-    return ndarray(prototype.shape, dtype or prototype.dtype, strides=strides)
-
-
-def from_dlpack(array, *, device=None, copy=None):
-    kind, device_id = array.__dlpack_device__()
-    if kind != 2:
-        raise TypeError(f"Unsupported array type: device type {kind} of DLPack is not CUDA's")
-    if isinstance(array, ndarray):
-        return array.view()
-
-    class OnHost:
-        def __dlpack__(self, **kwargs):
-            return array.__dlpack__()
-
-        def __dlpack_device__(self):
-            return 1, 0
-
-    inner = np.from_dlpack(OnHost())
-    address = inner.__array_interface__["data"][0]
-    result = wrap(memory.foreign(address, inner.shape, inner.dtype.str, inner.strides, inner), None)
-    result._device_id = device_id
-    return result
-
-
-def get_array_module(*args):
-    import cupy
-
-    return cupy if any(isinstance(arg, ndarray) for arg in args) else np
-
-
-functions = {}
-linalg = {name: _of_function(f"linalg.{name}", getattr(np.linalg, name)) for name in LINALG}
-for _name in UFUNCS:
-    functions[_name] = _of_function(_name, getattr(np, _name), strict=True)
-for _name in FUNCTIONS:
-    functions[_name] = _of_function(_name, getattr(np, _name))
-for _name in VIEWS + ABOUT:
-    functions[_name] = _of_function(_name, getattr(np, _name), at_once=False)
-for _function in (
-    array, asarray, ascontiguousarray, asfortranarray, asnumpy, copy, empty, empty_like, from_dlpack,
-    get_array_module,
-):  # fmt: skip
-    functions[_function.__name__] = _function
-_operators()
+def pretend_device(array, device_id):
+    """Let an array of the double say that it is of another device."""
+    array._device_id = device_id
+    return array

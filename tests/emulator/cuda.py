@@ -4,11 +4,9 @@ import ctypes
 
 import numpy as np
 
-import emulator
-
-from . import memory
+from . import memory, settings
 from .errors import CUBLASError, CUDADriverError, CUDARuntimeError
-from .streams import Stream, get_current_stream, submit
+from .streams import Stream, any_captures, get_current_stream, submit
 
 # ---- the runtime
 
@@ -24,13 +22,11 @@ def set_device(device):
 
 def get_device_properties(device):
     set_device(device)
-    return dict(emulator.properties)
+    return dict(settings.properties)
 
 
 def device_synchronize():
-    from .streams import _capturing
-
-    if _capturing:
+    if any_captures():
         raise CUDARuntimeError(900)
 
 
@@ -80,19 +76,19 @@ class Device:
 
     @property
     def compute_capability(self):
-        return "{major}{minor}".format(**emulator.properties)
+        return "{major}{minor}".format(**settings.properties)
 
     @property
     def attributes(self):
-        told = emulator.properties
+        properties = settings.properties
         return {
-            "MultiProcessorCount": told["multiProcessorCount"],
-            "MaxSharedMemoryPerBlockOptin": told["sharedMemPerBlockOptin"],
-            "MaxSharedMemoryPerMultiprocessor": told["sharedMemPerMultiprocessor"],
+            "MultiProcessorCount": properties["multiProcessorCount"],
+            "MaxSharedMemoryPerBlockOptin": properties["sharedMemPerBlockOptin"],
+            "MaxSharedMemoryPerMultiprocessor": properties["sharedMemPerMultiprocessor"],
             "MaxThreadsPerBlock": 1024,
             "WarpSize": 32,
             "CooperativeLaunch": 1,
-            "L2CacheSize": told["l2CacheSize"],
+            "L2CacheSize": properties["l2CacheSize"],
         }
 
     @property
@@ -135,7 +131,7 @@ class Device:
 
 def occupancy(func, blockSize, dynamicSMemSize):
     """One block per multiprocessor, where it fits at all."""
-    fits = dynamicSMemSize <= emulator.properties["sharedMemPerBlockOptin"] and blockSize <= 1024
+    fits = dynamicSMemSize <= settings.properties["sharedMemPerBlockOptin"] and blockSize <= 1024
     return int(fits)
 
 

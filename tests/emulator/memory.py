@@ -11,6 +11,9 @@ import weakref
 
 import numpy as np
 
+from .errors import CUDARuntimeError
+from .streams import submit
+
 ALIGNMENT = 256
 GUARD = 4096  # bytes before and behind every block, that nothing may write
 GUARD_BYTE = 0xA5
@@ -212,23 +215,17 @@ class MemoryPointer:
         self.memset_async(value, size)
 
     def memset_async(self, value, size, stream=None):
-        from .streams import submit
-
         submit(lambda: fill_bytes(self.ptr, value, size), stream)
 
     def copy_from_device(self, src, size):
         self.copy_from_device_async(src, size)
 
     def copy_from_device_async(self, src, size, stream=None):
-        from .streams import submit
-
         submit(lambda: copy_bytes(self.ptr, src.ptr, size), stream)
 
 
 def check_range(address, size):
     """As a real device does, at its best."""
-    from .errors import CUDARuntimeError
-
     if size and not find(address, size):
         raise CUDARuntimeError(700)
 

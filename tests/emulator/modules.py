@@ -17,14 +17,13 @@ import threading
 
 import numpy as np
 
-import emulator
-
-from . import memory
-from .arrays import ndarray
+from . import memory, settings
+from .arrays import ndarray, unwrap
 from .errors import CUDADriverError
 from .streams import submit
 
-SHIM = pathlib.Path(__file__).with_name("shim.h")
+FOLDER = pathlib.Path(__file__).parent
+SHIM = [FOLDER / name for name in ("shim.h", "shim_fibers.h", "shim_functions.h")]
 FLAGS = (
     *("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden"),
@@ -59,7 +58,7 @@ def compiler():
 def why_not():
     """Why kernels cannot be run here, or nothing."""
     if not sys.platform.startswith("linux"):
-        return "fibers are made with Linux' ucontext"
+        return "fibers need Linux' ucontext"
     return "" if compiler() else "no C++ compiler"
 
 
@@ -75,7 +74,7 @@ class Parameter(ctypes.Structure):
 
 
 def _build(code, names, options):
-    """Compile, or find what was compiled before; returns the library."""
+    """Return the library, compiled now or before."""
     entries = "".join(
         f"    {{emulated::Kernel<&{name}>::invoke, emulated::Kernel<&{name}>::describe}},\n"
         for name in names
@@ -83,10 +82,9 @@ def _build(code, names, options):
     table = f"extern const emulated::Entry emulated_kernels[] = {{\n{entries}}};\n"
     text = f'#include "shim.h"\n#line 1 "kernel.cu"\n{code}\n#line 1 "kernels wanted"\n{table}'
     flags = [*FLAGS, *(option for option in options if option.startswith(("-D", "-I")))]
-    key = hashlib.sha256(repr((text, flags, SHIM.read_text(), compiler())).encode()).hexdigest()[
-        :24
-    ]
-    folder = pathlib.Path(emulator.cache_folder or _default_folder())
+    headers = [path.read_text() for path in SHIM]
+    key = hashlib.sha256(repr((text, flags, headers, compiler())).encode()).hexdigest()[:24]
+    folder = pathlib.Path(settings.cache_folder or _default_folder())
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{key}.so"
     if not library.exists():
@@ -95,7 +93,7 @@ def _build(code, names, options):
                 str(pathlib.Path(scratch, f"k.{end}")) for end in ("cc", "o", "so")
             )
             pathlib.Path(source).write_text(text)
-            compiling = [compiler(), *flags, f"-I{SHIM.parent}", "-c", source, "-o", compiled]
+            compiling = [compiler(), *flags, f"-I{FOLDER}", "-c", source, "-o", compiled]
             done = subprocess.run(compiling, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise CompileException(done.stderr, code, "kernel.cu", options)
@@ -156,7 +154,7 @@ def _range(value):
     """The memory of an argument: the first byte and the number of them, none where unknown."""
     if not isinstance(value, ndarray) or not value.size:
         return 0, 0
-    return value.data.ptr, value.nbytes if value._a.flags.forc else 1
+    return value.data.ptr, value.nbytes if unwrap(value).flags.forc else 1
 
 
 class _Handle:
@@ -192,7 +190,7 @@ class RawKernel:
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size):
-        if not 0 <= size <= emulator.properties["sharedMemPerBlockOptin"]:
+        if not 0 <= size <= settings.properties["sharedMemPerBlockOptin"]:
             raise CUDADriverError(1)
         self._shared_limit = int(size)
 
@@ -222,7 +220,7 @@ class RawKernel:
         ):
             raise CUDADriverError(1)
         cooperative = self.enable_cooperative_groups
-        if cooperative and blocks > emulator.properties["multiProcessorCount"]:
+        if cooperative and blocks > settings.properties["multiProcessorCount"]:
             raise CUDADriverError(720)
         if len(args) != len(self.parameters):
             raise TypeError(
@@ -233,8 +231,8 @@ class RawKernel:
         ranges = [_range(value) for value in args]
         ranges += [
             (int(value), 1)
-            for value, wanted in zip(args, self.parameters)
-            if wanted.kind == b"p" and not isinstance(value, ndarray)
+            for value, parameter in zip(args, self.parameters)
+            if parameter.kind == b"p" and not isinstance(value, ndarray)
         ]
         submit(lambda: self._run(grid, block, passed, ranges, shared_mem, cooperative), stream)
 
@@ -244,7 +242,7 @@ class RawKernel:
                 raise RuntimeError(f"{self.name}: a pointer to what is no memory of an array (now)")
         message = ctypes.create_string_buffer(500)
         addresses = (ctypes.c_void_p * (len(passed) + 1))(*map(ctypes.addressof, passed))
-        kind, seed = emulator.order_of_threads()
+        kind, seed = settings.order_of_threads()
         with _lock:
             failed = self._module._library.emulated_launch(
                 self._index,
@@ -269,8 +267,8 @@ class RawKernel:
 
     def _pass(self, position, value):
         """The bytes of an argument as CuPy passes it; refused where the kernel takes others."""
-        wanted = self.parameters[position]
-        kind, target = wanted.kind.decode(), wanted.target.decode()
+        parameter = self.parameters[position]
+        kind, target = parameter.kind.decode(), parameter.target.decode()
 
         def refuse(what):
             raise TypeError(f"{self.name}: argument {position} is {what}")
@@ -279,8 +277,8 @@ class RawKernel:
             if kind != "p":
                 refuse("an array, but the kernel does not take a pointer")
             has = value.dtype.kind
-            if target == "f" and has == "f" and wanted.target_size != value.itemsize:
-                refuse(f"an array of {value.dtype}, not of {8 * wanted.target_size} bits")
+            if target == "f" and has == "f" and parameter.target_size != value.itemsize:
+                refuse(f"an array of {value.dtype}, not of {8 * parameter.target_size} bits")
             if (target == "f" and has in "iub") or (target in "ib" and has == "f"):
                 refuse(f"an array of {value.dtype}, but the kernel takes another kind of number")
             return ctypes.c_void_p(value.data.ptr)
@@ -293,8 +291,8 @@ class RawKernel:
         is_struct = isinstance(value, np.ndarray | np.void) and value.dtype.kind == "V"
         if not is_struct and not isinstance(value, np.number | np.bool_):
             refuse(f"of the unsupported type {type(value).__name__}")
-        if value.nbytes != wanted.size:
-            refuse(f"{value.nbytes} bytes ({value.dtype}), but the kernel takes {wanted.size}")
+        if value.nbytes != parameter.size:
+            refuse(f"{value.nbytes} bytes ({value.dtype}), but the kernel takes {parameter.size}")
         kinds = {"f": "f", "i": "iu", "b": "b", "p": "iu", "o": "V"}
         if value.dtype.kind not in kinds[kind]:
             names = {"f": "a floating number", "i": "an integer", "b": "a bool", "p": "a pointer"}

@@ -154,6 +154,11 @@ def submit(action, stream=None):
         action()
 
 
+def any_captures():
+    """Whether any stream captures."""
+    return bool(_capturing)
+
+
 def forbid_capture(what):
     """Raise where `what`, that the double can do only at once, is asked for during a capture."""
     stream = get_current_stream()

@@ -17,10 +17,10 @@ class Scale(lstmc.Layer):
         return {"factor": (self.features,)}
 
     def forward(self, x, state=None, training=True):
-        return x * self["factor"], state, lstmc.layer.Trace(self, self._fingerprint(), x=x)
+        return x * self["factor"], state, lstmc.layer.Trace(self, self.fingerprint(), x=x)
 
     def backward(self, dy, trace, dstate=None):
-        self._check_trace(trace)
+        self.check_trace(trace)
         self.grad("factor")[...] += (dy * trace.x).reshape(-1, self.features).sum(axis=0)
         return dy * self["factor"], dstate
 

@@ -385,7 +385,7 @@ def test_errors_of_statistics():
         ({"text": np.zeros(0, np.int64)}, ValueError, "text must have at least 1 token, got 0"),
         ({"k": 0}, ValueError, "k must be a positive integer, got 0"),
         ({"k": 1.5}, TypeError, "k must be a positive integer"),
-        ({"model": make_model("rnn")}, ValueError, "model must be of LSTM cells: an RNN has no cell"),
+        ({"model": make_model("rnn")}, ValueError, "model must have a cell state to write to"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -135,13 +135,13 @@ def test_sweeps_in_pieces(monkeypatch, dtype, cell, layers, sweep_bytes):
             spectrum.singular_values,
         )
 
-    whole, calls, carry = results(), [], type(layer)._carry_back
+    whole, calls, carry = results(), [], type(layer).carry_back
 
     def counted(self, *args, **options):
         calls.append(args)
         return carry(self, *args, **options)
 
-    monkeypatch.setattr(type(layer), "_carry_back", counted)
+    monkeypatch.setattr(type(layer), "carry_back", counted)
     results()
     before = len(calls)
     monkeypatch.setattr(jacobians, "SWEEP_BYTES", sweep_bytes)

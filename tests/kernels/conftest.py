@@ -1,25 +1,18 @@
 """The C interface through cffi, from the declarations that kernels.h itself has."""
 
-import re
-from pathlib import Path
-
+import compiled
 import pytest
 
 from lstmc._kernels.binding import core
-
-HEADER = Path(__file__).parents[2] / "src" / "lstmc" / "_kernels" / "c" / "kernels.h"
 
 
 @pytest.fixture(scope="module")
 def ffi():
     cffi = pytest.importorskip("cffi")
-    if not HEADER.exists():
-        pytest.skip(f"{HEADER} is not there: no source tree")
-    declarations = re.search(
-        r"/\* cffi begin \*/(.*)/\* cffi end \*/", HEADER.read_text(), re.DOTALL
-    )
+    if not compiled.HEADER.exists():
+        pytest.skip("there is no source tree")
     builder = cffi.FFI()
-    builder.cdef(re.sub(r"/\*.*?\*/", "", declarations[1], flags=re.DOTALL))
+    builder.cdef(compiled.declarations())
     return builder
 
 

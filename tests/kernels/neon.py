@@ -13,7 +13,6 @@ of memory: on x86-64 the emulator's is stronger.
 """
 
 import argparse
-import ast
 import os
 import platform
 import shutil
@@ -27,15 +26,15 @@ from pathlib import Path
 
 import numpy as np
 
+# As pytest has it by its settings.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from cases import CELLS
+from compiled import HERE, KERNELS, from_setup
+from stacks import random_problem, reference_solution, reference_states, seed_of
+
 from lstmc import reference
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "helpers"))  # as pytest has it by its settings
-
-from cases import CELLS  # noqa: E402
-from stacks import random_problem, reference_solution, reference_states, seed_of  # noqa: E402
-
-KERNELS = ROOT / "src" / "lstmc" / "_kernels" / "c"
 COMPILER = "aarch64-linux-gnu-gcc"
 # The oldest processor, so that nothing newer passes; and where the cross compiler's libraries are.
 EMULATOR = ["qemu-aarch64", "-cpu", "cortex-a53", "-L", "/usr/aarch64-linux-gnu"]
@@ -138,21 +137,13 @@ def write_case(path, name, numbers, inputs, expected):
 # --------------------------------------------------------------------------------------------------
 
 
-def from_setup(name):
-    """Return a constant of setup.py, which cannot be imported: it would build."""
-    for statement in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and statement.targets[0].id == name:
-            return ast.literal_eval(statement.value)
-    raise SystemExit(f"setup.py has no {name}")
-
-
 def build(folder, compiler, machine):
     """Compile the kernels as setup.py does, link them with neon.c, and return the program."""
     isas, flags = from_setup("INSTRUCTION_SETS")[machine], from_setup("FLAGS")
     flags = [*flags, f"-I{KERNELS}"]
     jobs = [("team", KERNELS / "team.c", ["-fopenmp"]),
             ("dispatch", KERNELS / "dispatch.c", [f"-DLSTMC_HAVE_{isa}" for isa in isas]),
-            ("neon", ROOT / "tests" / "kernels" / "neon.c", ["-Wall", "-Wextra"])]  # fmt: skip
+            ("neon", HERE / "neon.c", ["-Wall", "-Wextra"])]  # fmt: skip
     jobs += [
         (f"{isa}-{bits}", KERNELS / "kernels.c",
          [*march, f"-DLSTMC_REAL={bits}", f"-DLSTMC_ISA_NAME={isa}"])

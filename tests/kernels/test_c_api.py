@@ -5,8 +5,8 @@ precision, and for double the wider long double.
 """
 
 import runpy
-from pathlib import Path
 
+import compiled
 import numpy as np
 import pytest
 from stacks import seed_of
@@ -14,10 +14,8 @@ from stacks import seed_of
 from lstmc._kernels.binding import core
 from lstmc.cells import CELLS as RECORDS
 
-HEADER = Path(__file__).parents[2] / "src" / "lstmc" / "_kernels" / "c" / "kernels.h"
-
-if not HEADER.exists():
-    pytest.skip(f"{HEADER} is not there: no source tree", allow_module_level=True)
+if not compiled.HEADER.exists():
+    pytest.skip("there is no source tree", allow_module_level=True)
 
 
 def test_tables(ffi):
@@ -69,7 +67,7 @@ def test_the_binding_refuses_an_unknown_cell():
 
 
 def test_bindings_and_stub_follow_the_header():
-    written = runpy.run_path(str(HEADER.parents[1] / "binding" / "declarations.py"))
+    written = runpy.run_path(str(compiled.KERNELS.parent / "binding" / "declarations.py"))
     assert written["STUB"].read_text() == written["whole_stub"](), "run declarations.py"
 
 

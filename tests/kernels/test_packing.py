@@ -5,12 +5,7 @@ group the sums of the first gate, then of the second ...; if half as many units 
 each gate takes half a vector. Today's cells have 1 and 4 sums, which fill a panel; here are others too.
 """
 
-import ast
-import platform
-import shutil
-import subprocess
-from pathlib import Path
-
+import compiled
 import numpy as np
 import pytest
 from stacks import seed_of
@@ -20,30 +15,15 @@ from lstmc._kernels.binding import core
 
 cffi = pytest.importorskip("cffi")
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-KERNELS = ROOT / "src" / "lstmc" / "_kernels" / "c"
-COMPILER = shutil.which("cc") or shutil.which("gcc")
-if not (KERNELS / "gemm.h").exists() or COMPILER is None:
+if not compiled.POSSIBLE:
     pytest.skip("there is no source tree, or no compiler", allow_module_level=True)
 
 
-def from_setup(name):
-    """Return a constant of setup.py, which cannot be imported: it would build."""
-    for statement in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and statement.targets[0].id == name:
-            return ast.literal_eval(statement.value)
-    raise AssertionError(f"setup.py has no {name}")
-
-
 @pytest.fixture(scope="module", params=core.instruction_sets())
-def compiled(request, tmp_path_factory):
-    """Return packing.c as a library for float32 and an instruction set of this machine, and cffi's handle."""
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    march = from_setup("INSTRUCTION_SETS").get(machine, {}).get(request.param, [])
-    library = tmp_path_factory.mktemp("packing") / f"{request.param}.so"
-    macros = ["-DLSTMC_REAL=32", f"-DLSTMC_ISA_NAME={request.param}", f"-I{KERNELS}"]
-    flags = [*from_setup("FLAGS"), *march, "-fPIC", "-shared", "-Wno-unused-function"]
-    subprocess.run([COMPILER, *flags, *macros, HERE / "packing.c", "-o", library], check=True)
+def library(request, tmp_path_factory):
+    """Return cffi's handle, and packing.c as a library for float32 and an instruction set of this machine."""
+    folder = tmp_path_factory.mktemp("packing")
+    path = compiled.compile_library(folder, [compiled.HERE / "packing.c"], request.param)
     ffi = cffi.FFI()
     ffi.cdef("""
         int vector_lanes(void);
@@ -52,7 +32,7 @@ def compiled(request, tmp_path_factory):
         void pack(void *, const void *, ptrdiff_t k, ptrdiff_t units, int sums, ptrdiff_t, ptrdiff_t);
         void multiply(void *, const void *, const void *, ptrdiff_t, ptrdiff_t k, ptrdiff_t units, int sums);
     """)
-    return ffi, ffi.dlopen(str(library))
+    return ffi, ffi.dlopen(path)
 
 
 def aligned(shape):
@@ -72,8 +52,8 @@ def place(unit, gate, units, sums, lanes):
 
 @pytest.mark.parametrize("sums", [1, 2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("units", [1, 3, 4, 5, 8, 9, 12, 16, 17, 24, 31, 33, 65])
-def test_every_weight_has_its_place(compiled, units, sums):
-    ffi, library = compiled
+def test_every_weight_has_its_place(library, units, sums):
+    ffi, library = library
     lanes, vectors, k = library.vector_lanes(), library.panel_vectors(), 5
     generator = np.random.default_rng(seed_of("packing", units, sums))
     weight = generator.standard_normal((sums, units, k)).astype(np.float32)
@@ -93,8 +73,8 @@ def test_every_weight_has_its_place(compiled, units, sums):
 @pytest.mark.parametrize("sums", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("units", [3, 9, 24, 33, 65])
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_products_give_the_sums_in_their_places(compiled, rows, units, sums):
-    ffi, library = compiled
+def test_products_give_the_sums_in_their_places(library, rows, units, sums):
+    ffi, library = library
     lanes, vectors, k = library.vector_lanes(), library.panel_vectors(), 6
     generator = np.random.default_rng(seed_of("sums", rows, units, sums))
     weight = generator.standard_normal((sums, units, k)).astype(np.float32)

@@ -1,6 +1,6 @@
 """The kernels of the CPU: the C ones, and what NumPy does as well.
 
-cuda.py has the same names for arrays on a GPU.
+cuda/kernels.py has the same names for arrays on a GPU.
 """
 
 import math

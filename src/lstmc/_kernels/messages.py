@@ -1,4 +1,4 @@
-"""How messages name what they got: shapes, and what stands where an array should."""
+"""How error messages write shapes and name what came in place of an array."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ __all__ = ["kind_of", "shape_text"]
 
 
 def shape_text(shape):
-    """Return a shape as messages write it: (T, B, 64)."""
+    """Return a shape as text: (T, B, 64)."""
     inside = ", ".join(str(n) for n in shape)
     return f"({inside},)" if len(shape) == 1 else f"({inside})"
 
 
 def kind_of(value):
-    """Return what to call a value that is not the array it should be."""
+    """Return the name of a value that came in place of an array."""
     kind = type(value)
     if kind is np.ndarray:
         return "a NumPy array"

@@ -13,10 +13,10 @@ from ..inspection.comparison import compare
 from ..inspection.flow import gradient_flow
 from ..inspection.gates import gate_statistics, writers
 from ..inspection.jacobians import jacobian_spectrum, state_jacobian
-from ..inspection.passes import recurrent_layers, run
 from ..inspection.problems import Problem
 from ..inspection.watch import find_nonfinite
 from ..losses import softmax_cross_entropy
+from ..passes import recurrent_layers, run
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
 from .train import UsageError

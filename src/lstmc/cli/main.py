@@ -12,7 +12,7 @@ import sys
 
 from .. import __version__
 from .._kernels.binding.core import set_num_threads
-from ..config import show_config
+from .._kernels.config import show_config
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
 from .bench import bench

@@ -1,7 +1,7 @@
-"""Looking inside: where in time gradients live, what gates do, whether backward is right, who learns what."""
+"""Looking inside: where in time gradients live, what gates do, whether backward is right."""
 
 from .comparison import Comparison, Learning, compare, equal_networks, learn
-from .flow import GradientFlow, LayerFlow, Reach, gradient_flow
+from .flow import GradientFlow, LayerFlow, gradient_flow
 from .gates import GateReport, LayerGates, Write, gate_statistics, writers
 from .gradient_check import GradientReport, TensorCheck, check_gradients
 from .jacobians import (
@@ -13,6 +13,7 @@ from .jacobians import (
     step_factors,
 )
 from .problems import Problem
+from .reach import Reach
 from .watch import NonFinite, Watch, find_nonfinite
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Where in time the gradient lives: what arrives at every state, from where, and how far back it reaches.
 
-Nothing is computed here that backward does not compute: it hands out the gradients at the states of every
-step, and these are their norms. The network is left as it was, to the bit: parameters, gradients, states
-and random states. Its neighbours: jacobians.py, gates.py, gradient_check.py and watch.py.
+Nothing is computed here that backward does not compute: it records the gradients at the states of every
+step, and these are their norms. The network does not change by a bit: neither its parameters and gradients
+nor its states and random generators.
 """
 
 import math
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels import host
-from .passes import network_of, recurrent_layers, run_back, seeded
+from ..passes import recurrent_layers, run_back
+from .inputs import loss_and_trace, recurrent_network
+from .plots import plot_flow
+from .reach import Reach, at_step, norms_over_time, reach_of
+from .reports import count_of, plain
 
-__all__ = ["GradientFlow", "LayerFlow", "Reach", "gradient_flow"]
+__all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 
-VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
-STEADY = 0.5  # R squared from which on a rate is one
 NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
 
 
@@ -24,92 +26,30 @@ NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
 
 
 @dataclass
-class Reach:
-    """How far back the gradient of the loss at some steps reaches.
-
-    Attributes
-    ----------
-    norms : ndarray (K+1,)
-        ``norms[k]``: the norm of the gradient with respect to the state (h, and c beside it) k steps before;
-        of several steps, the root of the mean square of theirs, each relative to its own one step back. The
-        last is at the initial state.
-    rate : float
-        Mean change of its logarithm a step, by least squares over k >= 1; NaN with fewer than three points.
-    fit : float
-        R squared of that line: 1 where the gradient changes by one factor a step.
-    """
-
-    norms: np.ndarray
-    rate: float
-    fit: float
-
-    @property
-    def half_life(self):
-        """Steps after which half of the gradient is left; infinite where it does not shrink."""
-        return (
-            -math.log(2) / self.rate if self.rate < 0 else math.inf if self.rate >= 0 else math.nan
-        )
-
-    @property
-    def kept(self):
-        """What is left at the initial state, as a share of what there is one step back."""
-        with np.errstate(all="ignore"):
-            return float(self.norms[-1] / self._first) if self._first else math.nan
-
-    @property
-    def _first(self):
-        """The norm one step back; where it is zero or not finite there, at the step itself."""
-        one = self.norms[1]
-        return one if one and math.isfinite(one) else self.norms[0]
-
-    @property
-    def verdict(self):
-        """Tell "vanishing", "exploding", "healthy", or "none" where no gradient arrives at all."""
-        if not np.isfinite(self.norms).all() or self.kept > EXPLODED:
-            return "exploding"
-        if not self.norms.any():
-            return "none"
-        return "vanishing" if not self.kept >= VANISHED else "healthy"
-
-    @property
-    def turn(self):
-        """Steps back from where on the gradient stays beyond the limit of its verdict; None if healthy."""
-        first, verdict = self._first, self.verdict
-        if verdict == "vanishing":
-            beyond = ~(self.norms >= VANISHED * first)
-        elif verdict == "exploding":
-            beyond = ~(self.norms <= EXPLODED * first)
-        else:
-            return None
-        within = np.flatnonzero(~beyond)
-        return int(within[-1]) + 1 if len(within) else 0
-
-
-@dataclass
 class LayerFlow:
-    """The gradient at one layer of a stack: norms over rows and units, an entry a step.
+    """The gradient at one layer of a stack: norms over rows and units, one entry per step.
 
     Attributes
     ----------
     name : str
         As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential.
     cell : str
-        "lstm" or "rnn".
+        The kind of its cell: "lstm" or "rnn".
     dh : ndarray (T,)
-        Of the gradient of the loss with respect to h after each step: dh_above + dh_later.
+        The gradient of the loss with respect to h after each step: dh_above + dh_later.
     dh_above, dh_later : ndarray (T,)
-        What arrives from the layer above (or the loss) at that step, and from the step after in this layer.
+        What arrives from the layer above (or the loss) at that step, and from the next step in this layer.
     dc, dc_through_h, dc_later : ndarray (T,) or None
-        Likewise of c: all of it, what comes through h of the same step, and through c of the step after.
-        None for an RNN.
+        Likewise of c: all of it, what arrives through h of the same step, and through c of the next step.
+        None where the cell has no c.
     dx : ndarray (T,)
-        Of the gradient with respect to the layer's input at each step.
+        The gradient with respect to the layer's input at each step.
     weights : dict of name to ndarray (T,)
-        What each step adds to the gradient of weight_ih, weight_hh and bias.
+        What each step adds to the gradients of weight_ih, weight_hh and bias.
     reach : Reach
         How far back the loss of the chosen steps alone reaches.
-    gradients : recurrent.StateGradients or None
-        The arrays themselves, where they were asked for.
+    gradients : StateGradients or None
+        The arrays themselves, if they were asked for.
     """
 
     name: str
@@ -133,7 +73,7 @@ class GradientFlow:
     Attributes
     ----------
     loss : float or None
-        Of all steps; None where a gradient was given instead.
+        The loss of all steps; None if a gradient was passed instead.
     steps, batch : int
     at : list of int
         The steps whose loss alone is followed back, for half-lives and the verdict.
@@ -149,12 +89,12 @@ class GradientFlow:
 
     @property
     def verdict(self):
-        """Tell the worst of the layers' verdicts: exploding, vanishing, healthy, or none."""
-        found = {layer.reach.verdict for layer in self.layers}
-        return next(v for v in ("exploding", "vanishing", "healthy", "none") if v in found)
+        """The worst of the layers' verdicts: "exploding", "vanishing", "healthy" or "none"."""
+        verdicts = {layer.reach.verdict for layer in self.layers}
+        return next(v for v in ("exploding", "vanishing", "healthy", "none") if v in verdicts)
 
     def sentence(self, layer):
-        """Write a layer's verdict in words, with the numbers behind it."""
+        """Return a layer's verdict in words, with the numbers behind it."""
         reach = layer.reach
         back = len(reach.norms) - 1
         if reach.verdict == "none":
@@ -172,17 +112,17 @@ class GradientFlow:
             text += f", state {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
         if abs(reach.rate) * back < 0.01:
             text += "; it neither shrinks nor grows"
-        elif reach.fit < STEADY:
-            text += f"; no steady rate (R2 {reach.fit:.2f})"
-        elif math.isfinite(reach.rate):
+        elif reach.is_steady:
             change = "halves" if reach.rate < 0 else "doubles"
             every = math.log(2) / abs(reach.rate) if reach.rate else math.inf
             text += f"; it {change} every {every:.3g} steps (R2 {reach.fit:.2f})"
+        elif math.isfinite(reach.rate):
+            text += f"; no steady rate (R2 {reach.fit:.2f})"
         return text
 
     @property
     def asked(self):
-        """Name the steps whose loss alone is followed back."""
+        """The steps whose loss alone is followed back, in words."""
         if len(self.at) > 4:
             return f"the loss at {len(self.at)} steps"
         steps = ", ".join(str(s) for s in self.at)
@@ -205,13 +145,13 @@ class GradientFlow:
         return "\n".join(lines)
 
     def to_dict(self):
-        """Give all numbers as plain lists and floats, as JSON can hold them."""
+        """Return all numbers as plain lists and floats, for JSON."""
         layers = []
         for layer in self.layers:
             reach = layer.reach
             numbers = {name: plain(getattr(layer, name)) for name in (*NORMS, "dx")}
             weights = {name: plain(norms) for name, norms in layer.weights.items()}
-            found = {
+            numbers_of_reach = {
                 "norms": plain(reach.norms),
                 "rate": plain(reach.rate),
                 "fit": plain(reach.fit),
@@ -226,7 +166,7 @@ class GradientFlow:
                     "cell": layer.cell,
                     **numbers,
                     "weights": weights,
-                    "reach": found,
+                    "reach": numbers_of_reach,
                 }
             )
         return {
@@ -240,24 +180,7 @@ class GradientFlow:
 
     def plot(self, path):
         """Draw it into a PNG file: how far back the loss reaches, and the total over time."""
-        from .plots import plot_flow
-
         plot_flow(path, self)
-
-
-def count_of(n, what):
-    """Write a number of things: 1 row, 2 rows."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def plain(value):
-    """Give arrays as lists and numbers that are not finite as None, as JSON has them."""
-    if value is None:
-        return None
-    if np.ndim(value):
-        return [plain(v) for v in value]
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 # -- making it --------------------------------------------------------------------------------------
@@ -270,26 +193,26 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     Parameters
     ----------
     net : LSTM, RNN, Sequential or LanguageModel
-        Run as in inference: nothing is dropped.
+        It runs as in inference: nothing is dropped.
     x : ndarray
         What the network takes, a sequence (T, B, ...) or, unbatched, (T, ...).
     targets : ndarray or callable, optional
-        Integers: classes, for the softmax cross-entropy. Floats: for the squared error. A function: from
-        y to (loss, dy). Without, and without `dy`, a random gradient is followed.
+        Integers are classes, for the softmax cross-entropy; floats are for the squared error; a function maps
+        y to (loss, dy). Without targets and without `dy`, a random gradient is followed.
     state : optional
         The initial state.
     trace : Trace, instead of x, targets and state
-        Of the network's forward; with it `dy`, the gradient at its output. Nothing is run forward again.
+        From the network's forward, beside `dy`. The network is not run forward again.
     dy : ndarray, in the shape of the output
         The gradient of the loss with respect to the output, instead of `targets`.
     at : int or list of int, optional
-        Steps s (0 to T-1, negative from the end) whose loss alone is followed back, for how far it
+        Steps s (0 to T-1, negative from the end) whose loss alone is followed back, to see how far it
         reaches; by default the last. The gradient of a loss at every step does not shrink even where the
         network forgets: that total is shown, not judged.
     weights : bool
-        Tell too what each step adds to the weights' gradients.
+        Also report what each step adds to the weights' gradients.
     arrays : bool
-        Keep the gradients themselves, not only their norms.
+        Also return the gradients themselves, not only their norms.
     num_threads : int, optional
 
     Returns
@@ -299,48 +222,44 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another network's; the loss is not finite; the network has no
-        recurrent layer.
+        An argument does not fit, the trace is another network's, the loss is not finite, or the network has
+        no recurrent layer.
 
     Notes
     -----
-    The norm of what step t adds to a weight's gradient is found without that matrix: of dW_t = dG' X it is
+    The norm of what step t adds to a weight's gradient is computed without that matrix: of dW_t = dG' X it is
     the root of the sum of (dG dG') * (X X') over pairs of rows, in float64. A gradient is vanishing where
     the farthest state gets less than 1 % of what one step back gets (Hochreiter 1991; Bengio et al. 1994),
     exploding where it gets more than 100 times as much (Pascanu et al. 2013).
     """
-    net = network_of(net)
-    loss, dy, trace = seeded(net, x, targets, state, trace, dy, num_threads)
-    with np.errstate(all="ignore"):  # what overflows is told in the report
+    net = recurrent_network(net)
+    loss, dy, trace = loss_and_trace(net, x, targets, state, trace, dy, num_threads)
+    with np.errstate(all="ignore"):  # the report says what overflows
         return _follow(net, loss, dy, trace, at, weights, arrays, num_threads)
 
 
 def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
-    found = list(recurrent_layers(net, trace))
-    steps, batch = found[0][2].x.shape[:2]
+    recurrent = list(recurrent_layers(net, trace))
+    steps, batch = recurrent[0][2].x.shape[:2]
     chosen = _chosen_steps(at, steps)
     total = run_back(net, dy, trace, num_threads)
     alone = []
     for s in chosen:
-        only, where = np.zeros_like(dy), at_step(found[-1], s)
+        only, where = np.zeros_like(dy), at_step(recurrent[-1], s)
         only[where] = dy[where]
         alone.append(run_back(net, only, trace, num_threads))
     layers = []
-    for i, (name, layer, kept) in enumerate(found):
+    for i, (name, layer, layer_trace) in enumerate(recurrent):
         for number, gradients in enumerate(total[i].stack):
-            reach = reach_of([(s, one[i], number) for s, one in zip(chosen, alone)])
+            reach = reach_of([(s, records[i], number) for s, records in zip(chosen, alone)])
+            added = _added(layer, layer_trace, number, gradients) if weights else {}
             layers.append(
-                _layer_flow(
-                    f"{name}l{number}", layer, kept, number, gradients, reach, weights, arrays
+                LayerFlow(
+                    f"{name}l{number}", layer.cell.kind, **_norms(gradients), weights=added,
+                    reach=reach, gradients=gradients if arrays else None,
                 )
-            )
+            )  # fmt: skip
     return GradientFlow(loss, steps, batch, chosen, layers)
-
-
-def at_step(top, s):
-    """Give the index of step s in the output of a network whose highest recurrent layer is `top`."""
-    _, layer, kept = top
-    return (slice(None),) * (layer.batch_first and not kept.unbatched) + (s,)
 
 
 def _chosen_steps(at, steps):
@@ -357,56 +276,8 @@ def _chosen_steps(at, steps):
     return list(dict.fromkeys(int(s) % steps for s in chosen))
 
 
-def norms_over_time(*arrays):
-    """Give the norm over all but the first axis, of several arrays together, in float64, on the host."""
-    squares = sum(
-        np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays if a is not None
-    )
-    return host(np.sqrt(squares))
-
-
-def reach_of(runs):
-    """Gather the norms by distance. runs: (step, Record, number in the stack) of each loss alone.
-
-    Of several losses each counts relative to its own gradient one step back: a large one that ends sooner
-    leaves no cliff behind.
-    """
-    found = []
-    for s, record, number in runs:
-        g = record.stack[number]
-        now = norms_over_time(g.dh[: s + 1], None if g.dc_later is None else g.dc_later[: s + 1])
-        parts = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
-        first = norms_over_time(*(part[number][None] for part in parts))
-        found.append(np.concatenate([now[::-1], first]))
-    norms = found[0]
-    if len(found) > 1:
-        found = [one for one in found if one[1]] or found[:1]
-        size = math.sqrt(np.mean([one[1] ** 2 for one in found])) or 1.0
-        squares, counts = np.zeros(max(map(len, found))), np.zeros(max(map(len, found)))
-        for one in found:
-            squares[: len(one)] += (one / (one[1] or 1.0)) ** 2
-            counts[: len(one)] += 1
-        norms = size * np.sqrt(squares / counts)
-    return Reach(norms, *_fit(norms))
-
-
-def _fit(norms):
-    """Fit a line to the logarithm over k >= 1: slope and R squared. Zeros, which have none, are left out."""
-    k = np.arange(len(norms))
-    usable = (k >= 1) & np.isfinite(norms) & (norms > 0)
-    if usable.sum() < 3:
-        return math.nan, math.nan
-    k, y = k[usable].astype(float), np.log(norms[usable])
-    k, y = k - k.mean(), y - y.mean()
-    slope = (k @ y) / (k @ k)
-    spread = y @ y
-    left = y - slope * k
-    # A line that is flat but for rounding explains all there is to explain.
-    fit = 1.0 if spread <= 1e-20 * len(y) else 1 - (left @ left) / spread
-    return float(slope), float(fit)
-
-
-def _layer_flow(name, layer, trace, number, g, reach, weights, arrays):
+def _norms(g):
+    """Return the norms, step by step, of the StateGradients of one layer, by the names of a LayerFlow."""
     through = g.dc_through_h
     parts = {
         "dh": g.dh,
@@ -417,21 +288,23 @@ def _layer_flow(name, layer, trace, number, g, reach, weights, arrays):
         "dc_later": g.dc_later,
         "dx": g.dx,
     }
-    added = {}
-    if weights:
-        below = trace.layers[number - 1].all_h[1:] if number else trace.x
-        added["weight_ih"] = contribution_norms(g.dgates, below)
-        added["weight_hh"] = contribution_norms(g.dgates, trace.layers[number].all_h[:-1])
-        if layer.bias:
-            added["bias"] = norms_over_time(g.dgates.sum(1, dtype=np.float64))
-    norms = {part: None if a is None else norms_over_time(a) for part, a in parts.items()}
-    return LayerFlow(
-        name, layer.cell.kind, **norms, weights=added, reach=reach, gradients=g if arrays else None
-    )
+    return {name: None if a is None else norms_over_time(a) for name, a in parts.items()}
+
+
+def _added(layer, trace, number, g):
+    """Return the norms, step by step, of what is added to the gradients of one layer's weights, by name."""
+    below = trace.layers[number - 1].all_h[1:] if number else trace.x
+    added = {
+        "weight_ih": contribution_norms(g.dgates, below),
+        "weight_hh": contribution_norms(g.dgates, trace.layers[number].all_h[:-1]),
+    }
+    if layer.bias:
+        added["bias"] = norms_over_time(g.dgates.sum(1, dtype=np.float64))
+    return added
 
 
 def contribution_norms(dgates, x):
-    """Give the norm, step by step, of what it adds to a weight's gradient.
+    """Return the norm, step by step, of what is added to a weight's gradient.
 
     Parameters
     ----------

@@ -1,18 +1,20 @@
-"""Gates and memory: how far they open, how long a cell keeps what it holds, and who wrote it."""
+"""Gates and memory: how far gates open, how long a unit keeps what it holds, and which tokens wrote it."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .._kernels import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
-from .flow import count_of, plain
-from .passes import network_of, recurrent_layers, run
+from ..passes import recurrent_layers, run
+from .inputs import recurrent_network
+from .plots import plot_gates, plot_histograms
+from .reports import count_of, plain
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
 
-LOW, HIGH = 0.1, 0.9  # below and above, a gate is saturated
 STILL = 1e-3  # a unit whose h moves less than this is dead
 BINS = 40
 
@@ -26,24 +28,25 @@ class LayerGates:
     name, cell : str
         As in a LayerFlow.
     means : dict of gate to ndarray (T, H)
-        Over rows: "i", "f", "g", "o" of an LSTM, and "h" of both.
+        Over rows: "i", "f", "g" and "o" for an LSTM, and "h" for every cell.
     histograms : dict of gate to ndarray (40,)
         The share of all values in bins of equal width.
     ranges : dict of gate to (float, float)
-        From where to where: 0 to 1 for "i", "f" and "o", else -1 to 1; all values of the h of an RNN whose
-        nonlinearity is not tanh.
+        What the bins cover: the bounds of the gate, or all values of one without bounds.
     low, high : dict of gate to float
-        The share below 0.1 and above 0.9; of "g" and "h", below -0.9 and above 0.9. Not of the h of an RNN
-        whose nonlinearity is not tanh, which does not saturate.
+        The share below and above the limits of saturation: 0.1 and 0.9 for a sigmoid, -0.9 and 0.9 for a
+        tanh. What does not saturate has none.
     memory : ndarray (H,) or None
         Steps in which the product of a unit's forget gates falls to 1/e: 1 over the mean of -log f. Infinite
-        where f is 1 throughout. None for an RNN.
+        where f is always 1. None where no gate keeps a cell state.
     dead : list of int
-        Units whose h moves by less than 0.001 over all steps and rows, where there are several.
+        Units whose h moves by less than 0.001 over all steps and rows, if there are several.
     shut : list of int
-        Units whose input or output gate stays below 0.1: nothing gets in, or nothing out.
+        Units cut off by a gate that stays shut: nothing gets in, or nothing gets out.
     pegged : list of int
-        Units whose tanh(c) (of a tanh RNN: h) stays beyond 0.9 on one side.
+        Units whose tanh(c) (without c: h) stays saturated on one side.
+    gates : dict of gate to Gate
+        The records of the gates, and of h.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LayerGates:
     dead: list
     shut: list
     pegged: list
+    gates: dict = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass
@@ -75,10 +79,9 @@ class GateReport:
             for gate, mean in layer.means.items():
                 line = f"    {gate}: mean {mean.mean():6.3f}"
                 if gate in layer.low:
-                    ends = (
-                        ("below 0.1", "above 0.9") if gate in "ifo" else ("below -0.9", "above 0.9")
-                    )
-                    line += f", {layer.low[gate]:4.0%} {ends[0]}, {layer.high[gate]:4.0%} {ends[1]}"
+                    low, high = layer.gates[gate].limits
+                    line += f", {layer.low[gate]:4.0%} below {low:g}"
+                    line += f", {layer.high[gate]:4.0%} above {high:g}"
                 lines.append(line)
             if layer.memory is not None:
                 quantiles = np.quantile(layer.memory, (0.1, 0.5, 0.9), method="nearest")
@@ -94,7 +97,7 @@ class GateReport:
         return "\n".join(lines)
 
     def to_dict(self):
-        """Give all numbers as plain lists and floats, as JSON can hold them."""
+        """Return all numbers as plain lists and floats, for JSON."""
         layers = [
             {
                 "name": layer.name,
@@ -115,14 +118,10 @@ class GateReport:
 
     def plot(self, path):
         """Draw heat maps of the gates over time and unit into a PNG file. Needs matplotlib."""
-        from .plots import plot_gates
-
         plot_gates(path, self)
 
     def plot_histograms(self, path):
         """Draw the distribution of each gate into a PNG file. Needs matplotlib."""
-        from .plots import plot_histograms
-
         plot_histograms(path, self)
 
 
@@ -136,7 +135,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
         What the network takes.
     state : optional
     trace : Trace, instead of x and state
-        Of the network's forward.
+        From the network's forward.
     num_threads : int, optional
 
     Returns
@@ -146,91 +145,101 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another network's; the network has no recurrent layer.
+        An argument does not fit, the trace is another network's, or the network has no recurrent layer.
     """
-    net = network_of(net)
+    net = recurrent_network(net)
     if trace is None:
         if x is None:
             raise ValueError("x must be given, or the trace of a forward call")
         trace = run(net, x, state, num_threads)[2]
     elif x is not None or state is not None:
         raise ValueError("trace holds what forward saw: x and state must not be given")
-    net._check_trace(trace)
+    net.check_trace(trace)
     layers = []
-    for name, layer, kept in recurrent_layers(net, trace):
-        layer._check_trace(kept)
-        if not kept.x.shape[0] or not kept.x.shape[1]:
+    for name, layer, layer_trace in recurrent_layers(net, trace):
+        layer.check_trace(layer_trace)
+        steps, batch = layer_trace.x.shape[:2]
+        if not steps or not batch:
             raise ValueError(
-                f"x must have at least one step and one row, got {shape_text(kept.x.shape)}"
+                f"x must have at least one step and one row, got {shape_text(layer_trace.x.shape)}"
             )
-        for number, one in enumerate(kept.layers):
-            layers.append(_describe(f"{name}l{number}", layer, one))
-    steps, batch = kept.x.shape[:2]
+        for number, one in enumerate(layer_trace.layers):
+            layers.append(_describe(f"{name}l{number}", one))
     return GateReport(steps, batch, layers)
 
 
-def _describe(name, layer, kept):
-    hidden = layer.hidden_size
-    values = {
-        gate: host(a).reshape(len(a), -1, hidden)
-        for gate, a in (*kept.gates.items(), ("h", kept.h))
-    }
-    saturates = layer.cell.kind == "lstm" or layer.nonlinearity == "tanh"
+def _describe(name, trace):
+    """Return the LayerGates of one layer of a stack."""
+    cell, hidden = trace.cell, trace.h.shape[-1]
+    arrays = {**trace.gates, "h": trace.h}
+    values = {gate: host(a).reshape(len(a), -1, hidden) for gate, a in arrays.items()}
+    gates = {gate.name: gate for gate in (*cell.gates, cell.h)}
     histograms, ranges, low, high = {}, {}, {}, {}
     for gate, a in values.items():
-        start, end = (0.0, 1.0) if gate in "ifo" else (-1.0, 1.0)
-        if not saturates:
-            start, end = float(a.min()), float(a.max())
-        counts, edges = np.histogram(a, BINS, (start, end))
+        bounds, limits = gates[gate].bounds, gates[gate].limits
+        counts, edges = np.histogram(a, BINS, bounds or (float(a.min()), float(a.max())))
         histograms[gate], ranges[gate] = counts / a.size, (float(edges[0]), float(edges[-1]))
-        if saturates:
-            low[gate] = float((a < (LOW if gate in "ifo" else -HIGH)).mean())
-            high[gate] = float((a > HIGH).mean())
+        if limits:
+            low[gate], high[gate] = float((a < limits[0]).mean()), float((a > limits[1]).mean())
     h = values["h"]
     moves = np.ptp(h, axis=(0, 1)) if h[..., 0].size > 1 else np.full(hidden, np.inf)
-    pegged_by, memory, shut = h, None, []
-    if layer.cell.kind == "lstm":
-        pegged_by = np.tanh(host(kept.c).reshape(h.shape))
-        with np.errstate(divide="ignore"):
-            decay = np.abs(np.log(values["f"].astype(np.float64)).mean((0, 1)))  # never -0
-            memory = 1 / decay
-        closed = [(values[gate] < LOW).all((0, 1)) for gate in "io"]
-        shut = np.flatnonzero(closed[0] | closed[1]).tolist()
-    pegged = (pegged_by > HIGH).all((0, 1)) | (pegged_by < -HIGH).all((0, 1))
-    pegged &= saturates
     return LayerGates(
         name=name,
-        cell=layer.cell.kind,
+        cell=cell.kind,
         means={gate: a.mean(1, dtype=np.float64) for gate, a in values.items()},
         histograms=histograms,
         ranges=ranges,
         low=low,
         high=high,
-        memory=memory,
+        memory=_memory(values[cell.keeps]) if cell.keeps else None,
         dead=np.flatnonzero(moves < STILL).tolist(),
-        shut=shut,
-        pegged=np.flatnonzero(pegged).tolist(),
+        shut=_shut(values, [gates[door] for door in cell.doors]),
+        pegged=_pegged(trace, h),
+        gates=gates,
     )
 
 
-# -- who wrote this unit ----------------------------------------------------------------------------
+def _memory(forget):
+    """Return the steps, by unit, in which the product of forget gates (T, B, H) falls to 1/e."""
+    with np.errstate(divide="ignore"):
+        decay = np.abs(np.log(forget.astype(np.float64)).mean((0, 1)))  # never -0
+        return 1 / decay
+
+
+def _shut(values, doors):
+    """Return the units for which one of some gates stays shut."""
+    closed = [(values[door.name] < door.limits[0]).all((0, 1)) for door in doors]
+    return np.flatnonzero(np.any(closed, axis=0)).tolist() if closed else []
+
+
+def _pegged(trace, h):
+    """Return the units whose h, or tanh(c), stays saturated on one side."""
+    limits = trace.cell.h.limits
+    if limits is None:
+        return []
+    state = np.tanh(host(trace.c).reshape(h.shape)) if trace.cell.has_c else h
+    pegged = (state > limits[1]).all((0, 1)) | (state < limits[0]).all((0, 1))
+    return np.flatnonzero(pegged).tolist()
+
+
+# -- which tokens wrote a unit ----------------------------------------------------------------------
 
 
 @dataclass
 class Write:
-    """What one token wrote into a unit's cell, as much as is left of it at the end.
+    """What one token wrote into the cell state of a unit, and how much of it is left at the end.
 
     Attributes
     ----------
     position : int
-        Of the token in the text, from 0.
+        The place of the token in the text, from 0.
     token : str
     written : float
         i * g at that step.
     kept : float
-        The product of the forget gates since.
+        The product of the forget gates after it.
     contribution : float
-        written * kept. Those of all tokens add up to c: the state begins at zeros.
+        written * kept. The contributions of all tokens add up to c, as the state starts at zeros.
     """
 
     position: int
@@ -241,19 +250,20 @@ class Write:
 
 
 def writers(model, text, unit, layer=None, k=5):
-    """Tell which tokens of a text wrote what one unit of a language model holds at its end.
+    """Find the tokens of a text that wrote what one unit of a language model holds at its end.
 
     Parameters
     ----------
     model : LanguageModel
-        Of LSTM cells. It reads the text from a state of zeros; its own state is left alone.
+        Its cells must have a cell state, as those of an LSTM. It reads the text from a state of zeros;
+        its own state does not change.
     text : str, or ndarray (n,) of token ids
     unit : int
         0 to H-1.
     layer : int, optional
         0 to L-1 from the input up; by default the last.
     k : int
-        How many, the largest contributions in absolute value first.
+        How many to return, the largest contributions in absolute value first.
 
     Returns
     -------
@@ -262,41 +272,48 @@ def writers(model, text, unit, layer=None, k=5):
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the cells are not LSTMs.
+        An argument does not fit, or the cells have no cell state.
     """
-    kernels = model.net._kernels
-    if hasattr(text, "dtype"):
-        shape = text.shape[:1] or (1,)
-        ids = kernels.checked_tokens("text", text, len(model.vocabulary), shape)
-        if not len(ids):
-            raise ValueError("text must have at least 1 token, got 0")
-    else:
-        ids = kernels.arrays.asarray(model._encode("text", text, least=1))
+    ids = _token_ids(model, text)
     k = check_size("k", k)
     trace = run(model.net, ids[:, None])[2]
-    stack = [
-        (recurrent, one)
-        for _, recurrent, kept in recurrent_layers(model.net, trace)
-        for one in kept.layers
-    ]
+    stack = [one for _, _, part in recurrent_layers(model.net, trace) for one in part.layers]
     layer = len(stack) - 1 if layer is None else layer
-    for name, value, end in (("layer", layer, len(stack)), ("unit", unit, stack[0][0].hidden_size)):
+    for name, value, end in (("layer", layer, len(stack)), ("unit", unit, stack[0].h.shape[-1])):
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, np.integer))
             or not 0 <= value < end
         ):
             raise ValueError(f"{name} must be an integer in [0, {end}), got {value!r}")
-    recurrent, kept = stack[layer]
-    if recurrent.cell.kind != "lstm":
-        raise ValueError("model must be of LSTM cells: an RNN has no cell state to write to")
-    i, f, g = (host(kept.gates[gate][:, 0, unit]).astype(np.float64) for gate in "ifg")
-    written = i * g
-    since = np.append(np.cumprod(f[:0:-1])[::-1], 1.0)  # of the steps after each one
-    contributions = written * since
+    trace = stack[layer]
+    if not trace.cell.writes:
+        raise ValueError(
+            f"model must have a cell state to write to, as an LSTM has: its cell is {trace.cell.name!r}"
+        )
+    gates = {name: host(a[:, 0, unit]).astype(np.float64) for name, a in trace.gates.items()}
+    written = math.prod(gates[name] for name in trace.cell.writes)
+    forget = gates[trace.cell.keeps]
+    share = np.append(
+        np.cumprod(forget[:0:-1])[::-1], 1.0
+    )  # left of each step's after all later ones
+    contributions = written * share
     order = np.argsort(-np.abs(contributions), kind="stable")[:k]
     tokens, ids = model.vocabulary.tokens, host(ids)
     return [
-        Write(int(t), tokens[ids[t]], float(written[t]), float(since[t]), float(contributions[t]))
+        Write(int(t), tokens[ids[t]], float(written[t]), float(share[t]), float(contributions[t]))
         for t in order
     ]
+
+
+def _token_ids(model, text):
+    """Return a text, or checked token ids, as ids where the model's network is; refuse an empty one."""
+    kernels = model.net.kernels
+    if hasattr(text, "dtype"):
+        shape = text.shape[:1] or (1,)
+        ids = kernels.checked_tokens("text", text, len(model.vocabulary), shape)
+    else:
+        ids = kernels.arrays.asarray(model.vocabulary.encode(text))
+    if not len(ids):
+        raise ValueError("text must have at least 1 token, got 0")
+    return ids

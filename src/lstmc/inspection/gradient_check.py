@@ -7,11 +7,9 @@ import numpy as np
 
 from .._kernels import copy_into, host
 from ..layer import Layer, check_size
-from ..layers import Dropout, Embedding, Linear
-from ..network import Sequential
-from ..recurrent import LSTM, RNN
-from .flow import plain
-from .passes import run, seeded, without_model
+from ..passes import run
+from .inputs import loss_and_trace, network_of
+from .reports import plain
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
 
@@ -23,20 +21,20 @@ class TensorCheck:
     Attributes
     ----------
     name : str
-        Of the parameter, or "x", or a part of the initial state.
+        The name of the parameter, "x", or a part of the initial state.
     size : int
-        How many elements it has.
+        The number of its elements.
     checked : int
-        How many of them were moved, one at a time.
+        How many of them were changed, one at a time.
     error : float
         The largest difference, relative to the largest element of the gradient.
     worst : tuple of int
-        Which element that was.
+        The index of that element.
     backward, differences : float
-        What backward and what the differences say of it.
+        Its gradient by backward, and by differences.
     measurable : bool
-        Whether the gradient is large enough for differences to tell. The errors of one that is not are
-        relative to the smallest that would be, and say nothing.
+        Whether the gradient is large enough to be measured by differences. If not, its errors are relative to
+        the smallest that would be, and mean nothing.
     direction_error : float
         The largest difference along random directions over the whole tensor, relative to the gradient's norm.
     """
@@ -54,7 +52,7 @@ class TensorCheck:
 
 @dataclass
 class GradientReport:
-    """What ``check_gradients`` found. True, as a boolean, where every gradient is right."""
+    """The result of ``check_gradients``. As a boolean it is true if every gradient is right."""
 
     loss: float
     tolerance: float
@@ -62,7 +60,7 @@ class GradientReport:
 
     @property
     def passed(self):
-        """Whether no error is larger than the tolerance; one that is not a number is."""
+        """Whether no error exceeds the tolerance; NaN does."""
         return not self.failed
 
     @property
@@ -94,7 +92,7 @@ class GradientReport:
         return "\n".join(lines)
 
     def to_dict(self):
-        """Give all numbers as plain lists and floats, as JSON can hold them."""
+        """Return all numbers as plain lists and floats, for JSON."""
         tensors = [
             {
                 "name": t.name,
@@ -118,7 +116,7 @@ class GradientReport:
 
 
 def max_error(tensor):
-    """Give the larger of a tensor's two errors; NaN if either is."""
+    """Return the larger of a tensor's two errors; NaN if either is."""
     return float(np.max([tensor.error, tensor.direction_error]))
 
 
@@ -129,26 +127,26 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     Parameters
     ----------
     net : LSTM, RNN, Sequential or LanguageModel
-        Of float32, a copy of it in float64 is checked, which takes a network of lstmc's own layers.
-        Nothing is dropped. The network is left as it was.
+        If it is float32, a copy in float64 is checked, which requires that all layers are lstmc's or define
+        ``options()``. Nothing is dropped. The network does not change.
     x : ndarray
         What the network takes. Its gradient is checked too, unless it holds tokens.
     targets : optional
         As for ``gradient_flow``: classes, numbers, a function of y, or None for a random gradient at y.
     state : optional
-        The initial state; its gradient is checked too, where it is given.
+        The initial state. If there is one, its gradient is checked too.
     samples : int or None
-        How many elements of each tensor are moved, drawn at random; None: every one.
+        How many elements of each tensor are changed, drawn at random. None means all.
     directions : int
-        How many random directions over each whole tensor are checked besides: they find an error in any one
+        How many random directions over each whole tensor are checked as well: they detect an error in any
         element.
     tolerance : float
-        The largest error that is right: of an element relative to the largest of its tensor's gradient,
-        along a direction relative to that gradient's norm.
+        The largest error allowed: for an element relative to the largest of its tensor's gradient, along a
+        direction relative to the norm of that gradient.
     step : float
-        How far an element is moved; along a direction, the norm of the movement.
+        By how much an element is changed; along a direction, the norm of the change.
     rng : int or numpy Generator
-        Of the samples and directions.
+        Draws the samples and the directions.
 
     Returns
     -------
@@ -158,9 +156,10 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the loss is not finite; a float32 network holds a layer of another maker.
+        An argument does not fit, the loss is not finite, or a layer of a float32 network has no
+        ``options()``.
     """
-    net = without_model(net)
+    net = network_of(net)
     if not isinstance(net, Layer):
         raise TypeError(f"net must be a layer or a network of layers, got {type(net).__name__}")
     if net.dtype != np.float64 or not list(net.parameters()):
@@ -174,11 +173,11 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
     rng = np.random.default_rng(rng)
-    loss, dy, trace = seeded(net, _copy(x), targets, state, None, None, None)
+    loss, dy, trace = loss_and_trace(net, _copy(x), targets, state, None, None, None)
     before = net.params.copy(), net.grads.copy()
     try:
         net.zero_grad()
-        dx, dstate = _backward(net, dy, trace)
+        dx, dstate = net.backward(dy, trace)
         tensors = [(name, net[name], net.grad(name)) for name in net.parameters()]
         if dx is not None and hasattr(x, "dtype") and x.dtype.kind == "f":
             tensors.append(("x", x, dx))
@@ -188,11 +187,11 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
             return _loss_of(net, x, targets, state, dy)
 
         loss = value() if loss is None else loss
-        # Differences can not tell gradients that are smaller than what the loss is rounded by.
+        # Differences cannot measure gradients below the rounding of the loss.
         least = 16 * np.finfo(np.float64).eps * abs(loss) / step / tolerance
-        with np.errstate(all="ignore"):  # what is not finite is told in the report
-            found = [_check(*t, value, least, samples, directions, step, rng) for t in tensors]
-        return GradientReport(loss, tolerance, found)
+        with np.errstate(all="ignore"):  # the report says what is not finite
+            checks = [_check(*t, value, least, samples, directions, step, rng) for t in tensors]
+        return GradientReport(loss, tolerance, checks)
     finally:
         net.params[:], net.grads[:] = before
 
@@ -200,25 +199,12 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
 def _loss_of(net, x, targets, state, dy):
     if targets is None:  # a random gradient is that of a sum with these weights
         return float((run(net, _copy(x), state)[0] * dy).sum())
-    return seeded(net, _copy(x), targets, state, None, None, None)[0]
+    return loss_and_trace(net, _copy(x), targets, state, None, None, None)[0]
 
 
 def _copy(x):
-    """Give a layer an input of its own: it may keep it, and make it read-only."""
+    """Return an input for a layer to keep, which may make it read-only."""
     return x.copy() if hasattr(x, "dtype") else x
-
-
-def _backward(net, dy, trace, dstate=None):
-    """Differentiate as backward does, but past a dropout that dropped nothing."""
-    if isinstance(net, Dropout) and trace is None:
-        return dy, dstate
-    if not isinstance(net, Sequential):
-        return net.backward(dy, trace, dstate)
-    departing = []
-    for layer, kept in zip(reversed(net.layers), reversed(trace.layers)):
-        dy, out = _backward(layer, dy, kept)
-        departing.append(out)
-    return dy, tuple(departing[::-1])
 
 
 def _check(name, tensor, gradient, value, least, samples, directions, step, rng):
@@ -261,7 +247,7 @@ def _check(name, tensor, gradient, value, least, samples, directions, step, rng)
 
 
 def _parts(name, state, dstate):
-    """Walk through the arrays of a state and of its gradient."""
+    """Yield the name, array and gradient of each part of a state."""
     if isinstance(state, tuple):
         for i, (part, dpart) in enumerate(zip(state, dstate)):
             yield from _parts(f"{name}[{i}]", part, dpart)
@@ -273,7 +259,7 @@ def _parts(name, state, dstate):
 
 
 def _as_float64(value):
-    """Give floats as float64 and everything else as it is; always a copy, contiguous."""
+    """Return a contiguous copy, of floats in float64."""
     if isinstance(value, (tuple, list)):
         return tuple(_as_float64(part) for part in value)
     if not hasattr(value, "dtype"):
@@ -282,30 +268,10 @@ def _as_float64(value):
 
 
 def _in_float64(net):
-    """Give a copy of a network in float64, with the same weights."""
-    made = _twin(net)
-    if isinstance(made, Layer) and hasattr(made, "_params"):
-        for name in made.parameters():
-            copy_into(made[name], net[name].astype(np.float64))
-    return made
-
-
-def _twin(layer):
-    """Make a layer of the same kind and sizes in float64."""
-    double = {"dtype": np.float64, "device": layer.device} if isinstance(layer, Layer) else {}
-    if isinstance(layer, Sequential):
-        return Sequential(*(_in_float64(one) for one in layer.layers))
-    if type(layer) in (LSTM, RNN):
-        kind = {} if isinstance(layer, LSTM) else {"nonlinearity": layer.nonlinearity}
-        sizes = (layer.input_size, layer.hidden_size, layer.num_layers)
-        return type(layer)(*sizes, bias=layer.bias, batch_first=layer.batch_first, **double, **kind)
-    if type(layer) is Linear:
-        return Linear(layer.in_features, layer.out_features, layer.bias, **double)
-    if type(layer) is Embedding:
-        return Embedding(layer.num_embeddings, layer.embedding_dim, **double)
-    if type(layer) is Dropout:
-        return Dropout(layer.p)
-    raise ValueError(
-        f"net must be float64 to check a layer of another maker, {type(layer).__name__}: only layers of "
-        "lstmc can be copied from float32"
-    )
+    """Return a copy of a network in float64, with the same weights."""
+    try:
+        return net.astype(np.float64)
+    except TypeError as error:
+        raise ValueError(
+            f"net must be float64 to check a layer of another maker, {error}"
+        ) from None

@@ -1,7 +1,7 @@
 """Exact Jacobians of states over time, their spectra, and Lyapunov exponents.
 
-A Jacobian is made of backward sweeps: one gradient for each of its rows, all of them at once as rows of a
-batch, in C. Nothing here approximates but the limit that an exponent is.
+A Jacobian is computed by backward sweeps in C: one gradient for each of its rows, all at once as rows of a
+batch. Only a Lyapunov exponent is an approximation, as it is a limit.
 """
 
 import math
@@ -13,7 +13,8 @@ from .._kernels import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
 from ..recurrent import Recurrent
-from .flow import plain
+from .plots import plot_spectrum
+from .reports import plain
 
 __all__ = [
     "JacobianSpectrum",
@@ -41,24 +42,24 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
     state : optional
         The initial state.
     trace : Trace, instead of x and state
-        Of the layer's forward.
+        From the layer's forward.
     num_threads : int, optional
 
     Returns
     -------
     ndarray (B, S, S), or (S, S) for an unbatched sequence
-        ``[b, i, j]`` is d s_t1[i] / d s_t0[j] of row b. A state is written as one vector: h of all layers of
-        the stack, the first one first, then, of an LSTM, c of all layers: S is L*H or 2*L*H.
+        ``[b, i, j]`` is d s_t1[i] / d s_t0[j] of row b. A state is one vector: h of all layers of the stack,
+        the first one first, then c of all layers where the cell has it: S is L*H or 2*L*H.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another layer's.
+        An argument does not fit, or the trace is another layer's.
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     t0, t1 = _check_span(t0, t1, len(trace.x))
     batch, size = trace.x.shape[1], _state_size(layer)
-    arrays = layer._kernels.arrays
+    arrays = layer.kernels.arrays
     jacobian = arrays.empty((batch, size, size), layer.dtype)
     for rows in _row_groups(layer, batch, size):
         seeds = arrays.broadcast_to(
@@ -88,7 +89,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another layer's.
+        An argument does not fit, or the trace is another layer's.
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     steps, batch, inputs = trace.x.shape
@@ -98,7 +99,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     if not _is_int(t) or not 0 <= t < steps:
         raise ValueError(f"t must be a step in [0, {steps}), got {t!r}")
     hidden = layer.hidden_size
-    arrays = layer._kernels.arrays
+    arrays = layer.kernels.arrays
     seeds = arrays.zeros((batch, hidden, _state_size(layer)), layer.dtype)
     top = (layer.num_layers - 1) * hidden
     seeds[:, :, top : top + hidden] = arrays.eye(hidden, dtype=layer.dtype)
@@ -110,37 +111,37 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
 
 def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=None,
                        num_threads=None):  # fmt: skip
-    """Measure at what rates small changes of the state grow or shrink along a sequence.
+    """Measure the rates at which small changes of the state grow or shrink along a sequence.
 
     Parameters
     ----------
     layer : LSTM or RNN
     x : ndarray (T, B, I) or (T, I)
-        Long: the longer, the nearer to the limit that an exponent is.
+        The longer, the closer to the limit that an exponent is.
     state, trace, num_threads
         As for ``state_jacobian``.
     count : int, optional
-        How many, the largest ones; by default all S of them.
+        How many exponents, the largest ones; by default all S of them.
     every : int
-        Steps between two orthogonalisations (QR). More are faster, but lose the smaller exponents to
-        rounding, in float32 from some three on.
+        Steps between two orthogonalisations (QR). More steps are faster, but lose the smaller exponents to
+        rounding, in float32 from about three on.
 
     Returns
     -------
     ndarray (B, count) of float64, or (count,) for an unbatched sequence
-        Nats per step, the largest first: above 0 changes grow, below they die. -inf where a direction is
+        Nats per step, the largest first: changes grow above 0 and shrink below. -inf where a direction is
         lost altogether.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another layer's.
+        An argument does not fit, or the trace is another layer's.
 
     Notes
     -----
-    Benettin et al. (1980), on the transposed product: backward sweeps of `count` gradients from the last step
-    to the first, a QR after every few steps. The transposed product has the same singular values. The start
-    is a random frame; what it misses of the leading directions is forgotten as 1/T.
+    Benettin et al. (1980), on the transposed product, which has the same singular values: backward sweeps of
+    `count` gradients from the last step to the first, with a QR after every few steps. The sweeps start from
+    a random frame; its error in the leading directions fades as 1/T.
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     steps, batch, _ = trace.x.shape
@@ -152,14 +153,14 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
         raise ValueError("x must have at least one step, got none")
     first = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0][:count]
     rows = np.broadcast_to(first, (batch, count, size)).astype(layer.dtype)
-    rows = layer._kernels.arrays.asarray(rows)
+    rows = layer.kernels.arrays.asarray(rows)
     sums = np.zeros((batch, count))
     for t1 in range(steps, 0, -every):
         rows = _sweep(layer, trace, rows, t1, max(0, t1 - every), num_threads)
         q, r = np.linalg.qr(host(rows).astype(np.float64).swapaxes(1, 2))
         with np.errstate(divide="ignore"):
             sums += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2)))
-        rows = layer._kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
+        rows = layer.kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
     exponents = -np.sort(-sums / steps, axis=1)
     return exponents[0] if trace.unbatched else exponents
 
@@ -176,13 +177,13 @@ class JacobianSpectrum:
     t1 : int
         The later state.
     distances : list of int
-        k, from 1 up.
+        The distances k, from 1 up.
     singular_values : ndarray (len(distances), B, S) of float64
         The largest first.
     factors : list of dict
-        Of each layer of the stack, as ``step_factors`` gives them.
+        For each layer of the stack, as ``step_factors`` returns them.
     precision : float
-        Of the layer's type: values below this share of the largest are rounding.
+        The machine epsilon of the layer's type: values below this share of the largest are rounding.
     """
 
     t1: int
@@ -193,13 +194,13 @@ class JacobianSpectrum:
 
     @property
     def largest(self):
-        """The largest singular value at each distance, the geometric mean over rows."""
+        """The largest singular value at each distance: its geometric mean over rows."""
         with np.errstate(divide="ignore"):
             return np.exp(np.log(self.singular_values[:, :, 0]).mean(1))
 
     @property
     def rate(self):
-        """Mean change of the logarithm of the largest a step, from the first distance to the last."""
+        """Mean change per step of the logarithm of the largest, from the first distance to the last."""
         first, last = self.largest[[0, -1]]
         span = self.distances[-1] - self.distances[0]
         if not span or not first or not last:
@@ -213,7 +214,7 @@ class JacobianSpectrum:
             most = values[:, 0].max()
             shown = [most, np.median(values), values[:, -1].min()]
             lines.append(
-                f"  {k:5}  " + "  ".join(self._tell(v, self.precision * most) for v in shown)
+                f"  {k:5}  " + "  ".join(self._text(v, self.precision * most) for v in shown)
             )
         for i, factors in enumerate(self.factors):
             norms = ", ".join(
@@ -229,11 +230,11 @@ class JacobianSpectrum:
         return "\n".join(lines)
 
     @staticmethod
-    def _tell(value, least):
+    def _text(value, least):
         return f"{value:9.3e}" if value >= least else f"< {least:.1e}"
 
     def to_dict(self):
-        """Give all numbers as plain lists and floats, as JSON can hold them."""
+        """Return all numbers as plain lists and floats, for JSON."""
         factors = [
             {
                 "spectral_norm": f["spectral_norm"],
@@ -253,14 +254,12 @@ class JacobianSpectrum:
 
     def plot(self, path):
         """Draw it into a PNG file. Needs matplotlib."""
-        from .plots import plot_spectrum
-
         plot_spectrum(path, self)
 
 
 def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, trace=None,
                       num_threads=None):  # fmt: skip
-    """Find the singular values of the state's Jacobian over growing distances.
+    """Compute the singular values of the state's Jacobian over growing distances.
 
     Parameters
     ----------
@@ -280,7 +279,7 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another layer's.
+        An argument does not fit, or the trace is another layer's.
     """
     trace = _trace_of(layer, x, state, trace, num_threads)
     _, t1 = _check_span(0, t1, len(trace.x))
@@ -293,75 +292,78 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
         if not _is_int(k) or not 1 <= k <= t1:
             raise ValueError(f"distances must be in [1, {t1}], got {k!r}")
     batch, size = trace.x.shape[1], _state_size(layer)
-    arrays = layer._kernels.arrays
+    arrays = layer.kernels.arrays
     rows = arrays.broadcast_to(arrays.eye(size, dtype=layer.dtype), (batch, size, size))
-    found, done = [], 0
+    singular_values, done = [], 0
     for k in distances:
         rows = _sweep(layer, trace, rows, t1 - done, t1 - k, num_threads)
-        found.append(np.linalg.svd(host(rows).astype(np.float64), compute_uv=False))
+        singular_values.append(np.linalg.svd(host(rows).astype(np.float64), compute_uv=False))
         done = k
     return JacobianSpectrum(
         t1,
         [int(k) for k in distances],
-        np.array(found),
+        np.array(singular_values),
         step_factors(layer, trace),
         float(np.finfo(layer.dtype).eps),
     )
 
 
 def step_factors(layer, trace):
-    """Give the factors that one step multiplies a gradient by: the weights' and the activations'.
+    """Return the factors by which one step multiplies a gradient: the weights' and the activations'.
 
     Parameters
     ----------
     layer : LSTM or RNN
     trace : Trace
-        Of its forward.
+        From its forward.
 
     Returns
     -------
     list of dict, one for each layer of the stack
-        spectral_norm: dict of gate to the largest singular value of its recurrent weights.
-        spectral_radius: the largest absolute eigenvalue, for an RNN; None for an LSTM, whose recurrent
-        weights are not square. derivatives: dict of name to ndarray (T, 5), quantiles (5, 25, 50, 75, 95 %)
-        over rows and units of the derivative of the activation at each step; for an LSTM also of "f", by
-        which c is carried, and "o (1 - tanh(c)^2)", by which h passes a gradient on to c.
+        "spectral_norm" is a dict of gate to the largest singular value of its recurrent weights;
+        "spectral_radius" is the largest absolute eigenvalue of the recurrent weights of a cell with one gate,
+        else None; "derivatives" is a dict of name to ndarray (T, 5), the quantiles (5, 25, 50, 75, 95 %) over
+        rows and units, at each step, of the derivative of every activation and of what else a gradient is
+        multiplied by. For an LSTM that is "f", for c, and "o (1 - tanh(c)^2)", between h and c.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not a recurrent layer, or the trace is another layer's or empty.
     """
     _check_layer(layer)
-    layer._check_trace(trace)
+    layer.check_trace(trace)
     if not trace.x.shape[0] or not trace.x.shape[1]:
         raise ValueError(
             f"x must have at least one step and one row, got {shape_text(trace.x.shape)}"
         )
-    found = []
-    for i, kept in enumerate(trace.layers):
-        names, hidden = [gate.name for gate in layer.cell.gates], layer.hidden_size
-        blocks = host(layer[f"weight_hh_l{i}"]).astype(np.float64)
-        blocks = blocks.reshape(len(names), hidden, hidden)
-        radius = None
-        if layer.cell.kind == "lstm":
-            gates = {name: host(kept.gates[name]).astype(np.float64) for name in names}
-            sigmoids = {f"{n} (1 - {n})": gates[n] * (1 - gates[n]) for n in "ifo"}
-            passed = gates["o"] * (1 - np.tanh(host(kept.c).astype(np.float64)) ** 2)
-            derivatives = {
-                "f": gates["f"], "o (1 - tanh(c)^2)": passed, "1 - g^2": 1 - gates["g"] ** 2, **sigmoids,
-            }  # fmt: skip
-        else:
-            radius = float(np.abs(np.linalg.eigvals(blocks[0])).max())
-            h = host(kept.h).astype(np.float64)
-            slope = {"tanh": 1 - h**2, "relu": (h > 0) * 1.0, "identity": np.ones_like(h)}
-            derivatives = {f"{layer.nonlinearity}'": slope[layer.nonlinearity]}
-        found.append(
-            {
-                "spectral_norm": {n: float(np.linalg.norm(b, 2)) for n, b in zip(names, blocks)},
-                "spectral_radius": radius,
-                "derivatives": {
-                    n: np.quantile(d.reshape(len(d), -1), QUANTILES, axis=1).T
-                    for n, d in derivatives.items()
-                },
-            }
-        )
-    return found
+    return [_factors(layer[f"weight_hh_l{i}"], one) for i, one in enumerate(trace.layers)]
+
+
+def _factors(weight_hh, trace):
+    """Return the factors of one layer of a stack."""
+    names = [gate.name for gate in trace.cell.gates]
+    blocks = _in_float64(weight_hh).reshape(len(names), -1, weight_hh.shape[1])
+    radius = None
+    if len(blocks) == 1:
+        radius = float(np.abs(np.linalg.eigvals(blocks[0])).max())
+    derivatives = trace.cell.derivatives(
+        _in_float64(trace.h),
+        None if trace.c is None else _in_float64(trace.c),
+        {name: _in_float64(gate) for name, gate in trace.gates.items()},
+    )
+    return {
+        "spectral_norm": {n: float(np.linalg.norm(b, 2)) for n, b in zip(names, blocks)},
+        "spectral_radius": radius,
+        "derivatives": {
+            name: np.quantile(d.reshape(len(d), -1), QUANTILES, axis=1).T
+            for name, d in derivatives.items()
+        },
+    }
+
+
+def _in_float64(array):
+    return host(array).astype(np.float64)
 
 
 # -- sweeps -----------------------------------------------------------------------------------------
@@ -370,27 +372,27 @@ def step_factors(layer, trace):
 def _sweep(layer, trace, rows, t1, t0, threads, dx=None):
     """Carry gradients back from state t1 to state t0.
 
-    rows (B, R, S): R gradients for each row of the batch. Returned in the same form. dx (t1, B*R, I), where
-    t0 is 0: the gradients of the inputs are written there.
+    rows (B, R, S) holds R gradients for each row of the batch; the result has the same form. Where t0 is 0,
+    the gradients of the inputs are written to dx (t1, B*R, I).
     """
     batch, repeat, size = rows.shape
     parts, hidden = len(layer.cell.states), layer.hidden_size
     shape = (batch * repeat, parts, layer.num_layers, hidden)
-    # one contiguous array (L, B*R, H) for each of h and c
-    contiguous = layer._kernels.arrays.ascontiguousarray
+    # h, or h and c: each one contiguous array (L, B*R, H)
+    contiguous = layer.kernels.arrays.ascontiguousarray
     carried = contiguous(rows.reshape(shape).transpose(1, 2, 0, 3))
     step_bytes = carried.itemsize * batch * repeat * hidden * max(1, layer.num_layers - 1)
     at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
     while t1 > t0:
         middle = max(t0, t1 - at_once)
         out = None if dx is None else dx[middle:t1]
-        carried = layer._carry_back(trace, carried, middle, t1, repeat, out, threads)
+        carried = layer.carry_back(trace, carried, middle, t1, repeat, out, threads)
         t1 = middle
     return contiguous(carried.transpose(2, 0, 1, 3)).reshape(batch, repeat, size)
 
 
 def _row_groups(layer, batch, size):
-    """Cut the rows of a Jacobian so that the gradients of one step stay small."""
+    """Yield slices of the rows of a Jacobian, so short that the gradients of one step stay small."""
     row_bytes = layer.dtype.itemsize * batch * layer.hidden_size * (len(layer.cell.gates) + 4)
     most = max(1, SWEEP_BYTES // max(1, row_bytes))
     for start in range(0, size, most):
@@ -417,7 +419,7 @@ def _trace_of(layer, x, state, trace, threads):
         return layer.forward(x, state, num_threads=threads)[2]
     if x is not None or state is not None:
         raise ValueError("trace holds what forward saw: x and state must not be given")
-    layer._check_trace(trace)
+    layer.check_trace(trace)
     return trace
 
 

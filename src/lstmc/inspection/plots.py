@@ -1,12 +1,10 @@
-"""Pictures: the only file of the library that imports matplotlib.
+"""Pictures of reports, as PNG files. No other file of the library imports matplotlib.
 
-Each function draws what a report holds into a PNG file. Colours are those of Okabe and Ito (2008), which
-colour-blind eyes tell apart, with a line style each; heat maps are viridis, or blue to red around zero.
+Line colours are those of Okabe and Ito (2008), which colour-blind people can tell apart, and each has a line
+style of its own; heat maps are viridis, or blue to red around zero.
 """
 
 import numpy as np
-
-from .flow import STEADY
 
 __all__ = [
     "plot_comparisons",
@@ -33,7 +31,7 @@ def _figure(height, width=WIDTH):
 
 
 def _line(i):
-    """Give the look of the i-th line."""
+    """Return the style of the i-th line."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "linestyle": STYLES[i % len(STYLES)],
@@ -42,13 +40,13 @@ def _line(i):
 
 
 def _positive(values):
-    """Give values for a logarithmic axis, on which what is not above zero has no place."""
+    """Return values for a logarithmic axis: what is not above zero becomes NaN."""
     values = np.asarray(values, float)
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def _log(axes):
-    """Make the y axis logarithmic, if there is anything above zero to show on it."""
+    """Make the y axis logarithmic if there is anything above zero to show."""
     if any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in axes.lines):
         axes.set_yscale("log")
     else:
@@ -62,7 +60,7 @@ def plot_losses(path, epochs, train, valid):
     ----------
     path : str or path
     epochs : list of float
-        When, in epochs.
+        Where each loss belongs on the axis.
     train, valid : list of float or None
         Mean loss of an epoch's training, and of validation, in nats per token; None where unknown.
     """
@@ -94,12 +92,9 @@ def plot_flow(path, flow):
     dots = {"marker": "o"} if flow.steps == 1 else {}
     for i, layer in enumerate(flow.layers):
         norms = _positive(layer.reach.norms)
-        half, steady = layer.reach.half_life, layer.reach.fit >= STEADY
-        label = (
-            f"{layer.name}, half-life {half:.3g} steps"
-            if steady and np.isfinite(half)
-            else layer.name
-        )
+        half_life, label = layer.reach.half_life, layer.name
+        if layer.reach.is_steady and np.isfinite(half_life):
+            label += f", half-life {half_life:.3g} steps"
         reach.plot(np.arange(len(norms)), norms, label=label, **_line(i))
         total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **dots, **_line(i))
     reach.set_title(f"{verdict}: {asked}, followed back", fontsize=11)
@@ -124,45 +119,44 @@ def plot_gates(path, report):
     path : str or path
     report : GateReport
     """
-    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.means))
+    gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
     columns = len(report.layers)
     figure = _figure(1.45 * len(gates) + 0.9, max(WIDTH, 2.8 * columns))
     grid = figure.subplots(len(gates), columns, squeeze=False, sharex=True)
-    names = {
-        "i": "input gate i",
-        "f": "forget gate f",
-        "g": "candidate g",
-        "o": "output gate o",
-        "h": "state h",
-    }
     for column, layer in enumerate(report.layers):
         grid[0][column].set_title(f"layer {layer.name}", fontsize=10)
-        for axes, gate in zip(grid[:, column], gates):
-            if gate not in layer.means:
+        for row, (name, gate) in zip(grid, gates.items()):
+            axes = row[column]
+            if name not in layer.gates:
                 axes.set_axis_off()
                 continue
-            unsigned = gate in "ifo"
-            far = max(map(abs, layer.ranges[gate]))  # of an RNN without tanh, as its values are
-            image = axes.imshow(
-                layer.means[gate].T,
-                aspect="auto",
-                interpolation="nearest",
-                cmap="viridis" if unsigned else "RdBu_r",
-                vmin=0 if unsigned else -far,
-                vmax=far,
-            )
+            image = _draw_gate(axes, layer, name)
             if not column:
-                axes.set_ylabel(f"{names[gate]}\nunit", fontsize=8)
+                axes.set_ylabel(f"{gate.title}\nunit", fontsize=8)
             axes.tick_params(labelsize=7)
             if column == columns - 1:
-                figure.colorbar(
-                    image, ax=list(grid[gates.index(gate)]), fraction=0.04, pad=0.01
-                ).ax.tick_params(labelsize=7)
+                bar = figure.colorbar(image, ax=list(row), fraction=0.04, pad=0.01)
+                bar.ax.tick_params(labelsize=7)
         grid[-1][column].set_xlabel("step", fontsize=9)
     rows = f", mean of {report.batch} rows" if report.batch > 1 else ""
-    what = "How far each gate opens" if "i" in gates else "The states"
+    what = "The states" if list(gates) == ["h"] else "How far each gate opens"
     figure.suptitle(f"{what}, over time and units{rows}", fontsize=11)
     figure.savefig(path, dpi=DPI)
+
+
+def _draw_gate(axes, layer, name):
+    """Draw the heat map of one gate; return the image."""
+    bounds = layer.gates[name].bounds
+    is_share = bounds is not None and bounds[0] == 0
+    far = max(map(abs, layer.ranges[name]))  # where there are no bounds, as far as the values go
+    return axes.imshow(
+        layer.means[name].T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="viridis" if is_share else "RdBu_r",
+        vmin=0 if is_share else -far,
+        vmax=far,
+    )
 
 
 def plot_histograms(path, report):
@@ -173,24 +167,24 @@ def plot_histograms(path, report):
     path : str or path
     report : GateReport
     """
-    gates = list(dict.fromkeys(gate for layer in report.layers for gate in layer.histograms))
+    gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
     figure = _figure(1.5 * len(gates) + 0.7)
     panels = figure.subplots(len(gates), 1, squeeze=False)[:, 0]
-    for axes, gate in zip(panels, gates):
-        unsigned = gate in "ifo"
-        low, high = (0.1, 0.9) if unsigned else (-0.9, 0.9)
+    for axes, name in zip(panels, gates):
+        limits = set()
         for i, layer in enumerate(report.layers):
-            if gate in layer.histograms:
-                share = layer.histograms[gate]
-                edges = np.linspace(*layer.ranges[gate], len(share) + 1)
+            if name in layer.gates:
+                share = layer.histograms[name]
+                edges = np.linspace(*layer.ranges[name], len(share) + 1)
                 axes.stairs(100 * share, edges, label=layer.name, **_line(i))
-        for edge in (low, high) if any(gate in layer.low for layer in report.layers) else ():
-            axes.axvline(edge, color="#888888", linewidth=0.8)
-        axes.set_ylabel(f"{gate}\n% of values", fontsize=9)
+                limits.update(layer.gates[name].limits or ())
+        for limit in sorted(limits):
+            axes.axvline(limit, color="#888888", linewidth=0.8)
+        axes.set_ylabel(f"{name}\n% of values", fontsize=9)
         axes.tick_params(labelsize=8)
     panels[0].legend(fontsize=8)
     panels[-1].set_xlabel("value; beyond the grey lines a gate is saturated")
-    what = "gates" if "i" in gates else "states"
+    what = "states" if list(gates) == ["h"] else "gates"
     figure.suptitle(f"How the {what} are distributed over steps, rows and units", fontsize=11)
     figure.savefig(path, dpi=DPI)
 
@@ -207,7 +201,7 @@ def plot_spectrum(path, spectrum):
     axes = figure.add_subplot()
     values, k = spectrum.singular_values, spectrum.distances
     flat = values.reshape(len(k), -1)
-    floor = spectrum.precision * values[:, :, 0].max(1)  # what lies below is rounding
+    floor = spectrum.precision * values[:, :, 0].max(1)  # what is below is rounding
     low, high = (np.maximum(np.quantile(flat, q, axis=1), floor) for q in (0.25, 0.75))
     axes.fill_between(k, low, high, color=COLOURS[0], alpha=0.2, label="middle half")
     lines = (
@@ -246,7 +240,7 @@ def plot_jacobian(
     ----------
     path : str or path
     jacobian : ndarray (S, S) or (H, I)
-        Of one row: ``state_jacobian(...)[b]``.
+        That of one row: ``state_jacobian(...)[b]``.
     title : str
 
     Raises
@@ -282,7 +276,7 @@ def plot_comparisons(path, comparisons) -> None:  # so that typed programs may c
     rows = figure.subfigures(len(comparisons), 1, squeeze=False)[:, 0]
     for row, comparison in zip(rows, comparisons):
         ends = []
-        for name, run in (("LSTM", comparison.lstm), ("RNN", comparison.rnn)):
+        for name, run, _ in comparison.sides:
             how = "learns it" if run.solved_at is not None else "does not learn it"
             ends.append(f"the {name} {how} in {run.solved_at or run.updates[-1]:,} updates")
         row.suptitle(f"{comparison.problem}:\n{', '.join(ends)}", fontsize=11)
@@ -296,7 +290,7 @@ def _draw_learning(axes, comparison):
     problem = comparison.problem
     error = problem.name == "adding"
     unit = 1 if error else 100  # a share is shown in percent
-    for i, (name, run) in enumerate((("LSTM", comparison.lstm), ("RNN", comparison.rnn))):
+    for i, (name, run, _) in enumerate(comparison.sides):
         scores = unit * np.asarray(run.scores, float)
         axes.plot(run.updates, scores, label=name, marker="o", markersize=2, **_line(i))
         if run.solved_at is not None:
@@ -318,9 +312,7 @@ def _draw_learning(axes, comparison):
 
 
 def _draw_reach(axes, comparison):
-    for i, (name, flow) in enumerate(
-        (("LSTM", comparison.lstm_flow), ("RNN", comparison.rnn_flow))
-    ):
+    for i, (name, _, flow) in enumerate(comparison.sides):
         norms = _positive(flow.layers[0].reach.norms[1:])  # float32 ends at 1e-38
         axes.plot(np.arange(1, len(norms) + 1), norms / norms[0], label=name, **_line(i))
     _log(axes)

@@ -1,7 +1,7 @@
-"""Problems with long delays, which say why there are LSTMs: batches, losses, and when they are learned.
+"""Problems with long delays, which show why there are LSTMs: batches, losses, and when they are learned.
 
 The adding problem and temporal order are from Hochreiter & Schmidhuber (1997, experiments 4 and 6a), copying
-from Arjovsky et al. (2016), who took it from there too. Every batch is fresh: nothing can be learned by
+from Arjovsky et al. (2016), after the same paper. Every batch is new, so that nothing can be learned by
 heart.
 """
 
@@ -22,7 +22,7 @@ X, START, END = 4, 6, 7
 
 
 def adding(rng, steps, batch):
-    """Make a batch of the adding problem: the sum of the two numbers that were marked.
+    """Return a batch of the adding problem: the sum of the two marked numbers.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def adding(rng, steps, batch):
         Numbers uniform in [0, 1), and marks: 1 at one step of the first half and at one of the second,
         else 0.
     targets : ndarray (B,) of float32
-        The sum (not the mean) of the two marked numbers, asked for after the last step. To answer 1 always
-        has a mean squared error of 1/6.
+        The sum (not the mean) of the two marked numbers, due after the last step. Always answering 1 has a
+        mean squared error of 1/6.
     """
     _check_rng(rng)
     steps = _at_least("steps", steps, 2)
@@ -53,7 +53,7 @@ def adding(rng, steps, batch):
 
 
 def temporal_order(rng, steps, batch):
-    """Make a batch of the temporal order problem: which of X and Y came first, and which second.
+    """Return a batch of the temporal order problem: which of X and Y came first, and which second.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def temporal_order(rng, steps, batch):
         One-hot: the first symbol is E, the last B, those between are of a, b, c, d at random, but for one X
         or Y in steps [T/10, T/5] and one in [T/2, 3T/5]. In this order: a, b, c, d, X, Y, E, B.
     targets : ndarray (T, B) of int64
-        After the last step the class: 0 for X X, 1 for X Y, 2 for Y X, 3 for Y Y; -1 before, not counted.
+        After the last step the class: 0 for X X, 1 for X Y, 2 for Y X, 3 for Y Y; -1 (ignored) before.
 
     Notes
     -----
-    The places are those of the paper, of 100 to 110 steps, with T for its 100. There lengths differ by up to
-    a tenth; here all sequences are T long.
+    The steps are those of the paper, with T for its 100. Its sequences have 100 to 110 steps; here all
+    have T.
     """
     _check_rng(rng)
     steps = _at_least("steps", steps, 10)
@@ -92,26 +92,26 @@ def temporal_order(rng, steps, batch):
 
 
 def copying(rng, delay, batch, symbols=10, alphabet=2):
-    """Make a batch of the copying problem: say the symbols again, in order, after a delay.
+    """Return a batch of the copying problem: repeat the symbols, in order, after a delay.
 
     Parameters
     ----------
     rng : numpy Generator
     delay : int
-        Steps between the last symbol and the first that is asked for.
+        Steps between the last symbol and the first answer.
     batch : int
         B
     symbols : int
-        S, how many are to be kept.
+        S, how many symbols are to be repeated.
     alphabet : int
-        A, how many kinds there are, at least 2.
+        A, how many different symbols there are, at least 2.
 
     Returns
     -------
     x : ndarray (S + delay + S, B, A + 2) of float32
         One-hot: the symbols, then blanks (A), with a signal (A + 1) in the last step of the delay.
     targets : ndarray (S + delay + S, B) of int64
-        The symbols at the last S steps; -1 before, not counted.
+        The symbols at the last S steps; -1 before, which is ignored.
     """
     _check_rng(rng)
     delay, symbols = check_size("delay", delay), check_size("symbols", symbols)
@@ -144,16 +144,16 @@ class Problem:
     ----------
     name : "adding", "temporal_order" or "copying"
     steps : int
-        T; of copying, the delay.
+        T; for copying, the delay.
     symbols, alphabet : int
-        Of copying: how many symbols, of how many kinds. At a delay of 50, ten of two, as here, take an LSTM
-        of 48 units 2500 to 3000 updates (``learn``, three seeds); ten of eight, as in Arjovsky et al., take
-        one of 64 units 7600 and 8800 (two seeds).
+        For copying: how many symbols, of how many kinds. At a delay of 50, an LSTM of 48 units needs 2500 to
+        3000 updates for ten symbols of two kinds, the default (``learn``, three seeds); one of 64 units needs
+        7600 and 8800 for ten of eight, as in Arjovsky et al. (two seeds).
 
     Raises
     ------
     TypeError, ValueError
-        The name is another one; a size is not an integer, or too small.
+        The name is another one, or a size is not an integer or too small.
     """
 
     name: str
@@ -173,29 +173,29 @@ class Problem:
 
     @property
     def length(self):
-        """Steps of a sequence."""
+        """The steps of a sequence."""
         return self.steps + 2 * self.symbols if self.name == "copying" else self.steps
 
     @property
     def inputs(self):
-        """Features of x."""
+        """The features of x."""
         return {"adding": 2, "temporal_order": 8, "copying": self.alphabet + 2}[self.name]
 
     @property
     def outputs(self):
-        """What the network is to give: one number, or so many classes."""
+        """The features of the network's output: one number, or one per class."""
         return {"adding": 1, "temporal_order": 4, "copying": self.alphabet}[self.name]
 
     @property
     def measure(self):
-        """What ``score`` is, with its unit, in words."""
+        """What ``score`` measures, in words."""
         if self.name == "adding":
             return "mean squared error"
         return "symbols right" if self.name == "copying" else "sequences right"
 
     @property
     def limit(self):
-        """The score from which on the problem is learned: an error below 0.01, or 0.99 right."""
+        """The score at which the problem is learned: an error below 0.01, or 0.99 right."""
         return 0.01 if self.name == "adding" else 0.99
 
     def __str__(self):
@@ -205,16 +205,16 @@ class Problem:
         return what
 
     def batch(self, rng, batch):
-        """Make a fresh batch: x (T, B, inputs) and targets, as the function of this name says."""
+        """Return a new batch: x (T, B, inputs) and targets, as the function of this name says."""
         if self.name == "copying":
             return copying(rng, self.steps, batch, self.symbols, self.alphabet)
         make = adding if self.name == "adding" else temporal_order
         return make(rng, self.steps, batch)
 
     def loss(self, y, targets):
-        """Give the loss and its gradient dy at a network's output y (T, B, outputs), as gradient_flow asks.
+        """Return the loss and its gradient dy at a network's output y (T, B, outputs), as gradient_flow asks.
 
-        Of adding it is the squared error at the last step, else the softmax cross-entropy, in nats.
+        For adding it is the squared error at the last step, else the softmax cross-entropy, in nats.
         """
         if y.ndim != 3 or y.shape[2] != self.outputs:
             raise ValueError(f"y must be (T, B, {self.outputs}) for {self.name}, got {y.shape}")
@@ -225,12 +225,12 @@ class Problem:
         return loss, dy
 
     def score(self, y, targets):
-        """Measure an output y (T, B, outputs): mean squared error of adding, else the share that is right."""
+        """Return the score of an output y (T, B, outputs): the mean squared error, or the share right."""
         if self.name == "adding":
             return float(np.square(y[-1, :, 0] - targets, dtype=np.float64).mean())
         counted = targets >= 0
         return float((y[counted].argmax(-1) == targets[counted]).mean())
 
     def solved(self, score):
-        """Tell whether a score meets the criterion. One that is not a number does not."""
+        """Return whether a score meets the criterion; NaN does not."""
         return bool(score < self.limit if self.name == "adding" else score >= self.limit)

@@ -1,4 +1,4 @@
-"""Watching a network learn: a few numbers a layer now and then, and where the first NaN came from."""
+"""Watching a network learn: a few numbers per layer now and then, and where the first NaN came from."""
 
 import json
 import math
@@ -10,8 +10,10 @@ import numpy as np
 from .._kernels import host
 from ..files import check_writable_folder
 from ..layer import check_size
-from .flow import at_step, norms_over_time, plain, reach_of
-from .passes import check_trace, gradient_at, network_of, recurrent_layers, run, run_back
+from ..passes import recurrent_layers, run, run_back
+from .inputs import check_trace, loss_at, recurrent_network
+from .reach import at_step, norms_over_time, reach_of
+from .reports import plain
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
 
@@ -51,20 +53,20 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     x, targets, state : optional
         As for ``gradient_flow``.
     trace, dy : instead of x, targets and state
-        Of the network's forward; without `dy` nothing is looked for on the way back.
+        From the network's forward; without `dy` only the way forward is searched.
 
     Returns
     -------
     NonFinite or None
-        The weights come first; then the input and the states, by step and from the input up; then the output
-        and the gradients at the states, from the last step and the output down.
+        The weights are searched first; then the input and the states, by step and from the input up; then the
+        output and the gradients at the states, from the last step and the output down.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; the trace is another network's; the network has no recurrent layer.
+        An argument does not fit, the trace is another network's, or the network has no recurrent layer.
     """
-    net = network_of(net)
+    net = recurrent_network(net)
     if targets is not None and dy is not None:
         raise ValueError("targets and dy exclude each other: both say what the loss is")
     if trace is None and x is None:
@@ -77,25 +79,25 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     if trace is None:
         with np.errstate(all="ignore"):
             y, _, trace = run(net, x, state)
-            found = _in_states(net, trace)
-            if found:
-                return found
+            place = _in_states(net, trace)
+            if place:
+                return place
             if not np.isfinite(y).all():
                 return NonFinite("the output")
             if targets is None and dy is None:
                 return None
-            dy = gradient_at(y, targets)[1] if dy is None else dy
+            dy = loss_at(y, targets)[1] if dy is None else dy
     else:
-        found = _in_states(net, trace)
-        if found or dy is None:
-            return found
+        place = _in_states(net, trace)
+        if place or dy is None:
+            return place
     if not np.isfinite(dy).all():
         return NonFinite("the gradient of the loss at the output")
     return _in_gradients(net, trace, dy)
 
 
 def _first(array, backwards=False):
-    """Give (step, row) of the first element (T, B, .) that is not finite, or None."""
+    """Return (step, row) of the first element (T, B, .) that is not finite, or None."""
     bad = host(~np.isfinite(array).all(2))
     steps = np.flatnonzero(bad.any(1))
     if not len(steps):
@@ -105,24 +107,24 @@ def _first(array, backwards=False):
 
 
 def _in_states(net, trace):
-    found = []
-    for i, (name, _, kept) in enumerate(recurrent_layers(net, trace)):
-        places = [("x", f"of layer {name.rstrip('.')}" if name else "", kept.x)]
-        for number, one in enumerate(kept.layers):
-            places += [
+    places = []  # (step, layer, order within the layer, what and where)
+    for i, (name, _, part) in enumerate(recurrent_layers(net, trace)):
+        arrays = [("x", f"of layer {name.rstrip('.')}" if name else "", part.x)]
+        for number, one in enumerate(part.layers):
+            arrays += [
                 ("a state", f"{name}l{number}", a[1:])
                 for a in (one.all_h, one.all_c)
                 if a is not None
             ]
-        for order, (what, where, array) in enumerate(places):
+        for order, (what, where, array) in enumerate(arrays):
             at = _first(array)
             if at:
-                found.append((at[0], i, order, NonFinite(what, where, *at)))
-    return min(found, key=lambda f: f[:3])[3] if found else None
+                places.append((at[0], i, order, NonFinite(what, where, *at)))
+    return min(places, key=lambda place: place[:3])[3] if places else None
 
 
 def _in_gradients(net, trace, dy):
-    found = []
+    places = []
     names = [name for name, _, _ in recurrent_layers(net, trace)]
     for i, (name, record) in enumerate(zip(names, run_back(net, dy, trace))):
         for number, gradients in enumerate(record.stack):
@@ -132,49 +134,50 @@ def _in_gradients(net, trace, dy):
                 at = _first(array, backwards=True)
                 if at:
                     where = NonFinite("a gradient", f"{name}l{number}", *at)
-                    found.append((-at[0], -i, -number, where))
-    return min(found, key=lambda f: f[:3])[3] if found else None
+                    places.append((-at[0], -i, -number, where))
+    return min(places, key=lambda place: place[:3])[3] if places else None
 
 
 class Watch:
-    """Looks at a network while it learns: a handful of numbers a layer, every so many windows.
+    """Looks at a network while it learns: a handful of numbers per layer, every so many windows.
 
-    Give it to a Trainer, or call it in a loop of your own: after the loss, before backward.
+    Pass it to a Trainer, or call it in a loop of your own, after the loss and before backward.
 
     Parameters
     ----------
     net : LSTM, RNN, Sequential or LanguageModel
     every : int
-        Look at every so many windows; the first one is looked at.
+        Look at one window in so many, beginning with the first.
     path : path, optional
-        A JSONL file to append to, a line per look.
+        A JSONL file to append to, one line per look.
     tensorboard : path, optional
         A folder for TensorBoard, whose package must be installed.
     nonfinite : "stop" or "warn"
-        What to do when the loss is not finite: raise FloatingPointError, or warn. Both name the first layer,
-        step and row where it began. A Trainer takes no step then in either case, and stops.
+        What to do if the loss is not finite: raise FloatingPointError, or warn. Both name the first layer,
+        step and row where it began. A Trainer stops in either case, without taking the step.
 
     Attributes
     ----------
     records : list of dict
-        What was seen: "window" (calls, from 1), "loss" and, for each layer by name: "gradient" (the norm of
-        the loss's gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None where
-        it does not shrink or can not be told), "kept" (the share of it that reaches the initial state),
-        "saturated" (the share of gates below 0.1 or above 0.9; of g and a tanh RNN's h, beyond 0.9 on either
-        side; else None), "forget" (the mean forget gate) and "weights" (the norm of the recurrent weights).
+        One per look: "window" (calls, from 1), "loss" and, for each layer by name, "gradient" (the norm of
+        the loss's gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None if it
+        does not shrink or cannot be measured), "kept" (the share of it that reaches the initial state),
+        "saturated" (the share of saturated values: of the gates, or of h where that is the only gate; None if
+        they do not saturate), "forget" (the mean of the gate that keeps c, or None) and "weights" (the norm
+        of the recurrent weights).
 
     Raises
     ------
     ImportError
         `tensorboard` is given, and the package is not installed.
     OSError
-        A file can not be written.
+        A file cannot be written.
     TypeError, ValueError
-        A parameter is not what is said here; the network has no recurrent layer.
+        A parameter does not fit, or the network has no recurrent layer.
     """
 
     def __init__(self, net, every=50, path=None, tensorboard=None, nonfinite="stop"):
-        self.net, self.every = network_of(net), check_size("every", every)
+        self.net, self.every = recurrent_network(net), check_size("every", every)
         if nonfinite not in ("stop", "warn"):
             raise ValueError(f'nonfinite must be "stop" or "warn", got {nonfinite!r}')
         self.path, self.nonfinite = path, nonfinite
@@ -192,12 +195,12 @@ class Watch:
         dy : ndarray
             The gradient of the loss with respect to the network's output.
         trace : Trace
-            Of the network's forward; it must not be consumed yet.
+            From the network's forward, not consumed yet.
 
         Returns
         -------
         dict or None
-            What was added to ``records``.
+            What was added to ``records``, if anything.
 
         Raises
         ------
@@ -226,28 +229,25 @@ class Watch:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _look(self, dy, trace):
-        total, found = run_back(self.net, dy, trace), {}
-        layers = list(recurrent_layers(self.net, trace))
-        last, steps = np.zeros_like(dy), len(layers[0][2].x)
+        total, layers = run_back(self.net, dy, trace), list(recurrent_layers(self.net, trace))
+        last_dy, steps = np.zeros_like(dy), len(layers[0][2].x)
         where = at_step(layers[-1], steps - 1)
-        last[where] = dy[where]
-        alone = run_back(self.net, last, trace)
-        for (name, layer, kept), record, one in zip(layers, total, alone):
-            for number, seen in enumerate(kept.layers):
+        last_dy[where] = dy[where]
+        last = run_back(self.net, last_dy, trace)
+        seen = {}
+        for i, (name, layer, layer_trace) in enumerate(layers):
+            for number, one in enumerate(layer_trace.layers):
                 with np.errstate(all="ignore"):
-                    reach = reach_of([(steps - 1, one, number)])
-                    norms = norms_over_time(record.stack[number].dh)
-                gates, hidden = seen.all_gates, layer.hidden_size
-                forget = None if gates is None else float(gates[:, :, hidden : 2 * hidden].mean())
-                found[f"{name}l{number}"] = {
+                    reach = reach_of([(steps - 1, last[i], number)])
+                    norms = norms_over_time(total[i].stack[number].dh)
+                seen[f"{name}l{number}"] = {
                     "gradient": plain(np.sqrt(np.square(norms).sum())),
                     "half_life": plain(reach.half_life),
                     "kept": plain(reach.kept),
-                    "saturated": _saturated(layer, seen),
-                    "forget": forget,
+                    **_of_gates(one),
                     "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
                 }
-        return found
+        return seen
 
     def _write(self, record):
         if self.path is not None:
@@ -262,17 +262,24 @@ class Watch:
             self._board.flush()
 
 
-def _saturated(layer, seen):
-    """Give the share of saturated values: of the gates of an LSTM, or of h of a tanh RNN; else None."""
-    if layer.cell.kind == "rnn" and layer.nonlinearity != "tanh":
-        return None
-    gates, hidden = seen.all_h[1:] if seen.all_gates is None else seen.all_gates, layer.hidden_size
-    count = 0
-    for k in range(gates.shape[2] // hidden):
-        part = gates[:, :, k * hidden : (k + 1) * hidden]
-        low = -0.9 if k == 2 or seen.all_gates is None else 0.1
-        count += int(np.count_nonzero(part < low)) + int(np.count_nonzero(part > 0.9))
-    return float(count / max(1, gates.size))
+def _of_gates(trace):
+    """Return what Watch records of the gates of one layer."""
+    cell = trace.cell
+    gates = trace.split(trace.all_gates)
+    values = gates or {cell.h.name: trace.all_h[1:]}
+    limits = {gate.name: gate.limits for gate in cell.gates}
+    saturated = None
+    if all(limits.values()):
+        count = size = 0
+        for name, a in values.items():
+            low, high = limits[name]
+            count += int(np.count_nonzero(a < low)) + int(np.count_nonzero(a > high))
+            size += a.size
+        saturated = float(count / max(1, size))
+    return {
+        "saturated": saturated,
+        "forget": float(gates[cell.keeps].mean()) if cell.keeps else None,
+    }
 
 
 def _open_board(folder):

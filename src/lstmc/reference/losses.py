@@ -25,13 +25,13 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1):
     """
     targets = np.asarray(targets)
     counted = targets != ignore_index
-    rows, wanted = logits[counted], targets[counted]  # (N, V) and (N,)
+    rows, classes = logits[counted], targets[counted]  # (N, V) and (N,)
     dlogits = np.zeros_like(logits)
     if len(rows) == 0:
         return 0.0, dlogits
     shifted = rows - rows.max(axis=-1, keepdims=True)  # so that exp cannot overflow
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    one_hot = np.arange(rows.shape[-1]) == wanted[:, None]
+    one_hot = np.arange(rows.shape[-1]) == classes[:, None]
     dlogits[counted] = (np.exp(log_probability) - one_hot) / len(rows)
     return float(-log_probability[one_hot].mean(dtype=np.float64)), dlogits
 

@@ -1,4 +1,4 @@
-"""Training on long texts, and what it reads and makes: texts, vocabularies, schedules, language models."""
+"""Training on long texts: texts and vocabularies, streams, schedules, the trainer, language models."""
 
 from .checkpoints import read_note
 from .interrupts import Interrupted

@@ -1,18 +1,55 @@
-"""Checkpoints of training: everything a Trainer has, to a file and back.
+"""Checkpoints of training: all that a Trainer has, to a file and back.
 
-What a caller may rely on is said where it is called, in ``Trainer.save`` and ``Trainer.load``.
+``Trainer.save`` and ``Trainer.load`` say what a caller may rely on.
 """
+
+import math
 
 import numpy as np
 
 from .._kernels import copy_into, host, kernels_of
 from ..files import read_safetensors, write_safetensors
 
-__all__ = ["load_checkpoint", "read_note", "save_checkpoint"]
+__all__ = ["Progress", "load_checkpoint", "read_note", "save_checkpoint"]
+
+
+def _no_sums():
+    return {"tokens": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}
+
+
+class Progress:
+    """What a Trainer carries from window to window and from epoch to epoch.
+
+    Attributes
+    ----------
+    state
+        The state of the network after the last window; None means zeros.
+    sums : dict
+        For the current epoch: tokens, and the sums of losses, gradient norms and seconds.
+    best : dict
+        The best validation loss, and the epochs that have passed since; for early stopping.
+    best_params : ndarray or None
+        The weights of the best epoch.
+    corpus : dict or None
+        Lengths and checksums of the texts.
+    metrics : dict or None
+        The path of the metrics file, and its size at the last checkpoint.
+    """
+
+    def __init__(
+        self, state=None, sums=None, best=None, best_params=None, corpus=None, metrics=None
+    ):
+        self.state, self.sums = state, sums or _no_sums()
+        self.best, self.best_params = best or {"loss": math.inf, "waited": 0}, best_params
+        self.corpus, self.metrics = corpus, metrics
+
+    def begin_epoch(self):
+        """Start an epoch: the state is zeros, and nothing is summed yet."""
+        self.state, self.sums = None, _no_sums()
 
 
 def _pack_state(state, arrays, name="state"):
-    """Put a state's arrays into `arrays`, and give its form in what JSON can hold."""
+    """Put the arrays of a state into `arrays`, and return its form, for JSON."""
     if state is None:
         return None
     if hasattr(state, "dtype"):
@@ -24,14 +61,14 @@ def _pack_state(state, arrays, name="state"):
 
 
 def _unpack_state(form, arrays, put):
-    """Undo that; put(array) gives an array where the network has it."""
+    """Return the state of a form; put(array) returns an array on the network's device."""
     if isinstance(form, list):
         return tuple(_unpack_state(part, arrays, put) for part in form)
     return None if form is None else put(arrays[form])
 
 
 def _generators(layer):
-    """Give every random generator in a network: its layers' ``rng``, in order, however deep."""
+    """Return every random generator in a network: its layers' ``rng``, in order, at any depth."""
     own = [layer.rng] if isinstance(getattr(layer, "rng", None), np.random.Generator) else []
     return own + [rng for part in getattr(layer, "layers", ()) for rng in _generators(part)]
 
@@ -52,46 +89,50 @@ def _read(path):
 
 
 def read_note(path):
-    """Give the note that was stored in a checkpoint: a dict, empty if there was none.
+    """Return the note in a checkpoint: a dict, empty if there is none.
+
+    Parameters
+    ----------
+    path : path
 
     Raises
     ------
     FileNotFoundError, ValueError
-        There is no such file; it is no checkpoint.
+        There is no such file, or it is not a checkpoint.
     """
     return _read(path)[1].get("note") or {}
 
 
 def save_checkpoint(trainer, path):
-    """Write what a Trainer needs to go on, as its ``save`` says."""
-    schedule = trainer.schedule
-    kept, numbers = trainer.optimiser.state()
+    """Save a Trainer, as its ``save`` says."""
+    schedule, progress = trainer.schedule, trainer.progress
+    moments, numbers = trainer.optimiser.state()
     arrays = {f"weights.{name}": host(trainer.net[name]) for name in trainer.net.parameters()}
-    arrays |= {f"optimiser.{name}": host(array) for name, array in kept.items()}
-    if trainer._best_params is not None:
-        arrays["best"] = host(trainer._best_params)
+    arrays |= {f"optimiser.{name}": host(array) for name, array in moments.items()}
+    if progress.best_params is not None:
+        arrays["best"] = host(progress.best_params)
     metadata = {
         "kind": "checkpoint",
         "optimiser": [type(trainer.optimiser).__name__, numbers],
         "schedule": schedule and [type(schedule).__name__, schedule.state()],
-        "state": _pack_state(trainer._state, arrays),
+        "state": _pack_state(progress.state, arrays),
         "random": _random_states(trainer.net),
         "batch": trainer.batch,
         "steps": trainer.steps,
         "epoch": trainer.epoch,
         "window": trainer.window,
-        "sums": trainer._sums,
-        "best": trainer._best,
+        "sums": progress.sums,
+        "best": progress.best,
         "history": trainer.history,
-        "corpus": trainer._corpus,
-        "metrics": trainer._metrics,
+        "corpus": progress.corpus,
+        "metrics": progress.metrics,
         "note": trainer.note,
     }
     write_safetensors(path, arrays, metadata)
 
 
 def load_checkpoint(trainer, path):
-    """Put a Trainer where a checkpoint was saved, as its ``load`` says."""
+    """Load a Trainer, as its ``load`` says."""
     arrays, metadata = _read(path)
     try:
         _check(trainer, arrays, metadata)
@@ -103,7 +144,7 @@ def load_checkpoint(trainer, path):
 
 
 def _check(trainer, arrays, metadata):
-    """Refuse what is not of this network, optimiser, schedule, batch and steps."""
+    """Refuse a checkpoint of another network, optimiser, schedule, batch or steps."""
     schedule = None if trainer.schedule is None else type(trainer.schedule).__name__
     for name, mine, theirs in (
         ("batch", trainer.batch, metadata["batch"]),
@@ -129,10 +170,10 @@ def _check(trainer, arrays, metadata):
 def _restore(trainer, arrays, metadata):
     put = kernels_of(trainer.net.params).arrays.asarray
     state = _unpack_state(metadata["state"], arrays, put)
-    kept = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
+    moments = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
     position = {name: metadata[name] for name in ("epoch", "window", "history", "note")}
-    hidden = {f"_{name}": metadata[name] for name in ("sums", "best", "corpus", "metrics")}
-    trainer.optimiser.load_state(kept, metadata["optimiser"][1])
+    progress = {name: metadata[name] for name in ("sums", "best", "corpus", "metrics")}
+    trainer.optimiser.load_state(moments, metadata["optimiser"][1])
     if trainer.schedule is not None:
         trainer.schedule.load_state(metadata["schedule"][1])
     for rng, saved in zip(_generators(trainer.net), metadata["random"]):
@@ -140,5 +181,6 @@ def _restore(trainer, arrays, metadata):
     trainer.net.params[:] = 0  # the padding between weights
     for name in trainer.net.parameters():
         copy_into(trainer.net[name], arrays[f"weights.{name}"])
-    best = put(arrays["best"]) if "best" in arrays else None
-    vars(trainer).update(position, **hidden, _state=state, _best_params=best)
+    best_params = put(arrays["best"]) if "best" in arrays else None
+    trainer.progress = Progress(state=state, best_params=best_params, **progress)
+    vars(trainer).update(position)

@@ -1,4 +1,4 @@
-"""Stopping by Ctrl-C between two windows, not within one."""
+"""Ctrl-C that stops training between two windows, not within one."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes
     ----------
     checkpoint : path or None
-        What was saved.
+        The checkpoint that was saved.
     """
 
     def __init__(self, message, checkpoint=None):
@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interrupts():
-    """Give an event that the first Ctrl-C sets; the second raises KeyboardInterrupt at once."""
+    """Yield an event that the first Ctrl-C sets; the second raises KeyboardInterrupt at once."""
     asked = threading.Event()
 
     def handle(number, frame):
@@ -34,7 +34,7 @@ def interrupts():
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.getsignal(signal.SIGINT)
-    if before is None or before == signal.SIG_IGN:  # not ours to handle, or wished to be ignored
+    if before is None or before == signal.SIG_IGN:  # not ours to handle, or ignored on purpose
         yield asked
         return
     signal.signal(signal.SIGINT, handle)

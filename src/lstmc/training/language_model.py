@@ -1,7 +1,7 @@
-"""A language model: a recurrent network that reads tokens and says what comes next.
+"""A language model: a recurrent network that reads tokens and predicts the next one.
 
-It holds a vocabulary and a network, steps them, samples from them and keeps both in one file. How it
-is trained is in training.py; what a token is, in text.py.
+It holds a vocabulary and a network, steps the network, samples from it, and saves both in one file. The
+Trainer is in trainer.py; what a token is, in text.py.
 """
 
 import math
@@ -14,15 +14,14 @@ from ..layer import check_dtype, check_share, check_size
 from ..layers import Dropout, Embedding, Linear
 from ..losses import softmax_cross_entropy
 from ..network import Sequential
-from ..recurrent import LSTM, RNN
+from ..recurrent import KINDS
 from .text import UNKNOWN, tokenize
 from .vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
 
-CELLS = {"lstm": LSTM, "rnn": RNN}
 FORMAT = "lstmc language model 1"
-CHUNK = 256  # steps whose logits are held at once
+CHUNK = 256  # steps whose logits are held in memory at once
 
 
 class LanguageModel:
@@ -33,38 +32,38 @@ class LanguageModel:
     vocabulary : Vocabulary
     cell : "lstm" or "rnn"
     layers, hidden : int
-        How many recurrent layers, of how many units each.
+        The number of recurrent layers, and the hidden units of each.
     embed : int
-        Features of the embedding.
+        The features of the embedding.
     dropout : float in [0, 1)
-        If not 0, what enters and leaves each recurrent layer is dropped at this rate in training, but
-        not what a layer passes on in time (Zaremba et al. 2014, section 3.1).
+        The share of what enters and leaves each recurrent layer that is dropped in training. What a layer
+        passes on in time is not dropped (Zaremba et al. 2014, section 3.1).
     dtype : float32 or float64
     rng : int, numpy Generator or None
-        Of the initial weights and of what is dropped.
+        Draws the initial weights and what is dropped.
     device : "cpu", "cuda" or "cuda:N"
-        Where the network is; ``net.to`` moves it. Probabilities are NumPy arrays wherever it is.
+        Where the network is; ``net.to`` moves it. Probabilities are NumPy arrays in any case.
 
     Attributes
     ----------
     vocabulary : Vocabulary
     net : Sequential
-        Its weights may be trained or written at any time: every method sees them as they are.
+        Its weights may be trained or written at any time: every method reads them as they are.
     config : dict
-        The parameters above but the vocabulary, rng and device, as plain values.
+        The parameters above as plain values, without vocabulary, rng and device.
 
     Raises
     ------
     TypeError, ValueError
-        A parameter is not what is said here.
+        A parameter does not fit.
     """
 
     def __init__(self, vocabulary, cell="lstm", layers=2, hidden=128, embed=128, dropout=0.0,
                  dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
         if not isinstance(vocabulary, Vocabulary):
             raise TypeError(f"vocabulary must be a Vocabulary, got {type(vocabulary).__name__}")
-        if cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+        if cell not in KINDS:
+            raise ValueError(f"cell must be one of {', '.join(KINDS)}, got {cell!r}")
         self.vocabulary = vocabulary
         self.config = {
             "cell": cell,
@@ -77,13 +76,13 @@ class LanguageModel:
         self.net = build_network(len(vocabulary), rng=np.random.default_rng(rng), **self.config)
         self.net.to(device)
         self._stepper = None  # made by the first step
-        self._stepper_on = None  # the device that it was made for
-        self._packed_from: list = []  # fingerprints of the weights that it was packed from
+        self._stepper_device = None
+        self._packed: list = []  # fingerprints of the weights that it has packed
 
     # -- one token at a time ---------------------------------------------------------------------
 
     def step(self, token):
-        """Read one token, update the state, and give the probability of every continuation.
+        """Read one token, update the state, and return the probability of every next token.
 
         Parameters
         ----------
@@ -98,18 +97,18 @@ class LanguageModel:
         Raises
         ------
         TypeError, ValueError
-            It is not one token, or an id out of range.
+            It is not a single token, or its id is out of range.
 
         Notes
         -----
-        The packed weights are compared with the network's at each step, so that a change is seen.
-        ``net.stepper()`` does not compare, and is faster by that.
+        Each step compares the packed weights with the network's, and packs them anew if they have changed.
+        ``net.stepper()`` does not compare, and is faster.
         """
         return self._probabilities(self._step(self._current_stepper(), self._one_id(token)))
 
     @property
     def state(self):
-        """The memory: the state of the network, zeros at first. Reading copies; it may be assigned."""
+        """The state of the network, zeros at first. Reading and assigning copy."""
         return self._current_stepper().state
 
     @state.setter
@@ -117,33 +116,33 @@ class LanguageModel:
         self._current_stepper().state = state
 
     def reset(self):
-        """Forget what was read: set the state to zeros."""
+        """Set the state to zeros."""
         self._current_stepper().reset()
 
     def _current_stepper(self):
-        """Give the stepper behind `step`, packed from the weights as they are now."""
-        weights = [host(layer._fingerprint()) for layer in self.net.layers]
-        if self._stepper is None or self._stepper_on != self.net.device:
-            made = self.net.stepper(batch=1)
-            if self._stepper is not None:  # the network has moved, and the memory moves with it
-                made.state = _moved(self._stepper.state, self.net._kernels.arrays.asarray)
-            self._stepper, self._stepper_on = made, self.net.device
-        elif weights != self._packed_from:
+        """Return the stepper behind `step`, with the weights packed as they are now."""
+        weights = [host(layer.fingerprint()) for layer in self.net.layers]
+        if self._stepper is None or self._stepper_device != self.net.device:
+            stepper = self.net.stepper(batch=1)
+            if self._stepper is not None:  # the network has moved, and its state moves along
+                stepper.state = _moved(self._stepper.state, self.net.kernels.arrays.asarray)
+            self._stepper, self._stepper_device = stepper, self.net.device
+        elif weights != self._packed:
             self._stepper.refresh()
-        self._packed_from = weights
+        self._packed = weights
         return self._stepper
 
     def _step(self, stepper, ids):
-        """Read one token, ids (1,), and give logits (1, V) where the network is."""
-        return stepper(self.net._kernels.arrays.asarray(ids))
+        """Read one token, ids (1,), and return logits (1, V) on the network's device."""
+        return stepper(self.net.kernels.arrays.asarray(ids))
 
     def _probabilities(self, logits):
-        """Give the probabilities (V,) of logits (1, V), which are written over, as NumPy has them."""
-        self.net._kernels.softmax(logits, logits)
+        """Return the probabilities (V,) of logits (1, V), which are overwritten, as a NumPy array."""
+        self.net.kernels.softmax(logits, logits)
         return host(logits[0])
 
     def _one_id(self, token):
-        """Give a token, as str or id, as an array of one id."""
+        """Return a token, a str or an id, as an array of one id."""
         if isinstance(token, str):
             i = self.vocabulary.index(token)
             unseen = self.vocabulary.level == "word" and i == 0 and token != UNKNOWN
@@ -159,19 +158,24 @@ class LanguageModel:
     # -- from zeros, leaving the state alone -----------------------------------------------------
 
     def continuations(self, text, k=5):
-        """Give the likeliest tokens after a text.
+        """Return the likeliest tokens after a text.
 
         Parameters
         ----------
         text : str
-            Read from a memory of zeros; at least one token.
+            At least one token, read from a state of zeros.
         k : int
             How many; all, if the vocabulary has fewer.
 
         Returns
         -------
         list of (str, float)
-            Token and probability, likeliest first.
+            Token and probability, the likeliest first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit, or a character was not in the training text.
         """
         k = check_size("k", k)
         ids = self._encode("text", text, least=1)
@@ -180,33 +184,39 @@ class LanguageModel:
         return [(self.vocabulary.tokens[i], float(probabilities[i])) for i in best]
 
     def sample(self, prompt="", length=200, temperature=1.0, top_k=None, rng=None):
-        """Write on after a prompt.
+        """Continue a prompt by tokens drawn at random.
 
         Parameters
         ----------
         prompt : str
-            Read from a memory of zeros. If empty, the text starts as after a newline (or, where the
+            Read from a state of zeros. If empty, the text starts as after a newline (or, if the
             vocabulary has none, as after its first token).
         length : int
             How many tokens to add.
         temperature : float
-            What the logits are divided by: below 1 likelier tokens gain, 0 always takes the likeliest.
+            Divides the logits: below 1 likelier tokens gain, 0 always takes the likeliest.
         top_k : int, optional
             Draw from that many likeliest tokens only.
         rng : int, numpy Generator or None
-            What to draw with: the same seed gives the same text.
+            Draws the tokens: the same seed gives the same text.
 
         Returns
         -------
         str
-            The prompt and what follows. Unknown words are never drawn where there is anything else.
+            The prompt and what follows. Unknown words are never drawn if there is anything else.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit, a character was not in the training text, or the output of the network
+            is not finite.
         """
         temperature = _check_temperature(temperature)
         top_k = None if top_k is None else check_size("top_k", top_k)
         length = 0 if length == 0 else check_size("length", length)
         rng = np.random.default_rng(rng)
         ids = list(self._encode("prompt", prompt))
-        read = self.vocabulary.decode(ids)  # at word level, blanks may differ from the prompt's
+        read = self.vocabulary.decode(ids)  # at word level, spaces may differ from the prompt's
         stepper = self.net.stepper()
         logits = self._read(stepper, ids or [self._opening()])
         for _ in range(length):
@@ -215,22 +225,27 @@ class LanguageModel:
         return prompt + self.vocabulary.decode(ids).removeprefix(read)
 
     def perplexity(self, text):
-        """Give exp of the mean loss, in nats, of every token of a text given those before it.
+        """Return the perplexity of a text: exp of the mean loss, in nats, of its tokens given those before.
 
         Parameters
         ----------
         text : str
-            Read in one go from a memory of zeros; at least two tokens: the first is not predicted.
+            At least two tokens, as the first is not predicted; read as a whole from a state of zeros.
 
         Returns
         -------
         float
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is not such a text, or a character was not in the training text.
         """
         return math.exp(self.loss(text))
 
     def loss(self, text):
-        """Give the mean loss of every token but the first, in nats; see `perplexity`."""
-        ids = self.net._kernels.arrays.asarray(self._encode("text", text, least=2))
+        """Return the mean loss of every token but the first, in nats; see `perplexity`."""
+        ids = self.net.kernels.arrays.asarray(self._encode("text", text, least=2))
         total, state = 0.0, None
         for start in range(0, len(ids) - 1, CHUNK):
             read = ids[start : start + CHUNK + 1, None]
@@ -239,6 +254,7 @@ class LanguageModel:
         return float(total / (len(ids) - 1))
 
     def _encode(self, name, text, least=0):
+        """Return the ids of a text; refuse one of fewer tokens than `least`."""
         if not isinstance(text, str):
             raise TypeError(f"{name} must be a str, got {type(text).__name__}")
         ids = self.vocabulary.encode(text)
@@ -248,12 +264,13 @@ class LanguageModel:
         return ids
 
     def _read(self, stepper, ids):
-        """Step through ids and give the last logits (1, V)."""
+        """Step through ids and return the last logits (1, V)."""
         for i in ids:
             logits = self._step(stepper, np.array([i]))
         return logits
 
     def _opening(self):
+        """Return the id that an empty prompt stands for."""
         tokens = self.vocabulary.tokens
         return tokens.index("\n") if "\n" in tokens else 0
 
@@ -267,21 +284,26 @@ class LanguageModel:
         if temperature == 0:
             return int(logits.argmax())
         if top_k is not None and top_k < len(logits):
-            # Ties at the edge go to the lower id, so that exactly top_k remain.
+            # Ties go to the lower id, so that exactly top_k remain.
             logits[np.argsort(-logits, kind="stable")[top_k:]] = -np.inf
-        with np.errstate(over="ignore"):  # a tiny temperature: infinitely unlikely is right
+        with np.errstate(over="ignore"):  # at a tiny temperature others become infinitely unlikely
             weights = np.exp((logits - logits.max()) / temperature)
         return int(rng.choice(len(weights), p=weights / weights.sum()))
 
     # -- files -----------------------------------------------------------------------------------
 
     def save(self, path):
-        """Write weights, configuration and vocabulary to one safetensors file.
+        """Save weights, configuration and vocabulary in one safetensors file.
 
         Parameters
         ----------
         path : str or path
-            Written beside it first and renamed: a file that is there is whole, old or new.
+            Always a whole file, the old one or the new one: it is written under another name and renamed.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
         """
         vocabulary = {"level": self.vocabulary.level, "tokens": list(self.vocabulary.tokens)}
         arrays = {name: host(self.net[name]) for name in self.net.parameters()}
@@ -290,7 +312,7 @@ class LanguageModel:
 
     @classmethod
     def load(cls, path, device="cpu"):
-        """Read what `save` wrote.
+        """Load what `save` wrote.
 
         Parameters
         ----------
@@ -301,14 +323,14 @@ class LanguageModel:
         Returns
         -------
         LanguageModel
-            Its memory at zeros, its weights to the bit what they were.
+            Its state is zeros; its weights are those saved, to the bit.
 
         Raises
         ------
         ValueError
-            The file is truncated, lacks tensors or has wrong ones, or is something else.
+            The file is truncated or not a model's, or its tensors are not those of the model.
         OSError
-            It can not be read.
+            It cannot be read.
         """
         arrays, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
@@ -327,8 +349,8 @@ class LanguageModel:
 
 
 def build_network(tokens, cell, layers, hidden, embed, dropout, dtype, rng):
-    """Make the network of a LanguageModel; `rng` is a Generator."""
-    recurrent = CELLS[cell]
+    """Return the network of a LanguageModel; `rng` is a Generator."""
+    recurrent = KINDS[cell]
     stack: list = [Embedding(tokens, embed, dtype=dtype, rng=rng)]
     if dropout:
         for i in range(layers):
@@ -341,7 +363,7 @@ def build_network(tokens, cell, layers, hidden, embed, dropout, dtype, rng):
 
 
 def _moved(state, put):
-    """Give a state whose arrays are where put(array) puts them."""
+    """Return a copy of a state, each array of it made by put(array)."""
     if isinstance(state, tuple):
         return tuple(_moved(part, put) for part in state)
     return None if state is None else put(host(state))
@@ -355,7 +377,7 @@ def _check_temperature(value):
 
 
 def _check_sizes(arrays, config):
-    """Refuse sizes far from those of the tensors, before a network of such sizes is made."""
+    """Refuse sizes that no tensor has, before a network of such sizes is made."""
     largest = max((size for array in arrays.values() for size in array.shape), default=0)
     for name, most in (("hidden", largest), ("embed", largest), ("layers", len(arrays))):
         if config[name] > most:
@@ -364,13 +386,13 @@ def _check_sizes(arrays, config):
 
 def _check_tensors(path, arrays, net):
     """Refuse tensors other than the network's own."""
-    wanted = net.parameters()
-    for name in sorted(wanted.keys() | arrays.keys()):
+    shapes = net.parameters()
+    for name in sorted(shapes.keys() | arrays.keys()):
         if name not in arrays:
             raise ValueError(f"{path}: tensor {name!r} is missing")
-        if name not in wanted:
+        if name not in shapes:
             raise ValueError(f"{path}: tensor {name!r} is not one of the model's")
         try:
-            cpu.checked(f"tensor {name!r}", arrays[name], net.dtype, wanted[name])
+            cpu.checked(f"tensor {name!r}", arrays[name], net.dtype, shapes[name])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None

@@ -10,8 +10,21 @@ __all__ = ["ExponentialDecay", "PlateauDecay", "StepDecay"]
 class StepDecay:
     """Multiply an optimiser's lr by `factor` after every `every` epochs, from epoch `start` on.
 
-    Zaremba et al. 2014 train their medium model with lr 1 for 6 epochs and divide by 1.2 after each
-    that follows: ``StepDecay(opt, factor=1 / 1.2, every=1, start=6)``.
+    Zaremba et al. 2014 train their medium model with lr 1 for 6 epochs and divide it by 1.2 after each
+    later one: ``StepDecay(opt, factor=1 / 1.2, every=1, start=6)``.
+
+    Parameters
+    ----------
+    optimiser : SGD, Adam, AdamW or RMSprop
+    factor : float
+        Above 0.
+    every, start : int
+        In epochs.
+
+    Raises
+    ------
+    ValueError
+        A number does not fit.
     """
 
     def __init__(self, optimiser, factor, every=1, start=0):
@@ -24,30 +37,58 @@ class StepDecay:
         self.epochs = 0
 
     def epoch_ended(self, loss=None):
-        """Count an epoch; `loss` (of validation) is used by schedules that watch it."""
+        """Count an epoch that ended with this validation loss, which only some schedules use."""
         self.epochs += 1
         past = self.epochs - self.start
         if past >= 0 and past % self.every == 0 and self.epochs > 0:
             self.optimiser.lr *= self.factor
 
     def state(self):
-        """Give what a checkpoint needs, numbers by name."""
+        """Return what a checkpoint needs: numbers by name."""
         return {"epochs": self.epochs}
 
     def load_state(self, numbers):
-        """Take back what ``state()`` gave."""
+        """Restore what ``state()`` returned."""
         self.epochs = int(numbers["epochs"])
 
 
 class ExponentialDecay(StepDecay):
-    """Multiply an optimiser's lr by `factor` after every epoch."""
+    """Multiply an optimiser's lr by `factor` after every epoch.
+
+    Parameters
+    ----------
+    optimiser : SGD, Adam, AdamW or RMSprop
+    factor : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError
+        The factor does not fit.
+    """
 
     def __init__(self, optimiser, factor):
         super().__init__(optimiser, factor)
 
 
 class PlateauDecay(StepDecay):
-    """Multiply lr by `factor` when the validation loss has not improved for `patience` epochs."""
+    """Multiply lr by `factor` when the validation loss has not improved for `patience` epochs.
+
+    Parameters
+    ----------
+    optimiser : SGD, Adam, AdamW or RMSprop
+    factor : float
+        Above 0.
+    patience : int
+        In epochs, at least 1.
+    threshold : float
+        An improvement must be larger, in nats.
+
+    Raises
+    ------
+    ValueError
+        A number does not fit.
+    """
 
     def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
         super().__init__(optimiser, factor)
@@ -56,7 +97,7 @@ class PlateauDecay(StepDecay):
         self.best, self.waited = math.inf, 0
 
     def epoch_ended(self, loss=None):
-        """Count an epoch that ended with this validation loss."""
+        """Count an epoch that ended with this validation loss; refuse None."""
         if loss is None:
             raise ValueError("loss must be the validation loss: PlateauDecay watches it")
         self.epochs += 1
@@ -69,10 +110,10 @@ class PlateauDecay(StepDecay):
             self.waited = 0
 
     def state(self):
-        """Give what a checkpoint needs, numbers by name."""
+        """Return what a checkpoint needs: numbers by name."""
         return {"epochs": self.epochs, "best": self.best, "waited": self.waited}
 
     def load_state(self, numbers):
-        """Take back what ``state()`` gave."""
+        """Restore what ``state()`` returned."""
         super().load_state(numbers)
         self.best, self.waited = float(numbers["best"]), int(numbers["waited"])

@@ -33,13 +33,13 @@ def streams(tokens, batch):
     Returns
     -------
     ndarray (n // B, B) of int64
-        Time-major: column b is the b-th stretch of the corpus. What remains at its end is left out.
+        Time-major: column b is the b-th stretch of the corpus. The remainder at its end is left out.
 
     Raises
     ------
     ValueError
         The corpus is empty, or too short for one window: a stream needs two tokens, one to read and
-        one to foresee.
+        one to predict.
     """
     tokens, batch = check_tokens("tokens", tokens), check_size("batch", batch)
     steps = len(tokens) // batch
@@ -52,21 +52,21 @@ def streams(tokens, batch):
 
 
 def windows(stream, steps):
-    """Walk through streams, a window at a time.
+    """Yield the windows of streams.
 
     Parameters
     ----------
     stream : ndarray (n, B)
-        As ``streams`` gives it.
+        As ``streams`` returns it.
     steps : int
         T, the length of a window.
 
     Yields
     ------
     x : ndarray (T, B)
-        The last may be shorter.
+        The last one may be shorter.
     targets : ndarray (T, B)
-        The token that follows each one of x. All but the first of each stream are a target once.
+        The token after each one of x. All but the first of each stream are a target once.
     """
     steps = check_size("steps", steps)
     for start in range(0, len(stream) - 1, steps):
@@ -75,7 +75,7 @@ def windows(stream, steps):
 
 
 def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
-    """Measure the mean loss of a network over a text, which it reads in parallel streams.
+    """Return the mean loss of a network over a text, which it reads in parallel streams.
 
     Parameters
     ----------
@@ -83,22 +83,27 @@ def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
         Tokens in, logits out.
     tokens : ndarray (n,) of integers
     batch : int
-        How many streams; fewer where the text is shorter than two tokens for each. The state of
-        each starts at zeros and is carried to the stream's end.
+        How many streams; fewer if the text is shorter than two tokens for each. The state of
+        each starts at zeros and is carried to the end of the stream.
     steps : int
-        How many steps are computed at once. It does not change the result but by rounding.
+        How many steps are computed at once. It changes the result only by rounding.
     num_threads : int, optional
 
     Returns
     -------
     float
         In nats per token. Its exponential is the perplexity.
+
+    Raises
+    ------
+    ValueError
+        The text is too short, or an argument does not fit.
     """
     return mean_loss(net, tokens, batch, steps, num_threads, lambda: None)
 
 
 def mean_loss(net, tokens, batch, steps, num_threads, after_each):
-    """Return what `evaluate` returns; call after_each() after every window."""
+    """Return what `evaluate` does; call after_each() after every window."""
     tokens = check_tokens("tokens", tokens)
     stream = streams(tokens, max(1, min(check_size("batch", batch), len(tokens) // 2)))
     stream = on_device_of(net, stream)
@@ -112,5 +117,5 @@ def mean_loss(net, tokens, batch, steps, num_threads, after_each):
 
 
 def on_device_of(net, stream):
-    """Put streams where a network is."""
+    """Return streams on the device of a network."""
     return kernels_of(net.params).arrays.asarray(stream)

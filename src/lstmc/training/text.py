@@ -1,6 +1,6 @@
-"""Text: reading it, cutting it into tokens, and numbering the tokens.
+"""Texts: reading them, and cutting them into tokens.
 
-Deliberately not a tokeniser to be trained: a token is a character, or a word by one fixed rule.
+Deliberately not a trained tokeniser: a token is a character, or a word by one fixed rule.
 """
 
 import re
@@ -43,15 +43,20 @@ def tokenize(text, level):
     At level "char" every character is a token. At level "word" the rule is: a word is a longest run
     of letters, digits and underscores, in any script; an apostrophe with such characters on both
     sides belongs to the word (*don't*); a newline is the token ``"\n"``; every other character that
-    is not white space is a token by itself; other white space separates and is dropped. Capitals
-    and small letters differ.
+    is not white space is a token by itself; other white space separates and is dropped. Upper and
+    lower case differ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The text is not a str, or the level is another one.
     """
     check_text("text", text)
     return list(text) if check_level(level) == "char" else _WORDS.findall(text)
 
 
 def read_text(source):
-    """Read a text whole.
+    """Return a whole text.
 
     Parameters
     ----------
@@ -65,7 +70,7 @@ def read_text(source):
     Raises
     ------
     OSError
-        The file can not be read.
+        The file cannot be read.
     ValueError
         It is not UTF-8 (the first wrong byte is named), or it is empty.
     """
@@ -87,12 +92,12 @@ def read_text(source):
 
 
 def default_text():
-    """Give the English text that comes with Python: its help topics, some 465,000 characters.
+    """Return the English text that comes with Python: its help topics, some 465,000 characters.
 
     Returns
     -------
     str
-        The topics in the order of their names, a blank line between.
+        The topics in the order of their names, with blank lines between them.
     """
     from pydoc_data.topics import topics
 

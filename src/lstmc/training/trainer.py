@@ -1,11 +1,11 @@
-"""Training on a long text: windows, truncated back-propagation through time, checkpoints.
+"""Training on a long text: windows, truncated BPTT, checkpoints.
 
-A corpus is cut into parallel streams and these into windows of some steps; gradients stop at the
-edge of a window, states do not (Williams & Peng 1990). Everything that an undisturbed run would
-have in memory is in a checkpoint, so that a run continued from one ends with the same bits.
+A corpus is cut into parallel streams and these into windows of some steps. Gradients stop at the edge
+of a window, states do not (Williams & Peng 1990). A checkpoint holds all that an undisturbed run would
+have in memory, so that a resumed run ends with the same bits.
 
-Deliberately not a framework: no callbacks and no devices. Who wants another loop writes it with
-``streams``, ``windows``, ``forward``, ``backward`` and an optimiser, as ``Trainer`` does.
+Deliberately not a framework: there are no callbacks. For another loop, use ``streams``, ``windows``,
+``forward``, ``backward`` and an optimiser, as ``Trainer`` does.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
 from ..optim import clip_grad_norm
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .interrupts import Interrupted, interrupts
 from .schedules import PlateauDecay
 from .streams import check_tokens, mean_loss, on_device_of, streams, windows
@@ -38,7 +38,7 @@ def _digest(tokens):
     return None if tokens is None else [len(tokens), zlib.crc32(np.ascontiguousarray(tokens))]
 
 
-def _tell(digest):
+def _digest_text(digest):
     return "none" if digest is None else "{} tokens (checksum {:08x})".format(*digest)
 
 
@@ -46,9 +46,9 @@ def _perplexity(loss):
     return math.exp(loss) if loss < 700 else math.inf
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Run:
-    """What one call of fit was given, checked."""
+    """The checked arguments of one call of fit, and what belongs to it alone."""
 
     stream: np.ndarray
     valid: np.ndarray | None
@@ -56,42 +56,49 @@ class _Run:
     patience: int | None
     checkpoint: str | Path | None
     metrics: str | Path | None
-    progress: bool | None
+    show_progress: bool | None
     interrupted: threading.Event
     saved_at: float
 
 
 class Trainer:
-    """Trains a network on a text by truncated back-propagation through time.
+    """Trains a network on a text by truncated backpropagation through time (BPTT).
 
     Parameters
     ----------
     net : Sequential
         Tokens (T, B) in, logits (T, B, V) out.
     optimiser : SGD, Adam, AdamW or RMSprop
-        Of that network.
+        The optimiser of that network.
     batch : int
         B, the parallel streams of the text.
     steps : int
-        T, the length of a window: as far as gradients reach back.
+        T, the length of a window: gradients reach back as far.
     clip : float or None
-        Upper limit of the gradient's norm. None only measures it.
+        The largest norm of the gradient. None only measures it.
     schedule : StepDecay, ExponentialDecay or PlateauDecay, optional
-        Of that optimiser.
+        The schedule of that optimiser.
     num_threads : int, optional
     watch : Watch, optional
-        Of that network: it sees every window.
+        The watch of that network: it is called on every window.
 
     Attributes
     ----------
     epoch, window : int
-        Where training stands: epochs finished, and windows finished in the one begun.
+        The epochs finished, and the windows finished in the current one.
     history : list of dict
         One per finished epoch, as ``fit`` returns it.
     checkpoint_seconds : float
         How often, at least, ``fit`` saves a checkpoint: 60 unless set.
     note : dict
-        Whatever JSON can hold; it is stored with a checkpoint.
+        Anything that JSON can hold; it is stored with a checkpoint.
+    progress : Progress
+        What is carried from window to window and from epoch to epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The optimiser, the schedule or the watch is of another network, or a number does not fit.
     """
 
     def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None,
@@ -111,12 +118,7 @@ class Trainer:
         self.checkpoint_seconds = 60.0
         self.note, self.history = {}, []
         self.epoch = self.window = 0
-        self._state = None  # carried from window to window
-        self._sums = {"tokens": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}  # of the epoch begun
-        self._best = {"loss": math.inf, "waited": 0}  # for early stopping
-        self._best_params = None
-        self._corpus = None  # lengths and checksums
-        self._metrics = None  # the metrics file, and how long it was at the last checkpoint
+        self.progress = Progress()
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class Trainer:
         progress=None,
         note=None,
     ):
-        """Train, from where the trainer stands until so many epochs are finished.
+        """Train until so many epochs are finished, from wherever the trainer is.
 
         Parameters
         ----------
@@ -139,41 +141,40 @@ class Trainer:
         valid : ndarray (m,) of integers, optional
             Its loss is measured after every epoch.
         epochs : int
-            The total, those before a ``load`` included.
+            The total, including those before a ``load``.
         patience : int, optional
-            Stop once the validation loss has not improved for so many epochs in a row. However
-            training ends, the weights of the best epoch are then put back.
+            Stop once the validation loss has not improved for so many epochs in a row. The weights of the
+            best epoch are restored at the end, whatever ends training.
         checkpoint : path, optional
             Saved after every epoch, every ``checkpoint_seconds``, and on Ctrl-C.
         metrics : path, optional
-            A JSONL file to append to: a line per epoch, which is its dict as returned, and one per
-            checkpoint within, told by its keys "window" and "windows". Lines that a resumed run
-            will write again are taken off first.
+            A JSONL file to append to: one line per epoch, with its dict as returned, and one per
+            checkpoint within an epoch, which has the keys "window" and "windows". Lines that a resumed
+            run will write again are removed first.
         progress : bool, optional
-            Show a bar per epoch; None: if stderr is a terminal.
+            Show a bar per epoch. None means if stderr is a terminal.
         note : dict, optional
             Replaces ``note``.
 
         Returns
         -------
         list of dict
-            For every finished epoch: epoch (from 1), train_loss (mean while the weights changed),
+            For every finished epoch: epoch (from 1), train_loss (the mean while the weights changed),
             valid_loss (or None), perplexity (of valid_loss, else of train_loss), lr, seconds and
-            tokens_per_second (of training alone), grad_norm (mean, before it was clipped). Losses
-            are in nats per token.
+            tokens_per_second (of training alone), grad_norm (the mean before clipping). Losses are in
+            nats per token.
 
         Raises
         ------
         ValueError
-            An argument does not fit; a corpus is empty or too short, or is not the one that
-            training began with.
+            An argument does not fit, or a corpus is empty, too short, or not the one that training began
+            with.
         OSError
-            An output can not be written. This is found before training.
+            An output cannot be written. This is raised before training.
         FloatingPointError
-            The loss or the gradient is not finite. The step is not taken: the weights are those
-            before.
+            The loss or the gradient is not finite. The weights are those before that step.
         Interrupted
-            Ctrl-C. The window at hand was finished and the checkpoint saved. A second Ctrl-C does
+            Ctrl-C, once the current window is finished and the checkpoint saved. A second Ctrl-C does
             not wait for that.
         """
         train = check_tokens("train", train)
@@ -206,34 +207,36 @@ class Trainer:
                 interrupted,
                 time.monotonic(),
             )
-            while self.epoch < epochs and not (patience and self._best["waited"] >= patience):
+            while self.epoch < epochs and not (
+                patience and self.progress.best["waited"] >= patience
+            ):
                 self._run_epoch(run)
-        if patience and self._best_params is not None:
-            copy_into(self.net.params, self._best_params)
+        if patience and self.progress.best_params is not None:
+            copy_into(self.net.params, self.progress.best_params)
         return [dict(record) for record in self.history]
 
     def _check_corpus(self, corpus):
-        for name, digest in (self._corpus or {}).items():
+        for name, digest in (self.progress.corpus or {}).items():
             if digest != corpus[name]:
                 raise ValueError(
-                    f"{name} must be the text that training began with, {_tell(digest)}; "
-                    f"got {_tell(corpus[name])}"
+                    f"{name} must be the text that training began with, {_digest_text(digest)}; "
+                    f"got {_digest_text(corpus[name])}"
                 )
-        self._corpus = corpus
+        self.progress.corpus = corpus
 
     def _run_epoch(self, run):
-        """Train what is left of an epoch, validate, and record it."""
+        """Train the rest of an epoch, validate, and record it."""
         from tqdm import tqdm
 
         targets = (len(run.stream) - 1) * self.batch
         with tqdm(
             total=targets,
-            initial=self._sums["tokens"],
+            initial=self.progress.sums["tokens"],
             unit=" tokens",
             unit_scale=True,
             desc=f"epoch {self.epoch + 1}/{run.epochs}",
             dynamic_ncols=True,
-            disable=None if run.progress is None else not run.progress,
+            disable=None if run.show_progress is None else not run.show_progress,
         ) as bar:
             for x, following in itertools.islice(
                 windows(run.stream, self.steps), self.window, None
@@ -257,9 +260,9 @@ class Trainer:
         self._end_epoch(run, valid_loss)
 
     def _train_window(self, x, targets):
-        """Take one step. Unless it succeeds, weights and position are as before."""
+        """Take one step. If it fails, weights and position do not change."""
         began, net, threads = time.perf_counter(), self.net, self.num_threads
-        logits, state, trace = net.forward(x, self._state, num_threads=threads)
+        logits, state, trace = net.forward(x, self.progress.state, num_threads=threads)
         loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads, out=logits)
         if self.watch is not None:
             self.watch(float(loss), dlogits, trace)
@@ -274,24 +277,24 @@ class Trainer:
                 "A lower lr or clip may help"
             )
         self.optimiser.step(threads)
-        self._state = state
+        self.progress.state = state
         self.window += 1
-        sums = self._sums
+        sums = self.progress.sums
         sums["tokens"] += x.size
         sums["loss"] += loss * x.size
         sums["norm"] += norm
         sums["seconds"] += time.perf_counter() - began
 
     def _where_it_began(self, x, targets):
-        """Name what first was not finite, where it is so without dropout too."""
+        """Name what was not finite first, if it is not finite without dropout either."""
         try:
-            place = find_nonfinite(self.net, x, targets, self._state)
-        except (TypeError, ValueError):  # a network without recurrent layers
+            place = find_nonfinite(self.net, x, targets, self.progress.state)
+        except (TypeError, ValueError):  # the network has no recurrent layers
             place = None
         return f" ({place})" if place else ""
 
     def _train_loss(self):
-        return self._sums["loss"] / self._sums["tokens"]
+        return self.progress.sums["loss"] / self.progress.sums["tokens"]
 
     @staticmethod
     def _show(bar, tokens, **losses):
@@ -312,7 +315,7 @@ class Trainer:
         raise Interrupted(f"{where}: {how}", run.checkpoint)
 
     def _pause(self, run):
-        """Between two windows: stop if asked to, and save if it is time."""
+        """Stop if asked to, and save if it is time, between two windows."""
         self._stop_if_asked(run)
         if time.monotonic() - run.saved_at >= self.checkpoint_seconds:
             self._save_progress(run)
@@ -332,7 +335,7 @@ class Trainer:
         run.saved_at = time.monotonic()
 
     def _measures(self, valid_loss):
-        sums, train_loss = self._sums, self._train_loss()
+        sums, train_loss = self.progress.sums, self._train_loss()
         return {
             "train_loss": train_loss,
             "valid_loss": valid_loss,
@@ -346,15 +349,15 @@ class Trainer:
     def _end_epoch(self, run, valid_loss):
         record = {"epoch": self.epoch + 1, **self._measures(valid_loss)}
         self.history.append(record)
-        self.epoch, self.window, self._state = self.epoch + 1, 0, None
-        self._sums = {"tokens": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}
+        self.epoch, self.window = self.epoch + 1, 0
+        self.progress.begin_epoch()
         if self.schedule is not None:
             self.schedule.epoch_ended(valid_loss)
         if run.patience is not None:
-            self._best["waited"] += 1
-            if valid_loss < self._best["loss"]:
-                self._best = {"loss": valid_loss, "waited": 0}
-                self._best_params = self.net.params.copy()
+            self.progress.best["waited"] += 1
+            if valid_loss < self.progress.best["loss"]:
+                self.progress.best = {"loss": valid_loss, "waited": 0}
+                self.progress.best_params = self.net.params.copy()
         self._write_metrics(run, record)
         if run.checkpoint is not None:
             self.save(run.checkpoint)
@@ -363,10 +366,10 @@ class Trainer:
     # -- metrics ----------------------------------------------------------------------------------
 
     def _open_metrics(self, path):
-        """Make sure that lines can be appended; take off those that come after the checkpoint."""
+        """Make sure that lines can be appended, and remove those after the checkpoint."""
         with open(path, "ab") as file:
-            if self._metrics and self._metrics["path"] == os.path.abspath(path):
-                file.truncate(min(self._metrics["size"], file.tell()))
+            if self.progress.metrics and self.progress.metrics["path"] == os.path.abspath(path):
+                file.truncate(min(self.progress.metrics["size"], file.tell()))
 
     def _write_metrics(self, run, record):
         if run.metrics is None:
@@ -375,27 +378,35 @@ class Trainer:
         with open(run.metrics, "ab") as file:
             file.write(json.dumps(plain).encode() + b"\n")
             file.flush()
-            self._metrics = {"path": os.path.abspath(run.metrics), "size": file.tell()}
+            self.progress.metrics = {"path": os.path.abspath(run.metrics), "size": file.tell()}
 
     # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self, path):
-        """Save everything that training needs to go on, in one safetensors file.
+        """Save all that training needs to resume, in one safetensors file.
 
-        Weights, the optimiser's and the schedule's state, random states, the position in the text,
-        the carried state, losses so far, the best weights so far, and the note.
+        That is the weights, the states of optimiser, schedule and random generators, the position in the
+        text, the carried state, the losses, the best weights, and the note.
+
+        Parameters
+        ----------
+        path : path
 
         Raises
         ------
         OSError
-            It can not be written. A file that was there before stays as it was.
+            It cannot be written. An existing file does not change.
         """
         save_checkpoint(self, path)
 
     def load(self, path):
-        """Go back to where a checkpoint was saved: ``fit`` then continues to the bit.
+        """Go back to where a checkpoint was saved: ``fit`` then continues with the same bits.
 
-        The network, optimiser, schedule, batch and steps must be made as they were.
+        The network, optimiser, schedule, batch and steps must be as they were.
+
+        Parameters
+        ----------
+        path : path
 
         Raises
         ------
@@ -403,6 +414,6 @@ class Trainer:
             There is no such file.
         ValueError
             It is not a checkpoint, is truncated, or is one of another network, optimiser, schedule,
-            batch or steps. The trainer is then as it was.
+            batch or steps. The trainer does not change then.
         """
         load_checkpoint(self, path)

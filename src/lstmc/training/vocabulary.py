@@ -19,7 +19,7 @@ class Vocabulary:
     Parameters
     ----------
     tokens : sequence of str
-        All different. At level "char" single characters; at level "word" the first is "<unk>".
+        All different. At level "char" they are single characters; at level "word" the first is "<unk>".
     level : "char" or "word"
 
     Attributes
@@ -27,6 +27,11 @@ class Vocabulary:
     tokens : list of str
         By number.
     level : str
+
+    Raises
+    ------
+    TypeError, ValueError
+        The tokens or the level are not such.
     """
 
     def __init__(self, tokens, level):
@@ -35,8 +40,8 @@ class Vocabulary:
         for i, token in enumerate(self.tokens):
             check_text(f"tokens[{i}]", token)
             if not token or (level == "char" and len(token) != 1):
-                wanted = "one character" if level == "char" else "at least one character"
-                raise ValueError(f"tokens[{i}] must be {wanted}, got {token!r}")
+                length = "one character" if level == "char" else "at least one character"
+                raise ValueError(f"tokens[{i}] must be {length}, got {token!r}")
         if not self.tokens:
             raise ValueError("tokens must hold at least one token, got none")
         if level == "word" and self.tokens[0] != UNKNOWN:
@@ -50,15 +55,15 @@ class Vocabulary:
 
     @classmethod
     def from_text(cls, text, level="char", min_count=1):
-        """Make the vocabulary of a text: its tokens, sorted.
+        """Return the vocabulary of a text: its tokens, sorted.
 
         Parameters
         ----------
         text : str
         level : "char" or "word"
         min_count : int
-            Words that occur less often are left out, and read as "<unk>". Must be 1 at level
-            "char", which has no "<unk>".
+            Rarer words are left out, and read as "<unk>". Must be 1 at level "char", which has no
+            "<unk>".
 
         Returns
         -------
@@ -95,7 +100,7 @@ class Vocabulary:
         return f"<Vocabulary of {len(self)} {'characters' if self.level == 'char' else 'words'}>"
 
     def index(self, token):
-        """Give a token's number; at level "word" that of "<unk>" for a word unseen in training.
+        """Return a token's number; at level "word" that of "<unk>" for an unknown word.
 
         Raises
         ------
@@ -112,7 +117,7 @@ class Vocabulary:
         return self._ids[token]
 
     def encode(self, text):
-        """Give the numbers of a text's tokens.
+        """Return the numbers of a text's tokens.
 
         Parameters
         ----------
@@ -121,12 +126,12 @@ class Vocabulary:
         Returns
         -------
         ndarray (n,) of int64
-            Words unseen in training are "<unk>", number 0.
+            Unknown words are "<unk>", number 0.
 
         Raises
         ------
         ValueError
-            At level "char": a character was not in the training text. It is named with its
+            At level "char": a character was not in the training text. The message names it and its
             position.
         """
         tokens = tokenize(text, self.level)
@@ -142,7 +147,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids):
-        """Give the text of some numbers.
+        """Return the text of some numbers.
 
         Parameters
         ----------
@@ -151,9 +156,9 @@ class Vocabulary:
         Returns
         -------
         str
-            At level "char" the characters in a row. At level "word" the words with blanks between,
-            but none before closing punctuation, after an opening bracket, or beside a newline: it
-            reads well, and is not always the text that was encoded.
+            At level "char" the characters joined. At level "word" the words with spaces between them,
+            but none before closing punctuation, after an opening bracket, or beside a newline: this
+            reads well, but is not always the text that was encoded.
 
         Raises
         ------

@@ -16,12 +16,13 @@ typedef struct {
     const cell *cell;
     split_kind split;
     int threads;
-    ptrdiff_t chunk;         /* steps whose dgates are made, then used */
+    ptrdiff_t chunk;         /* steps whose dsums are made, then used */
     ptrdiff_t repeat;        /* rows of gradients for each row of h, c and gates */
     ptrdiff_t forward_batch; /* rows of those: B / repeat */
     ptrdiff_t w, r;          /* panels of the weights as stored: K = G*H is already the leading axis */
     ptrdiff_t dh, dc;        /* what arrives from the step after: units in panels of B rows */
-    ptrdiff_t dgates;        /* (chunk, B, G*H) */
+    ptrdiff_t dsums;         /* (chunk, B, G*H) */
+    ptrdiff_t drecurrent;    /* the same, where R's sums are apart */
     ptrdiff_t between;       /* (T, B, .) from a layer to the one below */
     ptrdiff_t for_weights;
 } backward_plan;
@@ -31,7 +32,7 @@ typedef struct {
     ptrdiff_t steps, batch;
     ptrdiff_t widest, inputs; /* of all layers */
     ptrdiff_t between;        /* the widest input of a layer but the first */
-    ptrdiff_t dgates;         /* the most sums of a layer whose dgates go nowhere else */
+    ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
 } backward_sizes;
 
 /* Lays the plan down; returns the bytes of scratch. */
@@ -49,8 +50,9 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     plan->r = plan->w + panels_of(of->inputs) * sums * PANEL;
     plan->dh = plan->r + panels_of(of->widest) * sums * PANEL;
     plan->dc = plan->dh + state;
-    plan->dgates = plan->dc + state;
-    plan->between = plan->dgates + aligned(plan->chunk * of->batch * of->dgates);
+    plan->dsums = plan->dc + state;
+    plan->drecurrent = plan->dsums + aligned(plan->chunk * of->batch * of->dsums);
+    plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * of->batch * sums) : 0);
     plan->for_weights = plan->between + aligned(of->steps * of->batch * of->between);
     return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
 }
@@ -61,7 +63,7 @@ static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inp
     of->widest = max_of(of->widest, hidden);
     of->inputs = max_of(of->inputs, inputs);
     of->between = max_of(of->between, l ? inputs : 0);
-    of->dgates = max_of(of->dgates, has_dgates ? 0 : cell->gates * hidden);
+    of->dsums = max_of(of->dsums, has_dgates ? 0 : cell->gates * hidden);
 }
 
 /* What the backward call after a forward call needs, if it writes its dgates over the saved gates: one block
@@ -144,28 +146,48 @@ static void finish_backward(const backward_work *work, const lstmc_backward_laye
     }
 }
 
-static backward_step step_back(const backward_work *work, const layer_work *at, real *dgates, ptrdiff_t t)
+/* The gradients of a chunk's sums, each (steps of the chunk, B, G*H): of W x + b, and of R h_before + b,
+ * which are one array unless the cell keeps them apart. */
+typedef struct {
+    real *input, *recurrent;
+} chunk_gradients;
+
+static chunk_gradients gradients_of(const backward_work *work, const lstmc_backward_layer *layer,
+                                    ptrdiff_t t0)
 {
     const backward_plan *plan = work->plan;
+    real *dsums = work->scratch + plan->dsums;
+    if (layer->dgates)
+        dsums = (real *)layer->dgates + t0 * work->call->batch * plan->cell->gates * layer->hidden;
+    return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums};
+}
+
+/* Step t, the `row`-th row of the chunk's gradients. */
+static backward_step step_back(const backward_work *work, const layer_work *at, chunk_gradients d,
+                               ptrdiff_t row, ptrdiff_t t)
+{
+    const backward_plan *plan = work->plan;
+    const cell *cell = plan->cell;
     const lstmc_backward_layer *layer = at->layer;
     const ptrdiff_t hidden = layer->hidden, batch = work->call->batch;
     const ptrdiff_t arriving = batch * hidden, state = plan->forward_batch * hidden;
-    backward_step step = {
-        .dgates = dgates, .hidden = hidden, .batch = batch, .repeat = plan->repeat, .state = state};
+    backward_step step = {.hidden = hidden, .batch = batch, .repeat = plan->repeat, .state = state};
+    step.dsums = d.input + row * cell->gates * hidden;
+    step.drecurrent = d.recurrent + row * cell->gates * hidden;
     step.dh = work->scratch + plan->dh;
     step.dc = work->scratch + plan->dc;
     step.dh_later = layer->dh ? (real *)layer->dh + t * arriving : NULL;
     step.dc_later = layer->dc ? (real *)layer->dc + t * arriving : NULL;
     step.dy = at->dy ? at->dy + t * arriving : NULL;
     step.h = (const real *)layer->h + (t + 1) * state;
-    step.c = plan->cell->has_c ? (const real *)layer->c + (t + 1) * state : NULL;
-    step.gates = plan->cell->saves_gates ? (const real *)layer->gates + t * plan->cell->gates * state : NULL;
+    step.c = cell->has_c ? (const real *)layer->c + (t + 1) * state : NULL;
+    step.saved = cell->saved ? (const real *)layer->gates + t * cell->saved * state : NULL;
     step.earlier = t ? -state : 0;
     return step;
 }
 
-/* Steps [t0, t1), backwards: their dgates, and dh, dc of the step before them. */
-static void backward_steps(const backward_work *work, const layer_work *at, real *dgates, ptrdiff_t t0,
+/* Steps [t0, t1), backwards: the gradients of their sums, and dh, dc of the step before them. */
+static void backward_steps(const backward_work *work, const layer_work *at, chunk_gradients d, ptrdiff_t t0,
                            ptrdiff_t t1, part mine, const team *member)
 {
     const backward_plan *plan = work->plan;
@@ -173,41 +195,44 @@ static void backward_steps(const backward_work *work, const layer_work *at, real
     const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
     real *dh = work->scratch + plan->dh, *r = work->scratch + plan->r;
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
-        const backward_step step = step_back(work, at, dgates + (t - t0) * batch * sums, t);
+        const backward_step step = step_back(work, at, d, (t - t0) * batch, t);
         plan->cell->differentiate(&step, mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
-        /* sums = W x + R h_before: dh_before = dgates R */
+        /* sums = W x + R h_before: dh_before = dsums R, and what h carried on by itself */
         NAME(product)(dh + (mine.first * batch + mine.from) * PANEL, PANEL, batch * PANEL,
-                      row_major(step.dgates + mine.from * sums, sums), r + mine.first * sums * PANEL,
-                      mine.to - mine.from, columns, sums, 0);
+                      row_major(step.drecurrent + mine.from * sums, sums), r + mine.first * sums * PANEL,
+                      mine.to - mine.from, columns, sums, plan->cell->carries_h);
     }
     team_barrier(member);
 }
 
-/* sums = W x + R h_before + b: dx = dgates W, dW = dgates' x, dR = dgates' h_before, db = dgates' 1, of
- * `rows` rows of dgates, `before` rows from the start. */
-static void backward_products(const backward_work *work, const layer_work *at, const real *dgates,
-                              ptrdiff_t before, ptrdiff_t rows, const team *member)
+/* The gradients of weights and biases from `rows` rows of dsums, `before` rows from the start:
+ * sums = W x + R h_before + b, so dW = dsums' x, dR = dsums' h_before, db = dsums' 1. */
+static void weight_gradients(const backward_work *work, const layer_work *at, chunk_gradients d,
+                             ptrdiff_t before, ptrdiff_t rows, const team *member)
 {
+    const cell *cell = work->plan->cell;
     const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = work->plan->cell->gates * hidden;
+    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = cell->gates * hidden;
+    const ptrdiff_t own =
+        (cell->biases - cell->gates) * hidden; /* biases that R's last sums have for themselves */
+    real *scratch = work->scratch + work->plan->for_weights;
+    const NAME(weight_gradient) weights[] = {
+        {layer->dweight_ih, at->x + before * inputs, inputs},
+        {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden},
+    };
     ptrdiff_t from, to;
-    if (layer->dweight_ih) {
-        team_share(member, sums, &from, &to);
-        NAME(add_rows)(layer->dbias, dgates, sums, rows, from, to);
-        const NAME(weight_gradient) weights[] = {
-            {layer->dweight_ih, at->x + before * inputs, inputs},
-            {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden},
-        };
-        NAME(add_weight_gradients)(weights, 2, dgates, rows, sums, work->scratch + work->plan->for_weights,
-                                   member);
+    team_share(member, sums, &from, &to);
+    NAME(add_rows)(layer->dbias, d.input, sums, rows, from, to);
+    team_share(member, own, &from, &to);
+    NAME(add_rows)((real *)layer->dbias + sums, d.recurrent + sums - own, sums, rows, from, to);
+    if (cell->apart) {
+        NAME(add_weight_gradients)(weights, 1, d.input, rows, sums, scratch, member);
+        NAME(add_weight_gradients)(weights + 1, 1, d.recurrent, rows, sums, scratch, member);
+    } else {
+        NAME(add_weight_gradients)(weights, 2, d.input, rows, sums, scratch, member);
     }
-    team_share(member, rows, &from, &to);
-    if (at->dx) /* which may be x: of these rows it is not read again */
-        NAME(product)(at->dx + (before + from) * inputs, inputs, PANEL, row_major(dgates + from * sums, sums),
-                      work->scratch + work->plan->w, to - from, inputs, sums, 0);
-    team_barrier(member); /* the next chunk writes over dgates */
 }
 
 static void backward_layer(const backward_work *work, const layer_work *at, const team *member)
@@ -216,11 +241,11 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     const lstmc_backward_layer *layer = at->layer;
     const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, inputs = layer->inputs;
     const ptrdiff_t sums = plan->cell->gates * hidden;
-    ptrdiff_t first, last;
+    real *w = work->scratch + plan->w, *r = work->scratch + plan->r;
+    ptrdiff_t first, last, from, to;
 
     team_share(member, panels_of(hidden), &first, &last);
-    NAME(pack_rows)(work->scratch + plan->r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden,
-                    first, last);
+    NAME(pack_rows)(r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden, first, last);
     part mine = {0, batch, first, last};
     if (plan->split == BY_ROWS) {
         mine = (part){0, 0, 0, panels_of(hidden)};
@@ -228,17 +253,22 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     }
     if (at->dx) {
         team_share(member, panels_of(inputs), &first, &last);
-        NAME(pack_rows)(work->scratch + plan->w + first * sums * PANEL, layer->weight_ih, inputs, sums,
-                        inputs, first, last);
+        NAME(pack_rows)(w + first * sums * PANEL, layer->weight_ih, inputs, sums, inputs, first, last);
     }
     start_backward(work, layer, mine);
     team_barrier(member);
     for (ptrdiff_t t1 = work->call->steps, t0; t1 > 0; t1 = t0) {
         t0 = max_of(0, t1 - plan->chunk);
-        real *dgates =
-            layer->dgates ? (real *)layer->dgates + t0 * batch * sums : work->scratch + plan->dgates;
-        backward_steps(work, at, dgates, t0, t1, mine, member);
-        backward_products(work, at, dgates, t0 * batch, (t1 - t0) * batch, member);
+        const ptrdiff_t before = t0 * batch, rows = (t1 - t0) * batch;
+        const chunk_gradients d = gradients_of(work, layer, t0);
+        backward_steps(work, at, d, t0, t1, mine, member);
+        if (layer->dweight_ih)
+            weight_gradients(work, at, d, before, rows, member);
+        team_share(member, rows, &from, &to);
+        if (at->dx) /* = dsums W. It may be x: of these rows that is not read again */
+            NAME(product)(at->dx + (before + from) * inputs, inputs, PANEL,
+                          row_major(d.input + from * sums, sums), w, to - from, inputs, sums, 0);
+        team_barrier(member); /* the next chunk writes over dsums */
     }
     finish_backward(work, layer, mine);
     team_barrier(member);

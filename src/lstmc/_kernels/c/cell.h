@@ -10,53 +10,60 @@
 #include "gemm.h"
 #include "kernels.h"
 
-enum { MOST_GATES = 4 };
+enum { MOST = 4 }; /* sums, biases or saved values of a unit */
 
 /* VL units of one row at one step, forward. */
 typedef struct {
-    vec gates[MOST_GATES]; /* in: the sums W x + R h_before + b; out: the activated gates */
-    vec h;                 /* out */
-    vec c;                 /* in: of the step before; out: of this step */
+    vec sums[MOST];      /* in: W x + R h_before + b; of a cell that keeps them apart, W x + b */
+    vec recurrent[MOST]; /* in, where they are apart: R h_before, with biases of its own where there are */
+    vec h_before;        /* in, where the cell carries h */
+    vec c;               /* in: of the step before; out: of this step */
+    vec h;               /* out */
+    vec saved[MOST];     /* out: what backward reads beside the states */
 } forward_units;
 
-/* The same, backward. In: the states and gates of the step, and the gradients that arrive. */
+/* The same, backward. */
 typedef struct {
-    vec gates[MOST_GATES];
-    vec h, c, c_before;
-    vec dh;                 /* in: all that arrives at h */
-    vec dc;                 /* in: what arrives at c from the step after; out: of the step before */
-    vec dgates[MOST_GATES]; /* out: the gradients of the sums */
+    vec saved[MOST], h, c, c_before; /* in */
+    vec h_before;                    /* in, where the cell carries h */
+    vec dh;               /* in: all that arrives at h; out, where the cell carries h: what goes on to
+                             h_before by itself */
+    vec dc;               /* in: what arrives at c from the step after; out: of the step before */
+    vec dsums[MOST];      /* out: the gradients of the sums */
+    vec drecurrent[MOST]; /* out, where they are apart: those of R h_before */
 } backward_units;
 
-/* Which rows of the batch, and which panels of units. */
+/* Which rows of the batch; which vectors of units (forward), or panels of units (backward). */
 typedef struct {
     ptrdiff_t from, to, first, last;
 } part;
 
 /* One step, forward: from sums to states. */
 typedef struct {
-    real *h;              /* (B, H) */
-    real *y;              /* (B, H) where h is written a second time, or NULL */
-    real *c;              /* (B, H), where the cell has a c */
-    real *gates;          /* (B, G*H), or NULL: not saved */
-    const real *h_before; /* (B, H) */
-    const real *c_before; /* (B, H) */
-    const real *bias;     /* in panels */
-    const real *sums;     /* of rows from `from` on, in panels `sums_panel` apart */
-    ptrdiff_t sums_panel;
+    real *h;               /* (B, H) */
+    real *y;               /* (B, H) where h is written a second time, or NULL */
+    real *c;               /* (B, H), where the cell has a c */
+    real *saved;           /* (B, saved*H), or NULL: nothing is saved */
+    const real *h_before;  /* (B, H) */
+    const real *c_before;  /* (B, H) */
+    const real *bias;      /* in panels */
+    const real *sums;      /* of rows from `from` on, in panels `sums_panel` apart */
+    const real *recurrent; /* likewise, where sums are apart, in panels `recurrent_panel` apart */
+    ptrdiff_t sums_panel, recurrent_panel;
     ptrdiff_t hidden;
     ptrdiff_t ahead; /* to the next step's states, fetched meanwhile; 0 after the last step */
 } forward_step;
 
 /* One step, backward: from the gradients at the states to those at the sums. */
 typedef struct {
-    real *dgates;              /* (B, G*H), written */
+    real *dsums;               /* (B, G*H), written */
+    real *drecurrent;          /* (B, G*H), written, where sums are apart */
     real *dh;                  /* what arrives at h from the step after: units in panels of B rows */
     real *dc;                  /* likewise at c; becomes what goes to the step before */
     real *dh_later, *dc_later; /* (B, H) copies of what arrives, or NULL */
     const real *dy;            /* (B, H), or NULL for zeros */
-    const real *h, *c;         /* states after the step, B / repeat rows; c_before lies `state` before c */
-    const real *gates;         /* (B / repeat, G*H) */
+    const real *h, *c; /* states after the step, B / repeat rows; those before it lie `state` before */
+    const real *saved; /* (B / repeat, saved*H) */
     ptrdiff_t hidden, batch, repeat;
     ptrdiff_t state;   /* elements of one state: B / repeat * H */
     ptrdiff_t earlier; /* to the states that the next call reads: -state, or 0 at step 0 */
@@ -64,9 +71,12 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    int gates;       /* G: the sums of a unit, all of W x + R h_before + b */
-    int has_c;       /* a cell state beside h */
-    int saves_gates; /* backward reads the activated gates */
+    int gates;  /* G: row blocks of W and of R, each of which makes a sum for each */
+    int apart;  /* W's and R's sums stay apart; otherwise they are one chain, input first */
+    int biases; /* S: row blocks of the bias: G, then those of R's last sums where they have their own */
+    int saved;  /* values of a unit that backward reads beside the states: row blocks of `gates` in calls */
+    int has_c;  /* a cell state beside h */
+    int carries_h; /* h depends on h_before, and its gradient reaches that, by another way than R */
     void (*activate)(const forward_step *step, part mine);
     void (*differentiate)(const backward_step *step, part mine);
 } cell;

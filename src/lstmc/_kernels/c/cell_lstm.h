@@ -1,28 +1,27 @@
 /* The LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), no peepholes.
  *
- * A cell's file says how many gates there are, whether there is a cell state beside h and whether backward
- * reads the activated gates, and holds two pointwise functions over VL units of one row. The products are the
- * driver's.
+ * A cell's file holds two pointwise functions over VL units of one row, and says in counts what cell.h asks.
+ * The products are the driver's.
  */
 
 INLINE void lstm_forward(forward_units *u)
 {
-    const vec i = v_sigmoid(u->gates[0]);
-    const vec f = v_sigmoid(u->gates[1]);
-    const vec g = v_tanh(u->gates[2]);
-    const vec o = v_sigmoid(u->gates[3]);
+    const vec i = v_sigmoid(u->sums[0]);
+    const vec f = v_sigmoid(u->sums[1]);
+    const vec g = v_tanh(u->sums[2]);
+    const vec o = v_sigmoid(u->sums[3]);
     u->c = f * u->c + i * g;
     u->h = o * v_tanh(u->c);
-    u->gates[0] = i;
-    u->gates[1] = f;
-    u->gates[2] = g;
-    u->gates[3] = o;
+    u->saved[0] = i;
+    u->saved[1] = f;
+    u->saved[2] = g;
+    u->saved[3] = o;
 }
 
 /* tanh(c) is computed again: that is cheaper than to have stored it. */
 INLINE void lstm_backward(backward_units *u)
 {
-    const vec i = u->gates[0], f = u->gates[1], g = u->gates[2], o = u->gates[3];
+    const vec i = u->saved[0], f = u->saved[1], g = u->saved[2], o = u->saved[3];
     const vec tanh_c = v_tanh(u->c);
     /* h = o * tanh(c) */
     const vec d_o = u->dh * tanh_c;
@@ -33,14 +32,17 @@ INLINE void lstm_backward(backward_units *u)
     const vec d_g = d_c * i;
     u->dc = d_c * f;
     /* i, f, o = sigmoid(sum), g = tanh(sum) */
-    u->dgates[0] = d_i * (i * (1 - i));
-    u->dgates[1] = d_f * (f * (1 - f));
-    u->dgates[2] = d_g * (1 - g * g);
-    u->dgates[3] = d_o * (o * (1 - o));
+    u->dsums[0] = d_i * (i * (1 - i));
+    u->dsums[1] = d_f * (f * (1 - f));
+    u->dsums[2] = d_g * (1 - g * g);
+    u->dsums[3] = d_o * (o * (1 - o));
 }
 
 #define CELL lstm
 #define CELL_GATES 4 /* i, f, g, o: the order of the weight rows */
+#define CELL_APART 0
+#define CELL_BIASES 4
+#define CELL_SAVED 4 /* the activated gates */
 #define CELL_HAS_C 1
-#define CELL_SAVES_GATES 1
+#define CELL_CARRIES_H 0
 #include "pointwise.h"

@@ -13,12 +13,15 @@
 /* ---- packed weights: W, R and b in panels, one after another ------------------------------------- */
 
 typedef struct {
-    real *w, *r, *b;
+    real *w; /* panels of G sums a unit, I rows each */
+    real *r; /* the same, H rows each */
+    real *b; /* panels of S biases a unit, one row */
 } packed_weights;
 
 static ptrdiff_t packed_elements(const cell *cell, ptrdiff_t inputs, ptrdiff_t hidden)
 {
-    return panels_of_units(hidden, cell->gates) * (inputs + hidden + 1) * PANEL;
+    const ptrdiff_t panels = panels_of_units(hidden, cell->gates);
+    return (panels * (inputs + hidden) + panels_of_units(hidden, cell->biases)) * PANEL;
 }
 
 static packed_weights weights_in(const void *packed, const cell *cell, const lstmc_forward_layer *layer)
@@ -28,6 +31,7 @@ static packed_weights weights_in(const void *packed, const cell *cell, const lst
     return (packed_weights){w, r, r + panels * layer->hidden * PANEL};
 }
 
+/* A member's share of the panels; each is packed by itself. */
 static void pack_share(packed_weights to, const cell *cell, const lstmc_forward_layer *layer,
                        const team *member)
 {
@@ -38,7 +42,8 @@ static void pack_share(packed_weights to, const cell *cell, const lstmc_forward_
                           last);
     NAME(pack_transposed)(to.r + first * hidden * PANEL, layer->weight_hh, hidden, hidden, cell->gates, first,
                           last);
-    NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, cell->gates, first, last);
+    team_share(member, panels_of_units(hidden, cell->biases), &first, &last);
+    NAME(pack_transposed)(to.b + first * PANEL, layer->bias, 1, hidden, cell->biases, first, last);
 }
 
 static int NAME(pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int number)
@@ -60,8 +65,11 @@ static ptrdiff_t NAME(packed_size)(const lstmc_forward_layer *layer, int number)
 
 /* ---- the plan ------------------------------------------------------------------------------------ */
 
-/* Where a layer has its own in the scratch, in elements from its start. */
+/* Of one layer. */
 typedef struct {
+    ptrdiff_t panels;  /* of its sums */
+    ptrdiff_t columns; /* of its sums, up to the last */
+    /* Where it has its own in the scratch, in elements from its start: */
     ptrdiff_t packed; /* its weights, where the caller has not packed them */
     ptrdiff_t states; /* one chunk of h, where nothing is saved and a layer above reads it */
 } forward_place;
@@ -71,8 +79,11 @@ typedef struct {
     split_kind split;
     int threads;
     int group;       /* layers that go through time together: one where all its states are saved, else all */
+    int together;    /* vectors of units whose sums fill whole panels: a split by units cuts between such */
     ptrdiff_t chunk; /* steps whose input products are made at once, just before they are used */
-    ptrdiff_t sums;  /* in the scratch: (chunk, B) rows in panels of the widest layer */
+    /* In the scratch, in elements from its start: */
+    ptrdiff_t sums;      /* (chunk, B) rows in panels of the widest layer */
+    ptrdiff_t recurrent; /* (B) rows in such panels, where R's sums are apart */
     forward_place places[];
 } forward_plan;
 
@@ -83,8 +94,7 @@ static size_t NAME(forward_plan_size)(int num_layers)
 
 static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
 {
-    /* The sums of a chunk stay in the second-level cache; but so many rows share each reading of the weights.
-     */
+    /* The sums of a chunk stay in the second-level cache; but so many rows share each reading of weights. */
     enum { SUMS_BYTES = 256 * 1024, LEAST_ROWS = 256 };
     forward_plan *plan = memory;
     const cell *cell = plan->cell = cell_of(call->cell);
@@ -104,8 +114,14 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
     plan->threads = call->threads;
     plan->split = choose_split(&plan->threads, call->steps, call->batch, inputs, widest, cell->gates);
 
+    plan->together = PANEL_VECTORS;
+    while (plan->together % 2 == 0 && plan->together / 2 * cell->gates % PANEL_VECTORS == 0)
+        plan->together /= 2;
+
     for (int l = 0; l < call->num_layers; l++) {
         const lstmc_forward_layer *layer = &call->layers[l];
+        plan->places[l].panels = panels_of_units(layer->hidden, cell->gates);
+        plan->places[l].columns = grouped_columns(layer->hidden, cell->gates);
         if (l % plan->group == 0) /* a group's place is the next one's too */
             cursor = 0;
         plan->places[l].packed = cursor;
@@ -117,7 +133,10 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
         most = max_of(most, cursor);
     }
     plan->sums = most;
-    const ptrdiff_t size = (most + plan->chunk * call->batch * row) * (ptrdiff_t)sizeof(real);
+    plan->recurrent = plan->sums + plan->chunk * call->batch * row;
+    const ptrdiff_t end = plan->recurrent + (cell->apart ? call->batch * row : 0);
+    const ptrdiff_t over = PANEL_VECTORS % cell->gates ? VL : 0; /* a sum may begin within its last vector */
+    const ptrdiff_t size = (end + over) * (ptrdiff_t)sizeof(real);
     return saves ? max_of(size, scratch_after(call)) : size;
 }
 
@@ -163,6 +182,8 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     return at;
 }
 
+/* Where step t reads and writes. Its h_before is at the other end of the chunk where a chunk of h is used
+ * again. */
 static forward_step step_at(const forward_work *work, const lstmc_forward_layer *layer, const layer_place *at,
                             ptrdiff_t t)
 {
@@ -170,7 +191,7 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
     const ptrdiff_t state = call->batch * layer->hidden;
     forward_step step = {.h = at->h + (t - at->h_first) * state, .c = at->c + t * at->c_step};
     step.y = at->y ? at->y + t * state : NULL;
-    step.gates = layer->gates ? (real *)layer->gates + t * work->plan->cell->gates * state : NULL;
+    step.saved = layer->gates ? (real *)layer->gates + t * work->plan->cell->saved * state : NULL;
     step.h_before = t != at->h_first ? step.h - state
                     : t              ? at->h + (work->plan->chunk - 1) * state
                                      : layer->h0;
@@ -181,6 +202,21 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
     return step;
 }
 
+/* A member's rows and vectors of units. */
+static part part_of(const forward_work *work, ptrdiff_t hidden, const team *member)
+{
+    const ptrdiff_t vectors = ceil_div(hidden, VL), together = work->plan->together;
+    part mine = {0, work->call->batch, 0, vectors};
+    if (work->plan->split == BY_ROWS) {
+        team_share(member, work->call->batch, &mine.from, &mine.to);
+    } else {
+        team_share(member, ceil_div(vectors, together), &mine.first, &mine.last);
+        mine.first *= together;
+        mine.last = min_of(mine.last * together, vectors);
+    }
+    return mine;
+}
+
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
 static void forward_chunk(const forward_work *work, int l, const layer_place *at, const real *x, ptrdiff_t t0,
                           ptrdiff_t t1, const team *member)
@@ -189,15 +225,17 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     const cell *cell = plan->cell;
     const lstmc_forward_layer *layer = &work->call->layers[l];
     const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, inputs = layer->inputs;
-    const ptrdiff_t panels = panels_of_units(hidden, cell->gates);
-    part mine = {0, batch, 0, panels};
-    if (plan->split == BY_ROWS)
-        team_share(member, batch, &mine.from, &mine.to);
-    else
-        team_share(member, panels, &mine.first, &mine.last);
-    const ptrdiff_t rows = mine.to - mine.from, sums_panel = plan->chunk * rows * PANEL, first = mine.first;
-    const ptrdiff_t columns = min_of(mine.last * PANEL, grouped_columns(hidden, cell->gates)) - first * PANEL;
-    real *sums = (real *)work->call->scratch + plan->sums + panels * plan->chunk * mine.from * PANEL;
+    const forward_place *planned = &plan->places[l];
+    const part mine = part_of(work, hidden, member);
+    /* Of the sums, this member's: rows of each step in panels from `first` on, of all steps of the chunk, and
+     * where R's are apart, of one step. */
+    const ptrdiff_t rows = mine.to - mine.from, sums_panel = plan->chunk * rows * PANEL;
+    const ptrdiff_t first = mine.first * cell->gates / PANEL_VECTORS;
+    const ptrdiff_t columns = min_of(mine.last * cell->gates * VL, planned->columns) - first * PANEL;
+    const ptrdiff_t recurrent_panel = cell->apart ? rows * PANEL : sums_panel;
+    real *scratch = work->call->scratch;
+    real *sums = scratch + plan->sums + planned->panels * plan->chunk * mine.from * PANEL;
+    real *recurrent = scratch + plan->recurrent + planned->panels * mine.from * PANEL;
 
     /* sums = x W: over time at once where a thread's rows of successive steps follow one another */
     const ptrdiff_t runs = rows == batch ? 1 : t1 - t0, run = rows == batch ? (t1 - t0) * rows : rows;
@@ -208,18 +246,23 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
 
     for (ptrdiff_t t = t0; t < t1; t++, sums += rows * PANEL) {
         forward_step step = step_at(work, layer, at, t);
+        real *onto = cell->apart ? recurrent : sums;
         step.sums = sums;
         step.sums_panel = sums_panel;
-        NAME(product)(sums + first * sums_panel, PANEL, sums_panel,
+        step.recurrent = onto;
+        step.recurrent_panel = recurrent_panel;
+        /* sums += h_before R; where they are apart, R's are made anew */
+        NAME(product)(onto + first * recurrent_panel, PANEL, recurrent_panel,
                       row_major(step.h_before + mine.from * hidden, hidden),
-                      at->weights.r + first * hidden * PANEL, rows, columns, hidden, 1);
+                      at->weights.r + first * hidden * PANEL, rows, columns, hidden, !cell->apart);
         cell->activate(&step, mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
     }
 }
 
-/* The states that every call hands back, each member some of the rows. */
+/* The states that every call hands back, and slot 0 of what is saved; each member some of the rows. h_n may
+ * be h0 itself, which is read until here. */
 static void final_states(const forward_work *work, const team *member)
 {
     const lstmc_forward *call = work->call;
@@ -230,8 +273,8 @@ static void final_states(const forward_work *work, const team *member)
     team_share(member, batch, &from, &to);
     for (int l = 0; l < call->num_layers; l++) {
         const lstmc_forward_layer *layer = &call->layers[l];
-        const ptrdiff_t hidden = layer->hidden, size = (to - from) * hidden * sizeof(real),
-                        offset = from * hidden;
+        const ptrdiff_t hidden = layer->hidden, offset = from * hidden;
+        const ptrdiff_t size = (to - from) * hidden * sizeof(real);
         const layer_place at = place_of(work, l, last_chunk);
         const real *h = steps ? at.h + (steps - 1 - at.h_first) * batch * hidden : layer->h0;
         memmove((real *)layer->h_n + offset, h + offset, size);
@@ -245,7 +288,8 @@ static void final_states(const forward_work *work, const team *member)
     }
 }
 
-/* Layers [from, to), together through time. */
+/* Layers [from, to), together through time: a chunk of steps of the first, then of the next, whose input is
+ * that chunk's h. */
 static void forward_group(const forward_work *work, int from, int to, const team *member)
 {
     const lstmc_forward *call = work->call;

@@ -36,14 +36,14 @@ typedef struct {
     /* saved for backward: all of them, or all NULL to keep nothing */
     lstmc_real *h;     /* (T+1, B, H): slot 0 becomes h0, slot t the state after t steps */
     lstmc_real *c;     /* (T+1, B, H) */
-    lstmc_real *gates; /* (T, B, G*H) activated gates, of cells that save them */
+    lstmc_real *gates; /* (T, B, saved*H) what the cell saves: its activated gates */
     /* inputs */
     const lstmc_real *h0; /* (B, H) */
     const lstmc_real *c0; /* (B, H) */
     /* weights */
     const lstmc_real *weight_ih; /* (G*H, I) */
     const lstmc_real *weight_hh; /* (G*H, H) */
-    const lstmc_real *bias;      /* (G*H,) */
+    const lstmc_real *bias;      /* (S*H,) */
     const lstmc_real *packed;    /* pack_layer() of the three above, which are then not read; or NULL: the
                                     call packs them for itself */
     /* sizes */
@@ -70,16 +70,17 @@ typedef struct {
     /* outputs, added to: all of them, or all NULL for none */
     lstmc_real *dweight_ih; /* (G*H, I) */
     lstmc_real *dweight_hh; /* (G*H, H) */
-    lstmc_real *dbias;      /* (G*H,) */
+    lstmc_real *dbias;      /* (S*H,) */
     /* inputs */
     const lstmc_real *dh_n;  /* (B, H) the gradient arriving through the final state, or NULL for zeros */
     const lstmc_real *dc_n;  /* (B, H) likewise */
     const lstmc_real *h;     /* (T+1, B, H), as forward saved it */
     const lstmc_real *c;     /* (T+1, B, H) */
-    const lstmc_real *gates; /* (T, B, G*H) */
+    const lstmc_real *gates; /* (T, B, saved*H) */
     /* saved, written */
     /* ... each may be NULL: it is not saved */
-    lstmc_real *dgates; /* (T, B, G*H) the gradient of the sums before the activations; may be gates itself */
+    lstmc_real *dgates; /* (T, B, G*H) the gradient of the sums before the activations; may be gates, if of
+                           one size */
     lstmc_real *dh;     /* (T, B, H) what arrives at h after each step from the step after (the last: dh_n) */
     lstmc_real *dc;     /* (T, B, H) likewise at c, through c of the step after */
     lstmc_real *dx;     /* (T, B, I) what goes to y of the layer below; of the first layer, see the call's */

@@ -1,24 +1,53 @@
-/* The two loops over rows and units, made for one cell: CELL, its counts, and CELL_forward() and
- * CELL_backward().
+/* The two loops over rows and units, made for one cell: CELL, its counts, CELL_forward() and CELL_backward().
  *
  * Included by each cell's file after its equations (cell_lstm.h says what those are). Nothing here knows an
- * equation; nothing in a cell knows about rows, panels or tails.
+ * equation; nothing in a cell knows about rows, panels or tails. What a cell does not have is a condition on
+ * constants, and costs nothing.
  */
 #define OF_CELL_(a, b) a##_##b
 #define OF_CELL2(a, b) OF_CELL_(a, b)
 #define OF_CELL(stem) OF_CELL2(CELL, stem)
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
-#define CELL_GROUPS (PANEL_VECTORS / CELL_GATES) /* vectors of units in a panel of forward weights */
 
-/* From the sums of one row, a group of units, to their states. Lanes from width on are not stored. */
-INLINE void OF_CELL(activate_units)(const forward_step *step, const real *add, const real *sum, ptrdiff_t row,
+/* Where the sums of a vector of units begin, and how far apart those of its gates are: within a panel, if a
+ * whole number of such groups fills one. */
+typedef struct {
+    const real *of[CELL_GATES];
+} OF_CELL(sums);
+
+INLINE OF_CELL(sums) OF_CELL(sums_at)(const real *panels, ptrdiff_t stride, ptrdiff_t group, ptrdiff_t width)
+{
+    const ptrdiff_t start = group * CELL_GATES * VL;
+    OF_CELL(sums) at;
+    for (int g = 0; g < CELL_GATES; g++) {
+        const ptrdiff_t column = start + g * width;
+        if (PANEL_VECTORS % CELL_GATES == 0)
+            at.of[g] = panels + start / PANEL * stride + start % PANEL + g * width;
+        else
+            at.of[g] = panels + column / PANEL * stride + column % PANEL;
+    }
+    return at;
+}
+
+/* One row, VL units from `unit` on, of which n exist. row_sums: the row's place in the sums; lanes of a sum
+ * from `width` on are another's, and not stored. */
+INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias, const OF_CELL(sums) * sums,
+                                    const OF_CELL(sums) * recurrent, ptrdiff_t row_sums, ptrdiff_t row,
                                     ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
 {
+    enum { OWN = CELL_BIASES - CELL_GATES }; /* biases that R's last sums have for themselves */
     const ptrdiff_t here = row * step->hidden + unit;
     forward_units u;
     for (int g = 0; g < CELL_GATES; g++)
-        u.gates[g] = load(sum + g * width) + load(add + g * width);
+        u.sums[g] = load(sums->of[g] + row_sums) + load(bias + g * width);
+    for (int g = 0; CELL_APART && g < CELL_GATES; g++) {
+        u.recurrent[g] = load(recurrent->of[g] + row_sums);
+        if (g >= CELL_GATES - OWN)
+            u.recurrent[g] += load(bias + (g + OWN) * width);
+    }
+    if (CELL_CARRIES_H)
+        u.h_before = load_n(step->h_before + here, n);
     if (CELL_HAS_C)
         u.c = load_n(step->c_before + here, n);
     OF_CELL(forward)(&u);
@@ -27,13 +56,14 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *add, c
         store_n(step->y + here, u.h, n);
     if (CELL_HAS_C)
         store_n(step->c + here, u.c, n);
-    if (CELL_SAVES_GATES && step->gates) {
-        real *gates = step->gates + row * CELL_GATES * step->hidden + unit;
-        for (int g = 0; g < CELL_GATES; g++) {
-            store_n(gates + g * step->hidden, u.gates[g], n);
-            __builtin_prefetch(gates + CELL_GATES * step->ahead + g * step->hidden, 1);
+    if (CELL_SAVED && step->saved) {
+        real *saved = step->saved + row * CELL_SAVED * step->hidden + unit;
+        for (int s = 0; s < CELL_SAVED; s++) {
+            store_n(saved + s * step->hidden, u.saved[s], n);
+            __builtin_prefetch(saved + CELL_SAVED * step->ahead + s * step->hidden, 1);
         }
-        __builtin_prefetch(step->c + step->ahead + here, 1);
+        if (CELL_HAS_C)
+            __builtin_prefetch(step->c + step->ahead + here, 1);
         __builtin_prefetch(step->h + step->ahead + here, 1);
     }
 }
@@ -41,26 +71,26 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *add, c
 static void OF_CELL(activate)(const forward_step *given, part mine)
 {
     const forward_step step = *given; /* a copy stays in registers: no store can change it */
-    /* By units: their bias is at hand. But rows of gates a power of two apart would drive one another out of
-     * the cache, all units of a row do not. */
-    const int collide = CELL_SAVES_GATES && step.gates && CELL_GATES * step.hidden * sizeof(real) % 2048 == 0;
+    /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
+     * cache, all units of a row do not. */
+    const int collide = CELL_SAVED && step.saved && CELL_SAVED * step.hidden * sizeof(real) % 2048 == 0;
     const ptrdiff_t at_once = collide ? 1 : mine.to - mine.from;
     for (ptrdiff_t top = mine.from; top < mine.to; top += at_once)
-        for (ptrdiff_t p = mine.first; p < mine.last; p++)
-            for (int u = 0; u < CELL_GROUPS; u++) {
-                const ptrdiff_t unit = (p * CELL_GROUPS + u) * VL, n = min_of(VL, step.hidden - unit);
-                const ptrdiff_t width = group_width(step.hidden, unit, CELL_GATES);
-                const real *sum =
-                    step.sums + p * step.sums_panel + (top - mine.from) * PANEL + u * CELL_GATES * VL;
-                const real *add = step.bias + p * PANEL + u * CELL_GATES * VL;
-                if (n <= 0)
-                    break;
-                for (ptrdiff_t row = top; row < top + at_once; row++, sum += PANEL)
-                    OF_CELL(activate_units)(&step, add, sum, row, unit, width, n);
-            }
+        for (ptrdiff_t group = mine.first; group < mine.last; group++) {
+            const ptrdiff_t unit = group * VL, n = min_of(VL, step.hidden - unit);
+            const ptrdiff_t width = group_width(step.hidden, unit, CELL_GATES);
+            const real *bias = step.bias + group * CELL_BIASES * VL;
+            const OF_CELL(sums) sums = OF_CELL(sums_at)(step.sums, step.sums_panel, group, width);
+            OF_CELL(sums) recurrent = sums;
+            if (CELL_APART)
+                recurrent = OF_CELL(sums_at)(step.recurrent, step.recurrent_panel, group, width);
+            for (ptrdiff_t row = top; row < top + at_once; row++)
+                OF_CELL(activate_units)(&step, bias, &sums, &recurrent, (row - mine.from) * PANEL, row, unit,
+                                        width, n);
+        }
 }
 
-/* Of one row, VL units. */
+/* One row, VL units. row_before: its row in what forward saved. */
 INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
                                          ptrdiff_t unit)
 {
@@ -80,21 +110,27 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
         u.c = load_n(step->c + there, n);
         u.c_before = load_n(step->c - step->state + there, n);
     }
-    for (int g = 0; CELL_SAVES_GATES && g < CELL_GATES; g++) {
-        const real *gate = step->gates + (row_before * CELL_GATES + g) * hidden + unit;
-        u.gates[g] = load_n(gate, n);
-        __builtin_prefetch(gate + CELL_GATES * step->earlier);
+    for (int s = 0; s < CELL_SAVED; s++) {
+        const real *saved = step->saved + (row_before * CELL_SAVED + s) * hidden + unit;
+        u.saved[s] = load_n(saved, n);
+        __builtin_prefetch(saved + CELL_SAVED * step->earlier);
     }
     if (CELL_HAS_C)
         __builtin_prefetch(step->c - step->state + step->earlier + there);
     if (step->dy)
         __builtin_prefetch(step->dy - (step->earlier ? step->batch * hidden : 0) + here);
     u.h = load_n(step->h + there, n);
+    if (CELL_CARRIES_H)
+        u.h_before = load_n(step->h - step->state + there, n);
     OF_CELL(backward)(&u);
     if (CELL_HAS_C)
         store(step->dc + carried, u.dc);
+    if (CELL_CARRIES_H)
+        store(step->dh + carried, u.dh);
     for (int g = 0; g < CELL_GATES; g++)
-        store_n(step->dgates + (row * CELL_GATES + g) * hidden + unit, u.dgates[g], n);
+        store_n(step->dsums + (row * CELL_GATES + g) * hidden + unit, u.dsums[g], n);
+    for (int g = 0; CELL_APART && g < CELL_GATES; g++)
+        store_n(step->drecurrent + (row * CELL_GATES + g) * hidden + unit, u.drecurrent[g], n);
 }
 
 static void OF_CELL(differentiate)(const backward_step *given, part mine)
@@ -110,13 +146,15 @@ static void OF_CELL(differentiate)(const backward_step *given, part mine)
 static const cell CELL = {
     .name = STRING(CELL),
     .gates = CELL_GATES,
+    .apart = CELL_APART,
+    .biases = CELL_BIASES,
+    .saved = CELL_SAVED,
     .has_c = CELL_HAS_C,
-    .saves_gates = CELL_SAVES_GATES,
+    .carries_h = CELL_CARRIES_H,
     .activate = OF_CELL(activate),
     .differentiate = OF_CELL(differentiate),
 };
 
-#undef CELL_GROUPS
 #undef OF_CELL
 #undef OF_CELL2
 #undef OF_CELL_
@@ -124,5 +162,8 @@ static const cell CELL = {
 #undef STRING_
 #undef CELL
 #undef CELL_GATES
+#undef CELL_APART
+#undef CELL_BIASES
+#undef CELL_SAVED
 #undef CELL_HAS_C
-#undef CELL_SAVES_GATES
+#undef CELL_CARRIES_H

@@ -64,6 +64,10 @@ static inline void team_barrier(const team *member)
 /* Member's part [*from, *to) of n units of work: contiguous, sizes differing by one at most. */
 static inline void team_share(const team *member, ptrdiff_t n, ptrdiff_t *from, ptrdiff_t *to)
 {
+    *from = 0;
+    *to = n;
+    if (member->size == 1) /* a step of a small layer would notice two divisions */
+        return;
     *from = n * member->rank / member->size;
     *to = n * (member->rank + 1) / member->size;
 }

@@ -1,14 +1,15 @@
-/* A cell over time in one launch, for more hidden units than one multiprocessor can hold: each block keeps the
- * recurrent weights of some units on chip, for some rows of the batch, and the blocks of the same rows exchange h, on
- * the way back the parts of its gradient, through L2, with one barrier among them a step.
+/* A cell over time in one launch, for more hidden units than one multiprocessor can hold: each block has the
+ * recurrent weights of some units on chip, for some rows of the batch. The blocks of the same rows exchange
+ * h, on the way back the parts of its gradient, through L2, with one barrier among them per step.
  *
- * Forward, a thread sums for four rows and four outputs over one of `parts` of the terms; the parts are added in order.
- * Shared memory of a block, in numbers: weights (terms, outputs), the values of `chunk` terms (rows, chunk + 4: so
- * that rows lie in other banks), sums of the parts (parts, rows, outputs), c (rows, units). rows, outputs and chunk are
- * multiples of 4, and so, with zeros, are the terms.
+ * Forward, a thread sums for four rows and four outputs over one of `parts` of the terms; the parts are
+ * added in order. Shared memory of a block, in numbers: weights (terms, outputs); the values of `chunk`
+ * terms (rows, chunk + 4: so that rows lie in other banks); sums of the parts (parts, rows, outputs); c
+ * (rows, units). rows, outputs and chunk are multiples of 4, and so, padded with zeros, are the terms.
  */
 
-/* How a grid is cut: block x has units [x % unit_blocks * units, ...) and rows [x / unit_blocks * rows, ...). */
+/* How a grid is cut: block x has `units` units from x % unit_blocks * units on and `rows` rows from
+ * x / unit_blocks * rows on. */
 struct cut {
     int units, unit_blocks, rows, outputs, chunk, parts;
 };
@@ -28,11 +29,11 @@ DEVICE four<double> written_four(const double *a)
     return {v.x, v.y, w.x, w.y};
 }
 
-/* sums[part][row][output] of this block: values (batch, terms) times weights (terms, outputs). values were written
- * by other blocks before the last barrier. */
+/* sums[part][row][output] of this block: values (batch, terms) times weights (terms, outputs). values were
+ * written by other blocks before the last barrier. */
 template <typename real>
-DEVICE void block_product(real *sums, real *staged, const real *weights, const real *values, index_t first_row,
-                          index_t batch, int terms, const cut &a)
+DEVICE void block_product(real *sums, real *staged, const real *weights, const real *values,
+                          index_t first_row, index_t batch, int terms, const cut &a)
 {
     const int tiles = a.rows / 4 * (a.outputs / 4), part = threadIdx.x / tiles, tile = threadIdx.x % tiles;
     const int row = tile / (a.outputs / 4) * 4, output = tile % (a.outputs / 4) * 4, stride = a.chunk + 4;
@@ -92,13 +93,13 @@ DEVICE real add_parts(const real *sums, int row, int output, const cut &a)
     return sum;
 }
 
-/* h0 (B, H); weight_hh (G*H, H); arrived: a counter for each block of rows, all 0. Outputs of a block are its units'
- * gates, those of one unit side by side. */
+/* h0 (B, H); weight_hh (G*H, H); arrived: a counter for each block of rows, all 0. Outputs of a block are
+ * its units' gates, those of one unit side by side. */
 template <typename real>
 __global__ void __launch_bounds__(256)
 cooperative_forward(const forward_call<real> *where, const real *h0, const real *weight_hh, unsigned *arrived,
-                    index_t steps, index_t batch, int hidden, int units, int unit_blocks, int rows, int outputs, int chunk,
-                    int parts, int activation)
+                    index_t steps, index_t batch, int hidden, int units, int unit_blocks, int rows,
+                    int outputs, int chunk, int parts)
 {
     DYNAMIC_SHARED(real, shared);
     const cut a = {units, unit_blocks, rows, outputs, chunk, parts};
@@ -106,8 +107,8 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
     const int first_unit = blockIdx.x % unit_blocks * units, row_block = blockIdx.x / unit_blocks;
     const index_t first_row = (index_t)row_block * rows;
     const int terms = FOURS(hidden);
-    real *weights = shared, *staged = weights + (index_t)terms * outputs, *sums = staged + (chunk + 4) * rows;
-    real *c = sums + parts * rows * outputs;
+    real *weights = shared, *staged = weights + (index_t)terms * outputs;
+    real *sums = staged + (chunk + 4) * rows, *c = sums + parts * rows * outputs;
     for (int i = threadIdx.x; i < terms * outputs; i += blockDim.x) {
         const int k = i % terms, output = i / terms, u = first_unit + output / CELL_GATES;
         const bool mine = output < units * CELL_GATES && u < hidden && k < hidden;
@@ -120,7 +121,8 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
     }
     for (index_t t = 0; t < steps; t++) {
         const real *before = t ? call.h + (t - 1) * call.h_step : h0;
-        real inputs[CELL_GATES] = {}; /* the inputs' part of the sums, of the thread's first row and unit: fetched ahead */
+        /* the inputs' part of the sums, of the thread's first row and unit: fetched ahead of the product */
+        real inputs[CELL_GATES] = {};
         const index_t first_b = first_row + threadIdx.x / units, first_u = first_unit + threadIdx.x % units;
         if ((int)threadIdx.x < rows * units && first_b < batch && first_u < hidden)
             UNROLL for (int k = 0; k < CELL_GATES; k++)
@@ -128,15 +130,17 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
         block_product(sums, staged, weights, before, first_row, batch, hidden, a);
         for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
             const int row = i / units, unit = i % units;
-            const index_t b = first_row + row, u = first_unit + unit, at = (t * batch + b) * CELL_GATES * hidden + u;
+            const index_t b = first_row + row, u = first_unit + unit;
+            const index_t at = (t * batch + b) * CELL_GATES * hidden + u;
             if (b >= batch || u >= hidden)
                 continue;
             real gates[CELL_GATES], out;
             UNROLL for (int k = 0; k < CELL_GATES; k++) {
                 const real input = i == (int)threadIdx.x ? inputs[k] : call.sums[at + (index_t)k * hidden];
-                gates[k] = input + add_parts(sums, row, unit * CELL_GATES + k, a) + call.bias[(index_t)k * hidden + u];
+                const real recurrent = add_parts(sums, row, unit * CELL_GATES + k, a);
+                gates[k] = input + recurrent + call.bias[(index_t)k * hidden + u];
             }
-            forward_unit(gates, &out, &c[i], activation);
+            forward_unit(gates, &out, &c[i]);
             call.h[t * call.h_step + b * hidden + u] = out;
             if (CELL_HAS_C)
                 call.c[t * call.c_step + b * hidden + u] = c[i];
@@ -153,17 +157,17 @@ cooperative_forward(const forward_call<real> *where, const real *h0, const real 
 
 /* dh_now, dc_now (B, H): in, what arrives through the final state; out, what leaves through the initial one.
  *
- * A block multiplies its own units' dgates, which it has on chip, with their rows of the weights: that is its part of
- * the gradient at h of all units before. The blocks exchange these parts and add up those of their own units, in the
- * order of blocks. So h's gradient goes through L2, not dgates, which are G times as many.
+ * A block multiplies its own units' dgates, which it has on chip, by their rows of the weights: that is its
+ * part of the gradient at h of all units before. The blocks exchange these parts and add up those of their
+ * own units, in the order of blocks. So h's gradient goes through L2, not dgates, which are G times as many.
  *
- * exchange (2, blocks, rows, H rounded up to 4): two turns, so that one barrier a step is enough. Shared memory:
- * weights (G*units, H rounded up), dgates (G*units, rows), dh and dc (2, rows, units). */
+ * exchange (2, blocks, rows, H rounded up to 4): two turns, so that one barrier per step is enough. Shared
+ * memory: weights (G*units, H rounded up), dgates (G*units, rows), dh and dc (2, rows, units). */
 template <typename real>
 __global__ void __launch_bounds__(256)
 cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_now, const real *weight_hh,
                      real *exchange, unsigned *arrived, index_t steps, index_t batch, int hidden, int units,
-                     int unit_blocks, int rows, int activation)
+                     int unit_blocks, int rows)
 {
     DYNAMIC_SHARED(real, shared);
     const backward_call<real> call = *where;
@@ -197,9 +201,10 @@ cooperative_backward(const backward_call<real> *where, real *dh_now, real *dc_no
             const index_t b = first_row + row, u = first_unit + unit;
             if (b >= batch || u >= hidden)
                 continue;
-            const saved_unit<real> saved = i == (int)threadIdx.x ? next : saved_at(call, t, b, u, batch, hidden);
+            const bool is_first = i == (int)threadIdx.x;
+            const saved_unit<real> saved = is_first ? next : saved_at(call, t, b, u, batch, hidden);
             real out[CELL_GATES];
-            backward_at(call, saved, out, &dc[i], dh[i], t, b, u, batch, hidden, activation);
+            backward_at(call, saved, out, &dc[i], dh[i], t, b, u, batch, hidden);
             UNROLL for (int k = 0; k < CELL_GATES; k++)
                 dgates[(unit * CELL_GATES + k) * rows + row] = out[k];
         }

@@ -1,7 +1,7 @@
 /* What works on flat arrays: the embedding, dropout, softmax and losses, norms, optimisers.
  *
- * The same functions as ../flat.h. Sums over an array go over fixed blocks in a fixed order. Where one call takes
- * several launches, numbers pass between them on the device: nothing waits for the host.
+ * The same functions as ../c/flat.h. Sums over an array go over fixed blocks in a fixed order. Where one
+ * call takes several launches, numbers pass between them on the device: nothing waits for the host.
  */
 #include "real.cuh"
 
@@ -10,8 +10,8 @@ enum { BLOCK = 256, SUM_BLOCK = 4096 }; /* threads of a block that sums; numbers
 /* ---- tokens and the embedding -------------------------------------------------------------------- */
 
 /* *bad: in, n or more; out, the least position of an id that is neither in [0, end) nor `ignored`. */
-__global__ void check_tokens(unsigned long long *bad, const index_t *tokens, index_t n, index_t end, index_t ignored,
-                             int may_ignore)
+__global__ void check_tokens(unsigned long long *bad, const index_t *tokens, index_t n, index_t end,
+                             index_t ignored, int may_ignore)
 {
     FOR_EACH(i, n)
         if ((tokens[i] < 0 || tokens[i] >= end) && !(may_ignore && tokens[i] == ignored))
@@ -20,7 +20,8 @@ __global__ void check_tokens(unsigned long long *bad, const index_t *tokens, ind
 
 /* y (rows, columns): rows of weight (V, columns) chosen by tokens (rows,). */
 template <typename real>
-__global__ void embedding_forward(real *y, const index_t *tokens, const real *weight, index_t rows, index_t columns)
+__global__ void embedding_forward(real *y, const index_t *tokens, const real *weight, index_t rows,
+                                  index_t columns)
 {
     FOR_EACH(i, rows * columns)
         y[i] = weight[tokens[i / columns] * columns + i % columns];
@@ -29,7 +30,8 @@ __global__ void embedding_forward(real *y, const index_t *tokens, const real *we
 /* dweight (V, columns), added to. keys (rows,): token * rows + row, ascending; so the rows of one token stand
  * side by side, in their order. A block adds those of the token that begins at its key. */
 template <typename real>
-__global__ void embedding_backward(real *dweight, const real *dy, const index_t *keys, index_t rows, index_t columns)
+__global__ void embedding_backward(real *dweight, const real *dy, const index_t *keys, index_t rows,
+                                   index_t columns)
 {
     const index_t first = blockIdx.x, token = keys[first] / rows, begin = token * rows, end = begin + rows;
     if (first && keys[first - 1] >= begin)
@@ -37,11 +39,13 @@ __global__ void embedding_backward(real *dweight, const real *dy, const index_t 
     for (index_t column = threadIdx.x; column < columns; column += blockDim.x) {
         real sum = dweight[token * columns + column];
         for (index_t k = first; k < rows && keys[k] < end; k += 8) {
-            real found[8]; /* read at once, added one after another */
+            real terms[8]; /* read at once, added one after another */
+            UNROLL for (int j = 0; j < 8; j++) {
+                const bool is_tokens = k + j < rows && keys[k + j] < end;
+                terms[j] = is_tokens ? dy[(keys[k + j] - begin) * columns + column] : real(0);
+            }
             UNROLL for (int j = 0; j < 8; j++)
-                found[j] = k + j < rows && keys[k + j] < end ? dy[(keys[k + j] - begin) * columns + column] : real(0);
-            UNROLL for (int j = 0; j < 8; j++)
-                sum += found[j];
+                sum += terms[j];
         }
         dweight[token * columns + column] = sum;
     }
@@ -137,8 +141,8 @@ __global__ void weight_of_targets(double *weight, const index_t *targets, index_
         *weight = counted ? 1.0 / counted : 0;
 }
 
-/* A block for each row. targets NULL: out is the softmax of logits alone. Else losses[row] is written, and out, unless
- * it is NULL, is d mean loss / d logits. out may be logits. */
+/* A block for each row. targets NULL: out is the softmax of logits alone. Else losses[row] is written, and
+ * out, unless it is NULL, is d mean loss / d logits. out may be logits. */
 template <typename real>
 __global__ void softmax_rows(real *out, double *losses, const real *logits, const index_t *targets,
                              const double *weight, index_t ignored, index_t columns)
@@ -173,15 +177,15 @@ __global__ void softmax_rows(real *out, double *losses, const real *logits, cons
     }
 }
 
-/* sums[block] = the sum of squares of a - target (NULL: zeros) over a block of SUM_BLOCK; dy, unless it is NULL, the
- * gradient of their mean; it may be a. */
+/* sums[block] = the sum of squares of a - target (NULL: zeros) over a block of SUM_BLOCK; dy, unless it is
+ * NULL, the gradient of their mean; it may be a. */
 template <typename real>
 __global__ void squares(double *sums, real *dy, const real *a, const real *target, index_t n)
 {
     DYNAMIC_SHARED(double, room);
     double sum = 0;
-    for (index_t i = blockIdx.x * (index_t)SUM_BLOCK + threadIdx.x; i < n && i < (blockIdx.x + 1) * (index_t)SUM_BLOCK;
-         i += BLOCK) {
+    const index_t from = blockIdx.x * (index_t)SUM_BLOCK, end = from + SUM_BLOCK;
+    for (index_t i = from + threadIdx.x; i < n && i < end; i += BLOCK) {
         const real difference = target ? a[i] - target[i] : a[i];
         sum += (double)difference * difference;
         if (dy) /* loss = difference^2 / n */
@@ -192,8 +196,10 @@ __global__ void squares(double *sums, real *dy, const real *a, const real *targe
         sums[blockIdx.x] = sum;
 }
 
-/* *out = the sum of sums (n,), times factor and, unless that is NULL, *weight; its root, if asked. One block. */
-__global__ void add_up(double *out, const double *sums, const double *weight, double factor, int root, index_t n)
+/* *out = the sum of sums (n,), times factor and, unless that is NULL, *weight; its root, if asked. One
+ * block. */
+__global__ void add_up(double *out, const double *sums, const double *weight, double factor, int root,
+                       index_t n)
 {
     DYNAMIC_SHARED(double, room);
     double sum = 0;
@@ -228,8 +234,8 @@ __global__ void clip(real *a, const double *norm, double most, index_t n)
 
 /* ---- fingerprint --------------------------------------------------------------------------------- */
 
-/* *all += the sum over words (n,) of each one mixed with its place: bijective in the word, and whole numbers add up
- * to the same in any order. */
+/* *all += the sum over words (n,) of each one mixed with its place: bijective in the word, and whole numbers
+ * add up to the same in any order. */
 __global__ void fingerprint(unsigned long long *all, const unsigned *words, index_t n)
 {
     DYNAMIC_SHARED(unsigned long long, room);
@@ -264,8 +270,9 @@ __global__ void sgd(real *params, real *velocity, const real *grads, double lr, 
 
 /* rate: lr / (1 - beta1^step); shrink: 1 - lr * weight_decay, where that is decoupled, else 1 */
 template <typename real>
-__global__ void adam(real *params, real *m, real *v, const real *grads, double rate, double beta1, double beta2,
-                     double eps, double weight_decay, double shrink, double root_of_correction, index_t n)
+__global__ void adam(real *params, real *m, real *v, const real *grads, double rate, double beta1,
+                     double beta2, double eps, double weight_decay, double shrink, double root_of_correction,
+                     index_t n)
 {
     FOR_EACH(i, n) {
         const real p = params[i] * (real)shrink, d = (real)weight_decay * p + grads[i];
@@ -276,8 +283,8 @@ __global__ void adam(real *params, real *m, real *v, const real *grads, double r
 }
 
 template <typename real>
-__global__ void rmsprop(real *params, real *square_avg, real *velocity, const real *grads, double lr, double alpha,
-                        double eps, double momentum, double weight_decay, index_t n)
+__global__ void rmsprop(real *params, real *square_avg, real *velocity, const real *grads, double lr,
+                        double alpha, double eps, double momentum, double weight_decay, index_t n)
 {
     FOR_EACH(i, n) {
         const real p = params[i];

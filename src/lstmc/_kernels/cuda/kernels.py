@@ -1,12 +1,10 @@
 """The kernels of a GPU, through CuPy: the functions of cpu.py under the same names, on CuPy arrays.
 
-The order of launches; the arithmetic is in cuda/*.cu, products and launching in cuda_launch.py, how a layer's
-steps are run in cuda_time.py, single steps in cuda_stepper.py, checks in cuda_checks.py. Everything is put on
-the current stream of the current device, and nothing waits for it but what a check must know: whether tokens
-are in range.
+Here is the order of launches; the arithmetic is in the sources. Everything is put on the current stream of
+the current device, and nothing waits for it but a check that must: whether tokens are in range.
 
-`num_threads` is the CPU's: it is taken and has no effect. Numbers that the CPU's functions give as floats are
-arrays () of float64 here, so that a caller waits where he reads them.
+`num_threads` is the CPU's: it is accepted and has no effect. Numbers that the CPU's functions return as
+floats are arrays () of float64 here, so that a caller waits where he reads them.
 """
 
 import math
@@ -15,71 +13,61 @@ import cupy
 import numpy as np
 
 from .. import cpu
+from . import cells
 from .checks import (  # noqa: F401 what cpu.py has, this one has
     address,
     adopt,
     check_num_threads,
     checked,
     checked_tokens,
-    here,
+    on_current_device,
 )
-from .launch import THREADS, flat_kernel, i32, i64, launch, number, or_null, product
+from .launch import THREADS, flat_kernel, i32, i64, launch, number, or_null
+from .products import product
 from .stepper import RecurrentStepper  # noqa: F401 likewise
-from .ways import Cell, run_backward, run_forward, use_way
+from .ways import BackwardCall, ForwardCall, LayerRun, run_backward, run_forward
 
-__all__ = [*cpu.__all__, "use_way"]
+__all__ = list(cpu.__all__)
 
 arrays = cupy  # the module whose arrays these functions take
+cell = cells.cell
 
 SUM_BLOCK = 4096  # as in flat.cu
-MOST_BLOCKS = 1024
-INFERENCE_BYTES = 256 << 20  # of the sums that are held at once where no trace is kept
+FINGERPRINT_BLOCKS = 1024  # at most
+INFERENCE_BYTES = 256 << 20  # of the sums that are held at once where there is no trace
 
 
 class Pool:
     """Memory that is used again: CuPy has a pool of its own."""
 
     def array(self, shape, dtype):
-        """Give an array, not initialised."""
+        """Return an array, not initialised."""
         return cupy.empty(tuple(shape), dtype)
 
 
-def fingerprint(given):
-    """Give an array () that changes, but for one case in 2^64, when any element of any of the arrays does."""
-    everything = cupy.zeros((), np.uint64)
-    for array in given:
+def fingerprint(all_arrays):
+    """Return an array () that changes, but for one case in 2^64, when any element of any array does."""
+    total = cupy.zeros((), np.uint64)
+    for array in all_arrays:
         words = array.view(np.uint32)
         if words.size:
-            blocks = min(-(-words.size // (4 * THREADS)), MOST_BLOCKS)
+            blocks = min(-(-words.size // (4 * THREADS)), FINGERPRINT_BLOCKS)
             flat_kernel("fingerprint")(
-                (blocks,), (THREADS,), (everything, words, i64(words.size)), shared_mem=THREADS * 8
+                (blocks,), (THREADS,), (total, words, i64(words.size)), shared_mem=THREADS * 8
             )
-    return everything
+    return total
 
 
 # -- recurrent layers -------------------------------------------------------------------------------
 
 
 def _rows(array):
-    """Give (T, B, columns) as (T*B, columns)."""
+    """Return (T, B, columns) as (T*B, columns)."""
     return array.reshape(-1, array.shape[-1])
 
 
-CELLS = {"lstm": (1, 0), "rnn_tanh": (0, 0), "rnn_relu": (0, 1), "rnn_identity": (0, 2)}
-
-
-def cell(name):
-    """Return what the calls below take for the cell of this name."""
-    if name not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)} on a GPU, got {name!r}")
-    return CELLS[name]
-
-
 def recurrent_forward(cell, layers, x, y, num_threads=None):
-    """Run a stack of layers: lstmc_forward of kernels.h.
-
-    Each layer is a calls.ForwardLayer.
-    """
+    """Run a stack of layers: lstmc_forward of kernels.h, each layer a calls.ForwardLayer."""
     check_num_threads(num_threads)
     below = x
     for layer in layers[:-1]:
@@ -88,16 +76,16 @@ def recurrent_forward(cell, layers, x, y, num_threads=None):
 
 
 def _layer_forward(cell, layer, x, y):
-    """Run one layer; give its h of all steps. y None: of a layer whose output only the next one reads."""
+    """Run one layer; return its h of all steps. y None: only the next layer reads its output."""
     weight_ih, weight_hh, bias = layer.weights
     h, c, c_n, gates = layer.h, layer.c, layer.c_n, layer.gates
-    here("the layer's weights", weight_hh)
+    on_current_device("the layer's weights", weight_hh)
     steps, batch, _ = x.shape
     hidden, width = weight_hh.shape[1], weight_hh.shape[0]
-    saves = h is not None
-    if saves:
+    copy_to_y = None
+    if h is not None:
         h[0] = layer.h0
-        states = h[1:]
+        states, copy_to_y = h[1:], y
     else:
         states = cupy.empty((steps, batch, hidden), x.dtype) if y is None else y
     if c is not None:
@@ -113,12 +101,17 @@ def _layer_forward(cell, layer, x, y):
         if sums is None:
             sums = cupy.empty((end - start, batch, width), x.dtype)
         product(_rows(sums), _rows(x[start:end]), weight_ih, turn_b=True)
-        before = states[start - 1] if start else layer.h0
-        run_forward(
-            Cell(*cell, weight_hh, end - start, batch), before, sums, bias,
-            c_n if c is None else c[start], states[start:end], c_n if c is None else c[start + 1 :], gates,
-            y[start:end] if saves and y is not None else None,
-        )  # fmt: skip
+        call = ForwardCall(
+            h0=states[start - 1] if start else layer.h0,
+            sums=sums,
+            bias=bias,
+            c0=c_n if c is None else c[start],
+            h=states[start:end],
+            c=c_n if c is None else c[start + 1 :],
+            gates=gates,
+            y=None if copy_to_y is None else copy_to_y[start:end],
+        )
+        run_forward(LayerRun(cell, weight_hh, end - start, batch), call)
     layer.h_n[...] = states[-1] if steps else layer.h0
     if c is not None:
         c_n[...] = c[-1]
@@ -126,33 +119,46 @@ def _layer_forward(cell, layer, x, y):
 
 
 def recurrent_backward(cell, layers, dx, dy, x, steps, batch, num_threads=None, repeat=1):
-    """Differentiate a stack of layers: lstmc_backward of kernels.h.
-
-    Each layer is a calls.BackwardLayer.
-    """
+    """Differentiate a stack of layers: lstmc_backward of kernels.h, each layer a calls.BackwardLayer."""
     check_num_threads(num_threads)
     for i in reversed(range(len(layers))):
-        layer, dgates = layers[i], layers[i].dgates
-        weight_ih, weight_hh, _ = layer.weights
-        here("the layer's weights", weight_hh)
-        if dgates is None:
-            dgates = cupy.empty((steps, batch, weight_hh.shape[0]), weight_hh.dtype)
-        run_backward(
-            Cell(*cell, weight_hh, steps, batch), layer.dh0, layer.dc0, layer.dh_n, layer.dc_n, dy,
-            layer.h, layer.c, layer.gates, dgates, layer.dh, layer.dc, repeat,
-        )  # fmt: skip
-        flat = _rows(dgates)
-        dw, dr, db = layer.dweights
-        if dw is not None:
-            below = layers[i - 1].h[1 : steps + 1] if i else x
-            product(dw, flat, _rows(below), turn_a=True, add=True)
-            product(dr, flat, _rows(layer.h[:steps]), turn_a=True, add=True)
-            _add_rows(db, flat)
-        dy = dx if i == 0 else layer.dx
-        if i and dy is None:
-            dy = cupy.empty((steps, batch, weight_ih.shape[1]), weight_hh.dtype)
-        if dy is not None:
-            product(_rows(dy), flat, weight_ih)
+        layer = layers[i]
+        dgates = _layer_backward(cell, layer, dy, steps, batch, repeat)
+        below, dbelow = (layers[i - 1].h[1 : steps + 1], layer.dx) if i else (x, dx)
+        if layer.dweights.weight_ih is not None:
+            product(layer.dweights.weight_ih, dgates, _rows(below), turn_a=True, add=True)
+            product(layer.dweights.weight_hh, dgates, _rows(layer.h[:steps]), turn_a=True, add=True)
+            _add_rows(layer.dweights.bias, dgates)
+        weight_ih = layer.weights.weight_ih
+        if i and dbelow is None:
+            dbelow = cupy.empty((steps, batch, weight_ih.shape[1]), weight_ih.dtype)
+        if dbelow is not None:
+            product(_rows(dbelow), dgates, weight_ih)
+        dy = dbelow
+
+
+def _layer_backward(cell, layer, dy, steps, batch, repeat):
+    """Run one layer back through time; return its dgates as (T*B, G*H)."""
+    weight_hh, dgates = layer.weights.weight_hh, layer.dgates
+    on_current_device("the layer's weights", weight_hh)
+    if dgates is None:
+        dgates = cupy.empty((steps, batch, weight_hh.shape[0]), weight_hh.dtype)
+    call = BackwardCall(
+        dh0=layer.dh0,
+        dc0=layer.dc0,
+        dh_n=layer.dh_n,
+        dc_n=layer.dc_n,
+        dy=dy,
+        h=layer.h,
+        c=layer.c,
+        gates=layer.gates,
+        dgates=dgates,
+        dh=layer.dh,
+        dc=layer.dc,
+        repeat=repeat,
+    )
+    run_backward(LayerRun(cell, weight_hh, steps, batch), call)
+    return _rows(dgates)
 
 
 def _add_rows(out, a):
@@ -173,9 +179,9 @@ def _add_rows(out, a):
 
 
 def linear_forward(y, x, weight, bias, num_threads=None):
-    """Give y (rows, outputs) = x (rows, inputs) @ weight (outputs, inputs).T + bias."""
+    """Write y (rows, outputs) = x (rows, inputs) @ weight (outputs, inputs).T + bias."""
     check_num_threads(num_threads)
-    product(y, x, here("the layer's weights", weight), turn_b=True)
+    product(y, x, on_current_device("the layer's weights", weight), turn_b=True)
     if bias is not None:
         launch(flat_kernel("add_bias", y.dtype), y.size, y, bias, i64(y.shape[0]), i64(y.shape[1]))
 
@@ -188,7 +194,7 @@ def linear_backward(dx, dweight, dbias, dy, x, weight, num_threads=None):
     if dbias is not None:
         _add_rows(dbias, dy)
     if dx is not None:
-        product(dx, dy, here("the layer's weights", weight))
+        product(dx, dy, on_current_device("the layer's weights", weight))
 
 
 class LinearStepper:
@@ -196,22 +202,22 @@ class LinearStepper:
 
     def __init__(self, weights):
         self._weights = weights
-        self._kept = [None if w is None else w.copy() for w in weights()]
+        self._copies = [None if w is None else w.copy() for w in weights()]
 
     def refresh(self):
         """Take the weights as they are now."""
-        for mine, theirs in zip(self._kept, self._weights()):
-            if mine is not None:
-                mine[...] = theirs
+        for copy, now in zip(self._copies, self._weights()):
+            if copy is not None:
+                copy[...] = now
 
     def __call__(self, y, x, threads):
         """Write y (rows, outputs) from x (rows, inputs); both contiguous."""
-        linear_forward(y, x, *self._kept)
+        linear_forward(y, x, *self._copies)
 
 
 def embedding_forward(y, tokens, weight):
-    """Give y (rows, columns): the rows of weight chosen by tokens, int64 and in range."""
-    here("the layer's weights", weight)
+    """Write y (rows, columns): the rows of weight chosen by tokens, int64 and in range."""
+    on_current_device("the layer's weights", weight)
     launch(
         flat_kernel("embedding_forward", y.dtype), y.size, y, tokens, weight, i64(tokens.size),
         i64(weight.shape[1]),
@@ -224,7 +230,7 @@ def embedding_backward(dweight, dy, tokens, num_threads=None):
     rows, columns = tokens.size, dweight.shape[1]
     if not rows:
         return
-    # Each key is one of its kind, so that any way of sorting gives the same.
+    # No two keys are equal, so that any way of sorting gives the same.
     keys = cupy.sort(tokens.reshape(-1) * rows + cupy.arange(rows))
     threads = min(THREADS, -(-columns // 32) * 32)
     flat_kernel("embedding_backward", dweight.dtype)(
@@ -233,7 +239,7 @@ def embedding_backward(dweight, dy, tokens, num_threads=None):
 
 
 def dropout_mask(rng, share, shape):
-    """Draw an array of booleans, false with probability `share`, by a key that the generator gives."""
+    """Return an array of booleans, false with probability `share`, drawn by a key from the generator."""
     mask = cupy.empty(shape, bool)
     key = np.uint64(rng.integers(2**63))
     launch(
@@ -268,7 +274,7 @@ def softmax(out, logits, num_threads=None):
 
 
 def softmax_cross_entropy(dlogits, logits, targets, ignored, num_threads=None):
-    """Give the mean loss in nats over rows whose target is not `ignored`; write dlogits (rows, columns)."""
+    """Return the mean loss in nats over rows whose target is not `ignored`; write dlogits (rows, columns)."""
     check_num_threads(num_threads)
     rows = logits.shape[0]
     weight, losses = cupy.empty((), np.float64), cupy.empty(rows, np.float64)
@@ -276,10 +282,10 @@ def softmax_cross_entropy(dlogits, logits, targets, ignored, num_threads=None):
         (1,), (THREADS,), (weight, targets, i64(ignored), i64(rows)), shared_mem=THREADS * 8
     )
     _softmax_rows(dlogits, losses, logits, targets, weight, ignored)
-    return _added_up(losses, weight)
+    return _add_up(losses, weight)
 
 
-def _added_up(sums, weight=None, factor=1.0, root=False):
+def _add_up(sums, weight=None, factor=1.0, root=False):
     out = cupy.empty((), np.float64)
     flat_kernel("add_up")(
         (1,), (THREADS,), (out, sums, or_null(weight), number(factor), i32(root), i64(sums.size)),
@@ -288,7 +294,7 @@ def _added_up(sums, weight=None, factor=1.0, root=False):
     return out
 
 
-def _squares(dy, a, target):
+def _sums_per_block(dy, a, target):
     n = a.size
     sums = cupy.empty(-(-n // SUM_BLOCK), np.float64)
     if n:
@@ -300,21 +306,21 @@ def _squares(dy, a, target):
 
 
 def squared_error(dy, y, target, num_threads=None):
-    """Give the mean of (y - target)^2; write its gradient to dy."""
+    """Return the mean of (y - target)^2; write its gradient to dy."""
     check_num_threads(num_threads)
-    return _added_up(_squares(dy, y, target), factor=1 / max(1, y.size))
+    return _add_up(_sums_per_block(dy, y, target), factor=1 / max(1, y.size))
 
 
 def sum_of_squares(a, num_threads=None):
-    """Give the sum of squares of a flat array, in double precision."""
+    """Return the sum of squares of a flat array, in double precision."""
     check_num_threads(num_threads)
-    return _added_up(_squares(None, a, None))
+    return _add_up(_sums_per_block(None, a, None))
 
 
 def clip(grads, max_norm, num_threads=None):
-    """Scale a flat array to a norm of at most max_norm, if its norm is finite; give the norm before."""
+    """Scale a flat array to a norm of at most max_norm, if its norm is finite; return the norm before."""
     check_num_threads(num_threads)
-    norm = _added_up(_squares(None, grads, None), root=True)
+    norm = _add_up(_sums_per_block(None, grads, None), root=True)
     launch(
         flat_kernel("clip", grads.dtype), grads.size, grads, norm, number(max_norm), i64(grads.size)
     )
@@ -331,8 +337,9 @@ def sgd(params, velocity, grads, lr, momentum, nesterov, weight_decay, num_threa
     """One step of stochastic gradient descent over flat arrays; velocity may be None."""
     check_num_threads(num_threads)
     launch(
-        flat_kernel("sgd", params.dtype), params.size, here("params", params), or_null(velocity), grads,
-        number(lr), number(momentum), i32(nesterov), number(weight_decay), i64(params.size),
+        flat_kernel("sgd", params.dtype), params.size, on_current_device("params", params),
+        or_null(velocity), grads, number(lr), number(momentum), i32(nesterov), number(weight_decay),
+        i64(params.size),
     )  # fmt: skip
 
 
@@ -342,7 +349,7 @@ def adam(
     """One step of Adam (decoupled: AdamW) over flat arrays; step counts from 1."""
     check_num_threads(num_threads)
     launch(
-        flat_kernel("adam", params.dtype), params.size, here("params", params), m, v, grads,
+        flat_kernel("adam", params.dtype), params.size, on_current_device("params", params), m, v, grads,
         number(lr / (1 - beta1**step)), number(beta1), number(beta2), number(eps),
         number(0 if decoupled else weight_decay), number(1 - lr * weight_decay if decoupled else 1),
         number(math.sqrt(1 - beta2**step)), i64(params.size),
@@ -355,7 +362,7 @@ def rmsprop(
     """One step of RMSprop over flat arrays; velocity may be None."""
     check_num_threads(num_threads)
     launch(
-        flat_kernel("rmsprop", params.dtype), params.size, here("params", params), square_avg,
+        flat_kernel("rmsprop", params.dtype), params.size, on_current_device("params", params), square_avg,
         or_null(velocity), grads, number(lr), number(alpha), number(eps), number(momentum),
         number(weight_decay), i64(params.size),
     )  # fmt: skip

@@ -1,7 +1,6 @@
 /* The LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), no peepholes.
  *
- * The same words as ../cell_lstm.h, for one hidden unit at once. What a cell is to the kernels that run it over
- * time is said in sequence.cuh.
+ * The same equations as in ../c/cell_lstm.h, for one hidden unit. sequence.cuh says what a cell must define.
  */
 #include "real.cuh"
 
@@ -9,11 +8,11 @@
 #define CELL_HAS_C 1
 #define CELL_SAVES_GATES 1  /* backward reads the activated gates */
 
-/* gates: in, the sums W x + R h + b; out, the activated gates. c: in, c of the step before; out, this step's. */
+/* gates: in, the sums W x + R h + b; out, the activated gates. c: in, that of the step before; out, this
+ * step's. */
 template <typename real>
-DEVICE void forward_unit(real gates[CELL_GATES], real *h, real *c, int activation)
+DEVICE void forward_unit(real gates[CELL_GATES], real *h, real *c)
 {
-    (void)activation;
     real i = sigmoid(gates[0]);
     real f = sigmoid(gates[1]);
     real g = tanh(gates[2]);
@@ -26,14 +25,13 @@ DEVICE void forward_unit(real gates[CELL_GATES], real *h, real *c, int activatio
     gates[3] = o;
 }
 
-/* dh, *dc: the gradient arriving at this step's h and c. Out: that of the four sums, and *dc of the step
- * before. tanh(c) is computed again: that is cheaper than to have stored it. */
+/* dh, *dc: in, the gradient arriving at this step's h and c. dgates: out, that of the four sums; *dc: out,
+ * that of c of the step before. tanh(c) is computed again, which is cheaper than to store it. */
 template <typename real>
-DEVICE void backward_unit(real dgates[CELL_GATES], real *dc, real dh, const real gates[CELL_GATES], real h, real c,
-                          real c_before, int activation)
+DEVICE void backward_unit(real dgates[CELL_GATES], real *dc, real dh, const real gates[CELL_GATES], real h,
+                          real c, real c_before)
 {
     (void)h;
-    (void)activation;
     const real i = gates[0], f = gates[1], g = gates[2], o = gates[3];
     const real tanh_c = tanh(c);
     /* h = o * tanh(c) */

@@ -1,8 +1,8 @@
-/* A cell over time in one launch, for few hidden units: each block runs its own rows from the first step to the last
- * with all recurrent weights in its registers and shared memory. No block waits for another.
+/* A cell over time in one launch, for few hidden units: each block runs its own rows from the first step to
+ * the last with all recurrent weights in its registers and shared memory. No block waits for another.
  *
- * Compiled for one H: HIDDEN units, ROWS rows a block; BUDGET numbers of weights a thread keeps in registers, the
- * rest of them in shared memory. Each sum is one chain over ascending units, the inputs' part first.
+ * Compiled for one H: HIDDEN units; ROWS rows per block; BUDGET 4-byte registers per thread for weights, the
+ * rest of which are in shared memory. Each sum is one chain over ascending units, the inputs' part first.
  */
 #ifdef HIDDEN
 
@@ -21,10 +21,10 @@ enum {
     PART_TERMS = ROUND_UP((OUTPUTS + PARTS - 1) / PARTS, 4),
 };
 
-/* Weights of one thread: those of the first terms in registers, the others in shared memory, four terms of all
- * threads side by side. */
+/* Weights of one thread: those of the first terms in registers, the others in shared memory, four terms of
+ * all threads side by side. */
 template <typename real, int COUNT, int ALL_TERMS, int THREADS>
-struct kept_weights {
+struct thread_weights {
     enum {
         IN_REGISTERS = LEAST(ALL_TERMS, BUDGET * 4 / (int)sizeof(real) / COUNT / 4 * 4),
         SHARED = (ALL_TERMS - IN_REGISTERS) * COUNT * THREADS /* numbers of shared memory */
@@ -45,12 +45,15 @@ struct kept_weights {
             UNROLL for (int row = 0; row < ROWS; row++) {
                 const four<real> v = *(const four<real> *)(values + row * ALL_TERMS + t);
                 UNROLL for (int n = 0; n < COUNT; n++)
-                    sums[n][row] = first[n][t + 3] * v.w + (first[n][t + 2] * v.z + (first[n][t + 1] * v.y +
-                                   (first[n][t] * v.x + sums[n][row])));
+                    sums[n][row] =
+                        first[n][t + 3] * v.w +
+                        (first[n][t + 2] * v.z +
+                         (first[n][t + 1] * v.y + (first[n][t] * v.x + sums[n][row])));
             }
         for (int t = 0; t < ALL_TERMS - IN_REGISTERS; t += 4)
             UNROLL for (int n = 0; n < COUNT; n++) {
-                const four<real> w = *(const four<real> *)(rest + ((t / 4 * COUNT + n) * THREADS + threadIdx.x) * 4);
+                const real *from = rest + ((t / 4 * COUNT + n) * THREADS + threadIdx.x) * 4;
+                const four<real> w = *(const four<real> *)from;
                 UNROLL for (int row = 0; row < ROWS; row++) {
                     const four<real> v = *(const four<real> *)(values + row * ALL_TERMS + IN_REGISTERS + t);
                     sums[n][row] = w.w * v.w + (w.z * v.z + (w.y * v.y + (w.x * v.x + sums[n][row])));
@@ -63,15 +66,15 @@ struct kept_weights {
  * Shared memory: ROWS * (TERMS + OUTPUTS + HIDDEN) numbers and the weights that are not in registers. */
 template <typename real>
 __global__ void __launch_bounds__(FORWARD_THREADS)
-persistent_forward(const forward_call<real> *where, const real *h0, const real *weight_hh, index_t steps, index_t batch,
-                   int activation)
+persistent_forward(const forward_call<real> *where, const real *h0, const real *weight_hh, index_t steps,
+                   index_t batch)
 {
     DYNAMIC_SHARED(real, shared);
     const forward_call<real> call = *where;
     const int thread = threadIdx.x;
     const index_t first_row = blockIdx.x * (index_t)ROWS;
     real *h = shared, *sums = h + ROWS * TERMS, *c = sums + ROWS * OUTPUTS;
-    kept_weights<real, WIDE, TERMS, FORWARD_THREADS> weights;
+    thread_weights<real, WIDE, TERMS, FORWARD_THREADS> weights;
     weights.rest = shared + ROUND_UP(ROWS * (TERMS + OUTPUTS + HIDDEN), 4);
     UNROLL for (int n = 0; n < WIDE; n++) {
         const int output = thread + n * OWNERS;
@@ -125,7 +128,7 @@ persistent_forward(const forward_call<real> *where, const real *h0, const real *
             real gates[CELL_GATES], out;
             UNROLL for (int k = 0; k < CELL_GATES; k++)
                 gates[k] = sums[row * OUTPUTS + k * HIDDEN + u] + call.bias[k * HIDDEN + u];
-            forward_unit(gates, &out, &c[i], activation);
+            forward_unit(gates, &out, &c[i]);
             h[row * TERMS + u] = out;
             call.h[t * call.h_step + b * HIDDEN + u] = out;
             if (CELL_HAS_C)
@@ -144,17 +147,18 @@ persistent_forward(const forward_call<real> *where, const real *h0, const real *
  * Shared memory: ROWS * PARTS * (PART_TERMS + HIDDEN) numbers and the weights that are not in registers. */
 template <typename real>
 __global__ void __launch_bounds__(BACKWARD_THREADS)
-persistent_backward(const backward_call<real> *where, real *dh_now, real *dc_now, const real *weight_hh, index_t steps,
-                    index_t batch, int activation)
+persistent_backward(const backward_call<real> *where, real *dh_now, real *dc_now, const real *weight_hh,
+                    index_t steps, index_t batch)
 {
-    enum { ITEMS = (ROWS * HIDDEN + BACKWARD_THREADS - 1) / BACKWARD_THREADS }; /* rows and units of a thread */
+    /* rows and units of a thread */
+    enum { ITEMS = (ROWS * HIDDEN + BACKWARD_THREADS - 1) / BACKWARD_THREADS };
     DYNAMIC_SHARED(real, shared);
     const backward_call<real> call = *where;
     const int thread = threadIdx.x, part = thread / HIDDEN, unit = thread % HIDDEN;
     const index_t first_row = blockIdx.x * (index_t)ROWS;
     /* dgates: PARTS times ROWS rows of PART_TERMS; sums: as many rows of HIDDEN */
     real *dgates = shared, *sums = dgates + PARTS * ROWS * PART_TERMS;
-    kept_weights<real, 1, PART_TERMS, BACKWARD_THREADS> weights;
+    thread_weights<real, 1, PART_TERMS, BACKWARD_THREADS> weights;
     weights.rest = shared + ROUND_UP(PARTS * ROWS * (PART_TERMS + HIDDEN), 4);
     UNROLL for (int t = 0; t < PART_TERMS; t++) {
         const int from = part * PART_TERMS + t;
@@ -187,7 +191,7 @@ persistent_backward(const backward_call<real> *where, real *dh_now, real *dc_now
                 real out[CELL_GATES];
                 if (t)
                     next[n] = saved_at(call, t - 1, b, u, batch, HIDDEN);
-                backward_at(call, saved, out, &dc[n], dh[n], t, b, u, batch, HIDDEN, activation);
+                backward_at(call, saved, out, &dc[n], dh[n], t, b, u, batch, HIDDEN);
                 UNROLL for (int k = 0; k < CELL_GATES; k++) {
                     const int j = k * HIDDEN + u;
                     dgates[(j / PART_TERMS * ROWS + row) * PART_TERMS + j % PART_TERMS] = out[k];
@@ -226,12 +230,13 @@ persistent_backward(const backward_call<real> *where, real *dh_now, real *dc_now
 template <typename real>
 __global__ void persistent_sizes(index_t *out)
 {
-    typedef kept_weights<real, WIDE, TERMS, FORWARD_THREADS> forward_weights;
-    typedef kept_weights<real, 1, PART_TERMS, BACKWARD_THREADS> backward_weights;
+    typedef thread_weights<real, WIDE, TERMS, FORWARD_THREADS> forward_weights;
+    typedef thread_weights<real, 1, PART_TERMS, BACKWARD_THREADS> backward_weights;
     out[0] = FORWARD_THREADS;
     out[1] = (ROUND_UP(ROWS * (TERMS + OUTPUTS + HIDDEN), 4) + forward_weights::SHARED) * (int)sizeof(real);
     out[2] = BACKWARD_THREADS;
-    out[3] = (ROUND_UP(PARTS * ROWS * (PART_TERMS + HIDDEN), 4) + backward_weights::SHARED) * (int)sizeof(real);
+    out[3] = (ROUND_UP(PARTS * ROWS * (PART_TERMS + HIDDEN), 4) + backward_weights::SHARED) *
+             (int)sizeof(real);
 }
 
 #endif

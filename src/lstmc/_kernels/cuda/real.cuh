@@ -1,12 +1,13 @@
-/* What all kernels of a GPU share: functions of numbers, shared memory, sums over a block, a barrier of blocks.
+/* What all kernels of a GPU share: functions of numbers, shared memory, sums over a block, a barrier of
+ * blocks.
  *
  * CUDA C without a header of the toolkit: NVRTC compiles it as it is, once per type that `real` stands for.
- * Compiled as plain C++, with threads and blocks played by a program (LSTMC_EMULATED), it gives the same
- * results: so the kernels are tested where there is no GPU.
+ * Compiled as plain C++ (LSTMC_EMULATED), with a program in the place of threads and blocks, it is tested
+ * where there is no GPU.
  *
- * Rules that hold everywhere: arrays are C-contiguous, in the order of axes given; a pointer that may be NULL
- * says so; outputs overlap nothing unless a comment says otherwise; every sum has one fixed order, so that
- * the same call gives the same bits.
+ * Rules that hold everywhere: arrays are C-contiguous, their axes in the order of the shape; a pointer may
+ * be NULL only where its comment says so; outputs overlap nothing unless a comment says otherwise; every sum
+ * has one fixed order, so that the same call gives the same bits.
  */
 #ifndef LSTMC_REAL_CUH
 #define LSTMC_REAL_CUH
@@ -23,9 +24,10 @@ typedef long long index_t;
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 
-/* Runs `i` over [0, n) in all threads of the grid together. */
+/* i over [0, n), shared out among all threads of the grid. */
 #define FOR_EACH(i, n) \
-    for (index_t i = blockIdx.x * (index_t)blockDim.x + threadIdx.x; i < (n); i += (index_t)gridDim.x * blockDim.x)
+    for (index_t i = blockIdx.x * (index_t)blockDim.x + threadIdx.x; i < (n); \
+         i += (index_t)gridDim.x * blockDim.x)
 
 template <typename real>
 DEVICE real sigmoid(real x)
@@ -39,8 +41,8 @@ struct __align__(16) four {
     real x, y, z, w;
 };
 
-/* value summed over the block's threads, by halves: every thread gets it. room: blockDim.x numbers of shared
- * memory; blockDim.x is a power of two. */
+/* Return value summed over the block's threads, by halves, to every thread. room: blockDim.x numbers of
+ * shared memory; blockDim.x is a power of two. */
 template <typename number>
 DEVICE number block_sum(number value, number *room)
 {
@@ -56,7 +58,7 @@ DEVICE number block_sum(number value, number *room)
     return room[0];
 }
 
-/* The largest value over the block's threads, as above; NaN counts as nothing. */
+/* Return the largest value over the block's threads, likewise; NaN counts as nothing. */
 template <typename number>
 DEVICE number block_most(number value, number *room)
 {
@@ -72,8 +74,8 @@ DEVICE number block_most(number value, number *room)
     return room[0];
 }
 
-/* Waits until `goal` blocks have come, in all: what they wrote before is then seen by __ldcg. *count is 0 when
- * the kernel starts. All blocks must be resident: a cooperative launch. */
+/* Wait until `goal` blocks in all have arrived: what they wrote before is then seen by __ldcg. *count is 0
+ * when the kernel starts. All blocks must be resident: a cooperative launch. */
 DEVICE void wait_for_blocks(unsigned *count, unsigned goal)
 {
     __syncthreads();

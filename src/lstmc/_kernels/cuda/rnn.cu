@@ -1,7 +1,7 @@
 /* The simple recurrent cell (Elman 1990): h = activation(W x + R h_before + b).
  *
- * The same words as ../cell_rnn.h, for one hidden unit at once. What a cell is to the kernels that run it over
- * time is said in sequence.cuh. This one has a single gate, which is h itself.
+ * The same equations as in ../c/cell_rnn.h, for one hidden unit. sequence.cuh says what a cell must define.
+ * The only gate is h itself. Compiled for one activation: -DACTIVATION=TANH, RELU or IDENTITY.
  */
 #include "real.cuh"
 
@@ -9,33 +9,34 @@
 #define CELL_HAS_C 0
 #define CELL_SAVES_GATES 0 /* all three derivatives follow from h */
 
-enum { LSTMC_TANH = 0, LSTMC_RELU = 1, LSTMC_IDENTITY = 2 }; /* activation */
+enum { TANH, RELU, IDENTITY };
+
+static_assert(ACTIVATION == TANH || ACTIVATION == RELU || ACTIVATION == IDENTITY, "an unknown activation");
 
 template <typename real>
-DEVICE void forward_unit(real gates[CELL_GATES], real *h, real *c, int activation)
+DEVICE void forward_unit(real gates[CELL_GATES], real *h, real *c)
 {
     (void)c;
-    if (activation == LSTMC_TANH)
+    if (ACTIVATION == TANH)
         gates[0] = tanh(gates[0]);
-    else if (activation == LSTMC_RELU) /* NaN < 0 is false: a NaN stays */
+    if (ACTIVATION == RELU) /* NaN < 0 is false: a NaN stays */
         gates[0] = gates[0] < 0 ? real(0) : gates[0];
-    *h = gates[0];
+    *h = gates[0]; /* IDENTITY: the sum as it is */
 }
 
 template <typename real>
-DEVICE void backward_unit(real dgates[CELL_GATES], real *dc, real dh, const real gates[CELL_GATES], real h, real c,
-                          real c_before, int activation)
+DEVICE void backward_unit(real dgates[CELL_GATES], real *dc, real dh, const real gates[CELL_GATES], real h,
+                          real c, real c_before)
 {
     (void)gates;
     (void)c;
     (void)c_before;
     (void)dc;
-    /* h = tanh(sum) | max(sum, 0) | sum */
-    if (activation == LSTMC_TANH)
+    if (ACTIVATION == TANH)
         dgates[0] = dh * (1 - h * h);
-    else if (activation == LSTMC_RELU)
+    if (ACTIVATION == RELU)
         dgates[0] = h > 0 ? dh : real(0);
-    else
+    if (ACTIVATION == IDENTITY)
         dgates[0] = dh;
 }
 

@@ -1,40 +1,44 @@
-/* A cell over time, a step at a launch: what runs between two products with the recurrent weights.
+/* A cell over time, one launch per step: what runs between two products with the recurrent weights.
  *
- * A cell is CELL_GATES, CELL_HAS_C, CELL_SAVES_GATES and the two functions of one hidden unit, forward_unit and
- * backward_unit: lstm.cu and rnn.cu. The products are not here: those with all inputs are made before, as one,
- * and the one with the states of the step before is made between two launches.
+ * A cell's file defines CELL_GATES, CELL_HAS_C, CELL_SAVES_GATES and two functions of one hidden unit,
+ * forward_unit and backward_unit, then includes this one. The products are not here: the one with all inputs
+ * is made before the first step, and the one with the states of the step before between two launches.
  *
- * Letters: T steps, B batch rows, H hidden units, G gates. A step's launch may be part of a recorded graph, so
- * it has no pointer of a call among its arguments: they are in a record on the device, which the first launch
- * of the call fills. What h the next product reads is in a place that stays: h_now, or dgates_now on the way back.
+ * Letters: T steps, B batch rows, H hidden units, G gates. A step's launch may be part of a recorded graph,
+ * so it takes no pointer of the call: those are in a record on the device, which the first launch of the
+ * call fills. What the product between two steps reads has one address for all calls: h_now, and dgates_now
+ * on the way back.
  */
 
-/* Where the arrays of a forward call are. The state after step t is `step` elements after that of step t - 1. */
+/* The arrays of a forward call. */
 template <typename real>
 struct forward_call {
-    const real *sums;  /* (T, B, G*H) the products with the inputs; may be gates itself */
-    const real *bias;  /* (G*H,) */
-    const real *c0;    /* (B, H), of a cell that has c */
-    real *h, *c;       /* written: the states after step 0, 1, ...; c may be one (B, H) for all, with c_step 0 */
-    real *gates;       /* written: (T, B, G*H) the activated gates, or NULL */
-    real *y;           /* written: (T, B, H) h once more, or NULL */
+    const real *sums; /* (T, B, G*H) the products with the inputs; may be gates itself */
+    const real *bias; /* (G*H,) */
+    const real *c0;   /* (B, H) of a cell that has c */
+    real *h;          /* written: the states (B, H) after step 0, 1, ..., h_step elements apart */
+    real *c;          /* likewise, c_step apart, of a cell that has c; c_step 0: one (B, H) for all steps */
+    real *gates;      /* written: (T, B, G*H) the activated gates, or NULL */
+    real *y;          /* written: (T, B, H) h once more, or NULL */
     index_t h_step, c_step;
 };
 
-/* And those of a backward call. Row b of all gradients belongs to row b / repeat of h, c and gates. */
+/* The arrays of a backward call. Row b of all gradients belongs to row b / repeat of h, c and gates. */
 template <typename real>
 struct backward_call {
-    const real *dy;              /* (T, B, H), or NULL for zeros */
-    const real *h, *c, *gates;   /* (T+1, B/repeat, H), (T+1, B/repeat, H) and (T, B/repeat, G*H) as forward saved them */
-    real *dgates;                /* written: (T, B, G*H) the gradient of the sums; may be gates where repeat is 1 */
-    real *dh, *dc;               /* written: (T, B, H) what arrives from the step after, or NULL */
+    const real *dy;    /* (T, B, H), or NULL for zeros */
+    const real *h, *c; /* (T+1, B/repeat, H) as forward saved them; c of a cell that has it */
+    const real *gates; /* (T, B/repeat, G*H) as forward saved them, of a cell that saves them */
+    real *dgates;      /* written: (T, B, G*H) the gradient of the sums; may be gates where repeat is 1 */
+    real *dh, *dc;     /* written: (T, B, H) what arrives from the step after, or NULL */
     int repeat;
 };
 
+/* h_now (B, H): written, h0. size: B*H. */
 template <typename real>
 __global__ void begin_forward(forward_call<real> *call, real *h_now, const real *h0, const real *sums,
-                              const real *bias, const real *c0, real *h, real *c, real *gates, real *y, index_t h_step,
-                              index_t c_step, index_t size)
+                              const real *bias, const real *c0, real *h, real *c, real *gates, real *y,
+                              index_t h_step, index_t c_step, index_t size)
 {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         call->sums = sums;
@@ -53,45 +57,47 @@ __global__ void begin_forward(forward_call<real> *call, real *h_now, const real 
 
 /* One step of one unit of one row. recurrent: the G sums of products with the states before. */
 template <typename real>
-DEVICE void forward_at(const forward_call<real> &call, real recurrent[CELL_GATES], real *h, index_t t, index_t b, index_t u,
-                       index_t batch, index_t hidden, int activation)
+DEVICE void forward_at(const forward_call<real> &call, real recurrent[CELL_GATES], real *h, index_t t,
+                       index_t b, index_t u, index_t batch, index_t hidden)
 {
     const index_t row = t * batch + b, i = b * hidden + u;
     real gates[CELL_GATES], c = 0;
     UNROLL for (int k = 0; k < CELL_GATES; k++)
-        gates[k] = call.sums[row * CELL_GATES * hidden + k * hidden + u] + recurrent[k] + call.bias[k * hidden + u];
+        gates[k] = call.sums[(row * CELL_GATES + k) * hidden + u] + recurrent[k] + call.bias[k * hidden + u];
     if (CELL_HAS_C)
         c = t ? call.c[(t - 1) * call.c_step + i] : call.c0[i];
-    forward_unit(gates, h, &c, activation);
+    forward_unit(gates, h, &c);
     call.h[t * call.h_step + i] = *h;
     if (CELL_HAS_C)
         call.c[t * call.c_step + i] = c;
     if (CELL_SAVES_GATES && call.gates)
         UNROLL for (int k = 0; k < CELL_GATES; k++)
-            call.gates[row * CELL_GATES * hidden + k * hidden + u] = gates[k];
+            call.gates[(row * CELL_GATES + k) * hidden + u] = gates[k];
     if (call.y)
         call.y[row * hidden + u] = *h;
 }
 
-/* recurrent (B, G*H): the product of h_now with the recurrent weights. h_now (B, H): out, h after this step. */
+/* recurrent (B, G*H): the product of h_now with the recurrent weights. h_now (B, H): written, h after this
+ * step. */
 template <typename real>
-__global__ void forward_step(const forward_call<real> *call, real *h_now, const real *recurrent, index_t t, int batch,
-                             int hidden, int activation)
+__global__ void forward_step(const forward_call<real> *call, real *h_now, const real *recurrent, index_t t,
+                             int batch, int hidden)
 {
     FOR_EACH(i, (index_t)batch * hidden) {
         const int b = (int)i / hidden, u = (int)i % hidden;
         real products[CELL_GATES];
         UNROLL for (int k = 0; k < CELL_GATES; k++)
             products[k] = recurrent[((index_t)b * CELL_GATES + k) * hidden + u];
-        forward_at(*call, products, h_now + i, t, b, u, batch, hidden, activation);
+        forward_at(*call, products, h_now + i, t, b, u, batch, hidden);
     }
 }
 
-/* dh_n and dc_n (B, H): what arrives through the final state, or NULL for zeros. */
+/* dh_n and dc_n (B, H): what arrives through the final state, or NULL for zeros. dh_now and dc_now (B, H):
+ * written, the same. size: B*H. */
 template <typename real>
 __global__ void begin_backward(backward_call<real> *call, real *dh_now, real *dc_now, const real *dh_n,
-                               const real *dc_n, const real *dy, const real *h, const real *c, const real *gates,
-                               real *dgates, real *dh, real *dc, int repeat, index_t size)
+                               const real *dc_n, const real *dy, const real *h, const real *c,
+                               const real *gates, real *dgates, real *dh, real *dc, int repeat, index_t size)
 {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         call->dy = dy;
@@ -117,10 +123,12 @@ struct saved_unit {
 };
 
 template <typename real>
-DEVICE saved_unit<real> saved_at(const backward_call<real> &call, index_t t, index_t b, index_t u, index_t batch, index_t hidden)
+DEVICE saved_unit<real> saved_at(const backward_call<real> &call, index_t t, index_t b, index_t u,
+                                 index_t batch, index_t hidden)
 {
     saved_unit<real> s;
-    const index_t rows = (int)batch / call.repeat, before = t * rows + (int)b / call.repeat, now = before + rows;
+    const index_t rows = (int)batch / call.repeat;
+    const index_t before = t * rows + (int)b / call.repeat, now = before + rows;
     UNROLL for (int k = 0; k < CELL_GATES; k++)
         s.gates[k] = CELL_SAVES_GATES ? call.gates[(before * CELL_GATES + k) * hidden + u] : real(0);
     s.h = call.h[now * hidden + u];
@@ -132,15 +140,15 @@ DEVICE saved_unit<real> saved_at(const backward_call<real> &call, index_t t, ind
 
 /* One step back of one unit of one row. dh: what arrives from the step after; *dc: of c, in and out. */
 template <typename real>
-DEVICE void backward_at(const backward_call<real> &call, const saved_unit<real> &s, real dgates[CELL_GATES], real *dc,
-                        real dh, index_t t, index_t b, index_t u, index_t batch, index_t hidden, int activation)
+DEVICE void backward_at(const backward_call<real> &call, const saved_unit<real> &s, real dgates[CELL_GATES],
+                        real *dc, real dh, index_t t, index_t b, index_t u, index_t batch, index_t hidden)
 {
     const index_t row = t * batch + b;
     if (call.dh)
         call.dh[row * hidden + u] = dh;
     if (CELL_HAS_C && call.dc)
         call.dc[row * hidden + u] = *dc;
-    backward_unit(dgates, dc, s.dy + dh, s.gates, s.h, s.c, s.c_before, activation);
+    backward_unit(dgates, dc, s.dy + dh, s.gates, s.h, s.c, s.c_before);
     UNROLL for (int k = 0; k < CELL_GATES; k++)
         call.dgates[(row * CELL_GATES + k) * hidden + u] = dgates[k];
 }
@@ -148,14 +156,14 @@ DEVICE void backward_at(const backward_call<real> &call, const saved_unit<real> 
 /* dh_now (B, H): the product of dgates of step t + 1 with the recurrent weights; dc_now (B, H): in and out.
  * dgates_now (B, G*H): written, dgates of step t. */
 template <typename real>
-__global__ void backward_step(const backward_call<real> *call, real *dgates_now, real *dc_now, const real *dh_now,
-                              index_t t, int batch, int hidden, int activation)
+__global__ void backward_step(const backward_call<real> *call, real *dgates_now, real *dc_now,
+                              const real *dh_now, index_t t, int batch, int hidden)
 {
     FOR_EACH(i, (index_t)batch * hidden) {
         const int b = (int)i / hidden, u = (int)i % hidden;
         const saved_unit<real> s = saved_at(*call, t, b, u, batch, hidden);
         real dgates[CELL_GATES], dc = CELL_HAS_C ? dc_now[i] : real(0);
-        backward_at(*call, s, dgates, &dc, dh_now[i], t, b, u, batch, hidden, activation);
+        backward_at(*call, s, dgates, &dc, dh_now[i], t, b, u, batch, hidden);
         if (CELL_HAS_C)
             dc_now[i] = dc;
         UNROLL for (int k = 0; k < CELL_GATES; k++)
@@ -163,11 +171,13 @@ __global__ void backward_step(const backward_call<real> *call, real *dgates_now,
     }
 }
 
-/* One step of a few rows, products and all: a warp for each row and unit. Weights as in kernels.h. c (B, H): in and
- * out. h: written, and once more to y unless that is NULL; not h_before, which other warps still read. */
+/* One step of a few rows, products and all: a warp for each row and unit. x (B, I); weight_ih (G*H, I),
+ * weight_hh (G*H, H), bias (G*H,). c (B, H): in and out. h (B, H): written, and once more to y unless that is
+ * NULL; it is not h_before, which other warps still read. */
 template <typename real>
-__global__ void step_rows(real *h, real *c, real *y, const real *h_before, const real *x, const real *weight_ih,
-                          const real *weight_hh, const real *bias, int batch, int inputs, int hidden, int activation)
+__global__ void step_rows(real *h, real *c, real *y, const real *h_before, const real *x,
+                          const real *weight_ih, const real *weight_hh, const real *bias, int batch,
+                          int inputs, int hidden)
 {
     const int lane = threadIdx.x % 32, i = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (i >= batch * hidden)
@@ -187,7 +197,7 @@ __global__ void step_rows(real *h, real *c, real *y, const real *h_before, const
     }
     if (lane == 0) {
         real state = CELL_HAS_C ? c[i] : real(0), out;
-        forward_unit(gates, &out, &state, activation);
+        forward_unit(gates, &out, &state);
         if (CELL_HAS_C)
             c[i] = state;
         h[i] = out;
@@ -196,11 +206,11 @@ __global__ void step_rows(real *h, real *c, real *y, const real *h_before, const
     }
 }
 
-/* The rest of one step, after the products of x and of h with their weights, sums and recurrent (B, G*H). h (B, H):
- * written, and once more to y. c (B, H): in and out. */
+/* The rest of one step, after the products of x and of h with their weights, sums and recurrent (B, G*H).
+ * h (B, H): written, and once more to y unless that is NULL. c (B, H): in and out. */
 template <typename real>
-__global__ void step_sums(real *h, real *c, real *y, const real *sums, const real *recurrent, const real *bias,
-                          int batch, int hidden, int activation)
+__global__ void step_sums(real *h, real *c, real *y, const real *sums, const real *recurrent,
+                          const real *bias, int batch, int hidden)
 {
     FOR_EACH(i, (index_t)batch * hidden) {
         const index_t b = (int)i / hidden, u = (int)i % hidden;
@@ -209,7 +219,7 @@ __global__ void step_sums(real *h, real *c, real *y, const real *sums, const rea
             const index_t at = (b * CELL_GATES + k) * hidden + u;
             gates[k] = sums[at] + recurrent[at] + bias[k * hidden + u];
         }
-        forward_unit(gates, h + i, &state, activation);
+        forward_unit(gates, h + i, &state);
         if (CELL_HAS_C)
             c[i] = state;
         if (y)

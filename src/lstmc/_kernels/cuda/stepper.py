@@ -1,18 +1,19 @@
-"""Recurrent layers on a GPU one step at a time: own weights, own state, one launch a layer for few rows."""
+"""Recurrent layers on a GPU one step at a time: own weights, own state, one launch per layer for few rows."""
 
 import cupy
 
 from ..messages import shape_text
-from .checks import adopt, check_num_threads, checked, found, here
-from .launch import NULL, THREADS, i32, kernel, launch, product
+from .checks import adopt, check_num_threads, checked, not_cupys, on_current_device
+from .launch import NULL, THREADS, i32, kernel, launch
+from .products import product
 
 __all__ = ["RecurrentStepper"]
 
-FEW_ROWS = 8  # up to so many a step is one launch a layer, products and all
+FEW_ROWS = 8  # up to so many a step is one launch per layer, products and all
 
 
 class RecurrentStepper:
-    """A stack of recurrent layers, one step at a call, with its own state.
+    """A stack of recurrent layers, one step per call, with its own state.
 
     The weights are copied when it is made; ``refresh()`` copies them again. One thread at a time.
     """
@@ -22,18 +23,16 @@ class RecurrentStepper:
         check_num_threads(num_threads)
         self = super().__new__(cls)
         self._weights = weights
-        self._kept = [tuple(w.copy() for w in layer) for layer in weights()]
-        first, last = self._kept[0], self._kept[-1]
+        self._copies = [tuple(w.copy() for w in layer) for layer in weights()]
+        first, last = self._copies[0], self._copies[-1]
         self.dtype = first[0].dtype
-        cell, activation = cell
-        self._activation, self._batch_rows, self._inputs = i32(activation), batch, first[0].shape[1]
+        self._batch_rows, self._inputs = batch, first[0].shape[1]
         self._outputs = hidden = last[1].shape[1]
-        file = "lstm.cu" if cell == 1 else "rnn.cu"
         name = "step_rows" if batch <= FEW_ROWS else "step_sums"
-        self._step = kernel(file, name, self.dtype)
-        shape = (len(self._kept), batch, hidden)
+        self._step = kernel(cell.file, name, self.dtype, cell.defines)
+        shape = (len(self._copies), batch, hidden)
         self._h, self._c = cupy.zeros(shape, self.dtype), cupy.zeros(shape, self.dtype)
-        self._has_c = cell == 1
+        self._has_c = cell.has_c
         if batch <= FEW_ROWS:
             self._h_after = cupy.empty(shape, self.dtype)  # takes turns with h
             self._blocks = -(-batch * hidden * 32 // THREADS)
@@ -43,16 +42,16 @@ class RecurrentStepper:
 
     def refresh(self):
         """Take the weights as they are now."""
-        for kept, now in zip(self._kept, self._weights()):
-            for mine, theirs in zip(kept, now):
-                mine[...] = theirs
+        for copies, layer in zip(self._copies, self._weights()):
+            for copy, now in zip(copies, layer):
+                copy[...] = now
 
     def states(self):
-        """Give the arrays of the state itself, not copies: (h,) or (h, c)."""
+        """Return the arrays of the state itself, not copies: (h,) or (h, c)."""
         return (self._h, self._c) if self._has_c else (self._h,)
 
     def __call__(self, x, out=None):
-        """Read one step of input and give the output.
+        """Read one step of input and return the output.
 
         Parameters
         ----------
@@ -67,9 +66,8 @@ class RecurrentStepper:
         batch = self._batch_rows
         x = adopt(x)
         flat = batch == 1 and getattr(x, "ndim", 2) == 1
-        wanted = (self._inputs,) if flat else (batch, self._inputs)
-        x = checked("x", x, self.dtype, wanted)
-        here("the stepper's state", self._h)
+        x = checked("x", x, self.dtype, (self._inputs,) if flat else (batch, self._inputs))
+        on_current_device("the stepper's state", self._h)
         if out is None:
             out = cupy.empty((self._outputs,) if flat else (batch, self._outputs), self.dtype)
         else:
@@ -81,37 +79,39 @@ class RecurrentStepper:
 
     def _check_out(self, out, x):
         shape = (*x.shape[:-1], self._outputs)
-        wanted = f"out must be a contiguous {self.dtype.name} array {shape_text(shape)} on the GPU"
+        expected = (
+            f"out must be a contiguous {self.dtype.name} array {shape_text(shape)} on the GPU"
+        )
         if not isinstance(out, cupy.ndarray):
-            raise TypeError(f"{wanted}, got {found(out)}")
+            raise TypeError(f"{expected}, got {not_cupys(out)}")
         fits = out.dtype == self.dtype and out.shape == shape and out.flags.c_contiguous
         if not fits or cupy.may_share_memory(out, x):
             got = f"{out.dtype.name} {shape_text(out.shape)}"
-            raise ValueError(f"{wanted} that does not overlap x, got {got}")
+            raise ValueError(f"{expected} that does not overlap x, got {got}")
 
     def _by_rows(self, x, out):
-        """Take a step of a few rows: one launch a layer."""
-        last = len(self._kept) - 1
-        for i, (weight_ih, weight_hh, bias) in enumerate(self._kept):
+        """Take a step of a few rows: one launch per layer."""
+        last = len(self._copies) - 1
+        for i, (weight_ih, weight_hh, bias) in enumerate(self._copies):
             after = self._h_after[i]
             self._step(
                 (self._blocks,), (THREADS,),
                 (after, self._c[i], out if i == last else NULL, self._h[i], x, weight_ih, weight_hh, bias,
-                 i32(self._batch_rows), i32(weight_ih.shape[1]), i32(self._outputs), self._activation),
+                 i32(self._batch_rows), i32(weight_ih.shape[1]), i32(self._outputs)),
             )  # fmt: skip
             x = after
         self._h, self._h_after = self._h_after, self._h
 
     def _by_products(self, x, out):
-        """Take a step of many rows: two products and one launch a layer."""
-        last, size = len(self._kept) - 1, self._batch_rows * self._outputs
+        """Take a step of many rows: two products and one launch per layer."""
+        last, size = len(self._copies) - 1, self._batch_rows * self._outputs
         sums, recurrent = self._sums
-        for i, (weight_ih, weight_hh, bias) in enumerate(self._kept):
+        for i, (weight_ih, weight_hh, bias) in enumerate(self._copies):
             h = self._h[i]
             product(sums, x, weight_ih, turn_b=True)
             product(recurrent, h, weight_hh, turn_b=True)
             launch(
                 self._step, size, h, self._c[i], out if i == last else NULL, sums, recurrent, bias,
-                i32(self._batch_rows), i32(self._outputs), self._activation,
+                i32(self._batch_rows), i32(self._outputs),
             )  # fmt: skip
             x = h

@@ -1,14 +1,16 @@
-"""What this installation is: type, instruction sets, threads, versions."""
+"""A description of this installation: types, instruction sets, threads, GPU, versions."""
 
 import sys
 
 import numpy as np
 
-from ._kernels import kernels_for
-from ._kernels.binding import core
-from ._kernels.environment import usable_cores
+from . import kernels_for
+from .binding import core
+from .environment import usable_cores
 
-__all__ = ["show_config"]
+__all__ = ["__version__", "show_config"]
+
+__version__ = "0.1.0"
 
 
 def _gpu():
@@ -21,15 +23,13 @@ def _gpu():
 
 
 def show_config(file=None):
-    """Print the default type, the instruction set in use and those available, threads, GPU and versions.
+    """Print the types, the instruction sets, the threads, the GPU and the versions of this installation.
 
     Parameters
     ----------
     file : text file, optional
-        Where to print; standard output if not given.
+        Where to print; by default standard output.
     """
-    from . import __version__
-
     openmp = core.openmp_version()
     lines = {
         "lstmc": __version__,

@@ -1,0 +1,341 @@
+"""Inspection, for type checkers: what __init__.py exports, with types."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import LSTM, RNN, Layer, Sequential
+
+_Array = NDArray[Any]
+_Path = str | PathLike[str]
+_Rng = int | np.random.Generator | None
+_State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
+_Recurrent = LSTM | RNN
+_Targets = _Array | Callable[[_Array], tuple[float, _Array]]
+
+class _Model(Protocol):  # a LanguageModel, or anything else around a network
+    net: Sequential
+
+class _Reader(_Model, Protocol):
+    vocabulary: Any
+
+_Net = Layer | _Model
+
+@dataclass
+class Reach:
+    norms: _Array
+    rate: float
+    fit: float
+    @property
+    def half_life(self) -> float: ...
+    @property
+    def kept(self) -> float: ...
+    @property
+    def is_steady(self) -> bool: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def turn(self) -> int | None: ...
+
+@dataclass
+class LayerFlow:
+    name: str
+    cell: str
+    dh: _Array
+    dh_above: _Array
+    dh_later: _Array
+    dc: _Array | None
+    dc_through_h: _Array | None
+    dc_later: _Array | None
+    dx: _Array
+    weights: dict[str, _Array]
+    reach: Reach
+    gradients: Any = None
+
+@dataclass
+class GradientFlow:
+    loss: float | None
+    steps: int
+    batch: int
+    at: list[int]
+    layers: list[LayerFlow]
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def asked(self) -> str: ...
+    def sentence(self, layer: LayerFlow) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+
+def gradient_flow(
+    net: _Net,
+    x: _Array | None = None,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    dy: _Array | None = None,
+    at: int | Sequence[int] | None = None,
+    weights: bool = True,
+    arrays: bool = False,
+    num_threads: int | None = None,
+) -> GradientFlow: ...
+
+@dataclass
+class JacobianSpectrum:
+    t1: int
+    distances: list[int]
+    singular_values: _Array
+    factors: list[dict[str, Any]]
+    precision: float
+    @property
+    def largest(self) -> _Array: ...
+    @property
+    def rate(self) -> float: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+
+def state_jacobian(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t0: int = 0,
+    t1: int | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def input_jacobian(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t: int | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def jacobian_spectrum(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    t1: int | None = None,
+    distances: Iterable[int] | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> JacobianSpectrum: ...
+def lyapunov_exponents(
+    layer: _Recurrent,
+    x: _Array | None = None,
+    state: _State = None,
+    *,
+    count: int | None = None,
+    every: int = 1,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> _Array: ...
+def step_factors(layer: _Recurrent, trace: Any) -> list[dict[str, Any]]: ...
+
+@dataclass
+class LayerGates:
+    name: str
+    cell: str
+    means: dict[str, _Array]
+    histograms: dict[str, _Array]
+    ranges: dict[str, tuple[float, float]]
+    low: dict[str, float]
+    high: dict[str, float]
+    memory: _Array | None
+    dead: list[int]
+    shut: list[int]
+    pegged: list[int]
+    gates: dict[str, Any] = ...
+
+@dataclass
+class GateReport:
+    steps: int
+    batch: int
+    layers: list[LayerGates]
+    def to_dict(self) -> dict[str, Any]: ...
+    def plot(self, path: _Path) -> None: ...
+    def plot_histograms(self, path: _Path) -> None: ...
+
+@dataclass
+class Write:
+    position: int
+    token: str
+    written: float
+    kept: float
+    contribution: float
+
+def gate_statistics(
+    net: _Net,
+    x: _Array | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    num_threads: int | None = None,
+) -> GateReport: ...
+def writers(
+    model: _Reader, text: str | _Array, unit: int, layer: int | None = None, k: int = 5
+) -> list[Write]: ...
+
+@dataclass
+class TensorCheck:
+    name: str
+    size: int
+    checked: int
+    error: float
+    worst: tuple[int, ...]
+    backward: float
+    differences: float
+    direction_error: float
+    measurable: bool = True
+
+@dataclass
+class GradientReport:
+    loss: float
+    tolerance: float
+    tensors: list[TensorCheck]
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def failed(self) -> list[str]: ...
+    def __bool__(self) -> bool: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+def check_gradients(
+    net: _Net,
+    x: _Array,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    samples: int | None = 100,
+    directions: int = 3,
+    tolerance: float = 1e-6,
+    step: float = 1e-5,
+    rng: _Rng = 0,
+) -> GradientReport: ...
+
+@dataclass
+class NonFinite:
+    what: str
+    layer: str = ""
+    step: int | None = None
+    row: int | None = None
+
+def find_nonfinite(
+    net: _Net,
+    x: _Array | None = None,
+    targets: _Targets | None = None,
+    state: _State = None,
+    *,
+    trace: Any = None,
+    dy: _Array | None = None,
+) -> NonFinite | None: ...
+
+class Watch:
+    net: Layer
+    every: int
+    window: int
+    records: list[dict[str, Any]]
+    def __init__(
+        self,
+        net: _Net,
+        every: int = 50,
+        path: _Path | None = None,
+        tensorboard: _Path | None = None,
+        nonfinite: Literal["stop", "warn"] = "stop",
+    ) -> None: ...
+    def __call__(self, loss: float, dy: _Array, trace: Any) -> dict[str, Any] | None: ...
+
+@dataclass(frozen=True)
+class Problem:
+    name: str
+    steps: int = 100
+    symbols: int = 10
+    alphabet: int = 2
+    @property
+    def length(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def measure(self) -> str: ...
+    @property
+    def limit(self) -> float: ...
+    def __post_init__(self) -> None: ...
+    def batch(self, rng: np.random.Generator, batch: int) -> tuple[_Array, _Array]: ...
+    def loss(self, y: _Array, targets: _Array) -> tuple[float, _Array]: ...
+    def score(self, y: _Array, targets: _Array) -> float: ...
+    def solved(self, score: float) -> bool: ...
+
+@dataclass
+class Learning:
+    problem: Problem
+    cell: str
+    hidden: int
+    parameters: int
+    lr: float
+    updates: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    solved_at: int | None = None
+    stopped: str = "updates"
+    skipped: int = 0
+    seconds: float = 0.0
+    def to_dict(self) -> dict[str, Any]: ...
+
+@dataclass
+class Comparison:
+    problem: Problem
+    lstm: Learning
+    rnn: Learning
+    lstm_flow: GradientFlow
+    rnn_flow: GradientFlow
+    forget: Any = "spread"
+    start: str = "uniform"
+    @property
+    def sides(self) -> list[tuple[str, Learning, GradientFlow]]: ...
+    def plot(self, path: _Path) -> None: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+def equal_networks(
+    problem: Problem,
+    hidden: int = 48,
+    rng: int | np.random.Generator = 0,
+    forget: str | float = "spread",
+    start: str = "uniform",
+) -> tuple[Sequential, Sequential]: ...
+def learn(
+    net: Sequential,
+    problem: Problem,
+    updates: int = 5000,
+    *,
+    lr: float | None = None,
+    batch: int = 50,
+    clip: float = 1.0,
+    every: int = 100,
+    rows: int = 1000,
+    seed: int = 0,
+    seconds: float | None = None,
+    num_threads: int | None = 1,
+) -> Learning: ...
+def compare(
+    problem: Problem,
+    updates: int = 5000,
+    *,
+    hidden: int = 48,
+    seed: int = 0,
+    forget: str | float = "spread",
+    start: str = "uniform",
+    lstm_lr: float | None = None,
+    rnn_lr: float | None = None,
+    seconds: float | None = None,
+    **options: Any,
+) -> Comparison: ...

@@ -1,0 +1,140 @@
+"""How far back the gradient of a loss at some steps reaches, and how fast it shrinks or grows on the way."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._kernels import host
+
+__all__ = ["Reach", "at_step", "norms_over_time", "reach_of"]
+
+VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
+STEADY = 0.5  # from this R squared on, the gradient changes at one rate
+
+
+@dataclass
+class Reach:
+    """How far back the gradient of the loss at some steps reaches.
+
+    Attributes
+    ----------
+    norms : ndarray (K+1,)
+        ``norms[k]`` is the norm of the gradient with respect to the state (h, or h and c) k steps before. For
+        several steps it is the root mean square of theirs, each relative to its own one step back. The last
+        is at the initial state.
+    rate : float
+        Mean change of its logarithm per step, by least squares over k >= 1; NaN with fewer than three points.
+    fit : float
+        R squared of that line: 1 where the gradient changes by one factor per step.
+    """
+
+    norms: np.ndarray
+    rate: float
+    fit: float
+
+    @property
+    def half_life(self):
+        """Steps after which half of the gradient is left; infinite if it does not shrink."""
+        return (
+            -math.log(2) / self.rate if self.rate < 0 else math.inf if self.rate >= 0 else math.nan
+        )
+
+    @property
+    def kept(self):
+        """The share of the gradient one step back that is left at the initial state."""
+        with np.errstate(all="ignore"):
+            return float(self.norms[-1] / self._first) if self._first else math.nan
+
+    @property
+    def is_steady(self):
+        """Whether the gradient changes at one rate."""
+        return self.fit >= STEADY
+
+    @property
+    def _first(self):
+        """The norm one step back; if that is zero or not finite, the norm at the step itself."""
+        one_back = self.norms[1]
+        return one_back if one_back and math.isfinite(one_back) else self.norms[0]
+
+    @property
+    def verdict(self):
+        """The verdict: "vanishing", "exploding", "healthy", or "none" where no gradient arrives."""
+        if not np.isfinite(self.norms).all() or self.kept > EXPLODED:
+            return "exploding"
+        if not self.norms.any():
+            return "none"
+        return "vanishing" if not self.kept >= VANISHED else "healthy"
+
+    @property
+    def turn(self):
+        """Steps back from which on the gradient stays beyond the limit of its verdict; None if healthy."""
+        first, verdict = self._first, self.verdict
+        if verdict == "vanishing":
+            beyond = ~(self.norms >= VANISHED * first)
+        elif verdict == "exploding":
+            beyond = ~(self.norms <= EXPLODED * first)
+        else:
+            return None
+        within = np.flatnonzero(~beyond)
+        return int(within[-1]) + 1 if len(within) else 0
+
+
+def at_step(top, s):
+    """Return the index of step s in the output of a network whose last recurrent layer is `top`."""
+    _, layer, trace = top
+    return (slice(None),) * (layer.batch_first and not trace.unbatched) + (s,)
+
+
+def norms_over_time(*arrays):
+    """Return the norm over all but the first axis, of several arrays together, in float64, on the host."""
+    squares = sum(
+        np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays if a is not None
+    )
+    return host(np.sqrt(squares))
+
+
+def reach_of(runs):
+    """Return the Reach of one layer of a stack from the losses of single steps.
+
+    Each of several losses counts relative to its own gradient one step back, so that a large one that ends
+    sooner leaves no cliff behind.
+
+    Parameters
+    ----------
+    runs : list of (step, Record, number in the stack)
+        One for each loss.
+    """
+    curves = []
+    for s, record, number in runs:
+        g = record.stack[number]
+        now = norms_over_time(g.dh[: s + 1], None if g.dc_later is None else g.dc_later[: s + 1])
+        parts = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
+        first = norms_over_time(*(part[number][None] for part in parts))
+        curves.append(np.concatenate([now[::-1], first]))
+    norms = curves[0]
+    if len(curves) > 1:
+        curves = [curve for curve in curves if curve[1]] or curves[:1]
+        size = math.sqrt(np.mean([curve[1] ** 2 for curve in curves])) or 1.0
+        squares, counts = np.zeros(max(map(len, curves))), np.zeros(max(map(len, curves)))
+        for curve in curves:
+            squares[: len(curve)] += (curve / (curve[1] or 1.0)) ** 2
+            counts[: len(curve)] += 1
+        norms = size * np.sqrt(squares / counts)
+    return Reach(norms, *_fit(norms))
+
+
+def _fit(norms):
+    """Fit a line to the logarithm over k >= 1, without zeros: return its slope and R squared."""
+    k = np.arange(len(norms))
+    usable = (k >= 1) & np.isfinite(norms) & (norms > 0)
+    if usable.sum() < 3:
+        return math.nan, math.nan
+    k, y = k[usable].astype(float), np.log(norms[usable])
+    k, y = k - k.mean(), y - y.mean()
+    slope = (k @ y) / (k @ k)
+    spread = y @ y
+    left = y - slope * k
+    # A line that is flat but for rounding explains all that there is to explain.
+    fit = 1.0 if spread <= 1e-20 * len(y) else 1 - (left @ left) / spread
+    return float(slope), float(fit)
