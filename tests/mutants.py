@@ -288,7 +288,8 @@ class Copy:
     """A copy of the tree with a build of its own."""
 
     def __init__(self, folder, timeout):
-        self.folder, self.timeout = Path(folder), timeout
+        self.folder = Path(folder)
+        self.timeouts = {False: timeout, True: timeout}  # seconds, by whether tests are of a GPU
         skipped = shutil.ignore_patterns("*.so", "__pycache__", "core.c")
         for name in ("src", "tests"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=skipped)
@@ -310,7 +311,7 @@ class Copy:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
         options += ["-k", "not compile"] if gpu else []
         command = [sys.executable, "-m", "pytest", *options, *tests]
-        return run(command, self.folder, self.environment, self.timeout)
+        return run(command, self.folder, self.environment, self.timeouts[gpu])
 
     def judge(self, file, old, new):
         """Return what became of a mutant; the first word says whether it is as it should be."""
@@ -366,9 +367,16 @@ def prepare(copies):
             status, output = copy.build()
     for gpu in (False, True):
         if status == 0:
+            least, first.timeouts[gpu] = first.timeouts[gpu], 600
+            start = time.monotonic()
             status, output = first.test(gpu=gpu)
+            # On a busy machine a mutant must not pass for killed because its tests are slow.
+            limit = max(least, 3 * (time.monotonic() - start))
+            for copy in copies:
+                copy.timeouts[gpu] = limit
     if status != 0:
-        sys.exit(f"{output}\nthe sources fail before any change")
+        why = "take too long" if status is None else "fail"
+        sys.exit(f"{output}\nthe sources {why} before any change")
 
 
 def draw(mutants, size, seed):
@@ -391,7 +399,8 @@ def main():
     parser.add_argument("--only", default="", help="mutants whose name holds this")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many, drawn at random")
     parser.add_argument("--seed", type=int, help="of the sample; by default a fresh one")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
+    parser.add_argument("--timeout", type=float, default=120,
+                        help="seconds for the tests of one, or 3 times what they take unchanged")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.sample is None and arguments.seed is not None:
         parser.error("--seed needs --sample")
