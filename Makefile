@@ -3,6 +3,7 @@
 #   make test   installs lstmc with what its tests need and runs them
 # And make bench, which installs PyTorch, ONNX Runtime and JAX to time them beside lstmc.
 # Each makes a virtual environment of its own, again when a source has changed.
+# And make lint, which checks style and types.
 # And make gpu, on a machine with an NVIDIA GPU that has everything: builds, tests, checks and times there.
 
 PYTHON ?= python3
@@ -12,7 +13,9 @@ SENTENCE = The value of the expression is converted to a string, and the name of
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v -e binding/core.c$$ -e binding/kernels.pxi$$ -e binding/flat.pxi$$)
 
-.PHONY: demo test bench gpu lint clean check-python
+C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels -name '*.[ch]')
+
+.PHONY: demo test bench gpu lint style clean check-python
 
 demo: .venv-demo/stamp
 	rm -rf demo
@@ -53,10 +56,15 @@ check-python:
 	{ echo "lstmc needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ..."; exit 1; }
 
 lint: .venv-lint/stamp
-	.venv-lint/bin/ruff check .
-	.venv-lint/bin/ruff format --check .
-	.venv-lint/bin/mypy
-	.venv-lint/bin/stubtest lstmc --ignore-missing-stub --allowlist .ci/allowlist --ignore-unused-allowlist \
+	@$(MAKE) --no-print-directory style BIN=.venv-lint/bin
+
+# The same with tools that are there already, in the folder BIN of an environment that has lstmc too.
+style:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/stubtest lstmc --ignore-missing-stub --allowlist .ci/allowlist --ignore-unused-allowlist \
 		--mypy-config-file pyproject.toml
 
 .venv-lint/stamp: EXTRAS = dev

@@ -1,23 +1,25 @@
-"""Breaks the kernels in some eighty ways, one at a time, and asks that a test fails for each.
+"""Breaks the kernels in about a hundred ways, one at a time, and asks that a test fails for each.
 
-    python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
+    python tests/mutants.py [--jobs N] [--only WORD] [--sample N [--seed S]] [--timeout SECONDS]
 
 A mutant is one line of the C or CUDA sources changed in a copy of the tree, built for the best
 instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It
 prints a line for each; the exit code is 1 if a mutant survives, or if its line is no longer in the
-source exactly once. It needs a compiler and what the tests need. Deliberately not a test: pytest
-does not collect it.
+source exactly once. A sample holds some of each folder: C, binding and GPU; with the seed that it
+prints it can be drawn again. It needs a compiler and what the tests need. Deliberately not a test:
+pytest does not collect it.
 """
 
 import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from threading import Lock, Thread
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,7 +288,8 @@ class Copy:
     """A copy of the tree with a build of its own."""
 
     def __init__(self, folder, timeout):
-        self.folder, self.timeout = Path(folder), timeout
+        self.folder = Path(folder)
+        self.timeouts = {False: timeout, True: timeout}  # seconds, by whether tests are of a GPU
         skipped = shutil.ignore_patterns("*.so", "__pycache__", "core.c")
         for name in ("src", "tests"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=skipped)
@@ -308,7 +311,7 @@ class Copy:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
         options += ["-k", "not compile"] if gpu else []
         command = [sys.executable, "-m", "pytest", *options, *tests]
-        return run(command, self.folder, self.environment, self.timeout)
+        return run(command, self.folder, self.environment, self.timeouts[gpu])
 
     def judge(self, file, old, new):
         """Return what became of a mutant; the first word says whether it is as it should be."""
@@ -338,8 +341,11 @@ class Copy:
 
 
 def work(copy, mutants, results, lock):
-    while not mutants.empty():
-        name, *change = mutants.get()
+    while True:
+        try:
+            name, *change = mutants.get_nowait()
+        except Empty:
+            return
         start = time.monotonic()
         result = copy.judge(*change)
         with lock:
@@ -361,18 +367,50 @@ def prepare(copies):
             status, output = copy.build()
     for gpu in (False, True):
         if status == 0:
+            least, first.timeouts[gpu] = first.timeouts[gpu], 600
+            start = time.monotonic()
             status, output = first.test(gpu=gpu)
+            # On a busy machine a mutant must not pass for killed because its tests are slow.
+            limit = max(least, 3 * (time.monotonic() - start))
+            for copy in copies:
+                copy.timeouts[gpu] = limit
     if status != 0:
-        sys.exit(f"{output}\nthe sources fail before any change")
+        why = "take too long" if status is None else "fail"
+        sys.exit(f"{output}\nthe sources {why} before any change")
+
+
+def draw(mutants, size, seed):
+    """Return a random sample in the order of the list: one of each folder, then any of the rest."""
+    rng = random.Random(seed)
+    by_folder = {}
+    for mutant in mutants:
+        by_folder.setdefault(mutant[1].split("/")[0], []).append(mutant)
+    first = [rng.choice(folder) for folder in by_folder.values()]
+    rest = [mutant for mutant in mutants if mutant not in first]
+    rng.shuffle(first)
+    rng.shuffle(rest)
+    drawn = (first + rest)[:size]
+    return [mutant for mutant in mutants if mutant in drawn]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=2, help="copies that work at once")
     parser.add_argument("--only", default="", help="mutants whose name holds this")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
+    parser.add_argument("--sample", type=int, metavar="N", help="only so many, drawn at random")
+    parser.add_argument("--seed", type=int, help="of the sample; by default a fresh one")
+    parser.add_argument("--timeout", type=float, default=120,
+                        help="seconds for the tests of one, or 3 times what they take unchanged")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.sample is None and arguments.seed is not None:
+        parser.error("--seed needs --sample")
+    if arguments.sample is not None and arguments.sample < 1:
+        parser.error(f"--sample must be 1 or more, got {arguments.sample}")
     chosen = [mutant for mutant in MUTANTS if arguments.only in mutant[0]]
+    if arguments.sample:
+        seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
+        chosen = draw(chosen, arguments.sample, seed)
+        print(f"{len(chosen)} of {len(MUTANTS)} mutants, drawn with --seed {seed}", flush=True)
     start, results, lock, waiting = time.monotonic(), {}, Lock(), Queue()
     for mutant in chosen:
         waiting.put(mutant)

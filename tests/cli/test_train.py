@@ -14,7 +14,6 @@ import pytest
 
 from lstmc import LanguageModel, cli, set_num_threads
 from lstmc.cli import train as cli_train
-from lstmc.cli.main import make_parser
 from lstmc.files import read_safetensors, write_safetensors
 
 TEXT = "the cat sat on the mat.\nthe dog saw the cat, and the cat ran.\n" * 40
@@ -82,9 +81,9 @@ def error_of(capsys):
 
 def test_train_next_sample_eval(capsys):
     assert train("out", "--epochs", 12, "--lr", 0.02) == 0
-    told = capsys.readouterr().out
-    assert "2,232 characters to train on, 248 to validate on" in told
-    loss = float(re.search(r"^validation loss (\S+) nats per character", told, re.M)[1])
+    output = capsys.readouterr().out
+    assert "2,232 characters to train on, 248 to validate on" in output
+    loss = float(re.search(r"^validation loss (\S+) nats per character", output, re.M)[1])
     lines = metrics("out")
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert loss == pytest.approx(min(line["valid_loss"] for line in lines), abs=1e-4)
@@ -106,9 +105,9 @@ def test_train_next_sample_eval(capsys):
         assert capsys.readouterr().out != sampled
 
     assert run("eval", "out/model.safetensors", "text.txt") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     perplexity = LanguageModel.load("out/model.safetensors").perplexity(TEXT)
-    assert f"perplexity {perplexity:.4f}" in told
+    assert f"perplexity {perplexity:.4f}" in output
 
 
 def test_standard_input_is_read(capsys):
@@ -198,17 +197,16 @@ def test_defaults_are_those_that_help_tells(capsys):
     with pytest.raises(SystemExit) as stop:
         run("train", "--help")
     assert stop.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for name, value in cli_train.DEFAULTS.items():
         option = "--" + name.replace("_", "-")
-        assert name == "file" or option in told
+        assert name == "file" or option in output
         if value is not None and name != "file":
-            assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", told), option
-    settings = cli_train.new_settings(make_parser().parse_args(["train"]))
+            assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", output), option
+    settings = cli_train.new_settings(cli.make_parser().parse_args(["train"]))
     assert (settings["hidden"], settings["batch"], settings["lr"]) == (128, 50, 2e-3)
-    assert (
-        cli_train.new_settings(make_parser().parse_args(["train", "--optimizer", "sgd"]))["lr"] == 1
-    )
+    settings = cli_train.new_settings(cli.make_parser().parse_args(["train", "--optimizer", "sgd"]))
+    assert settings["lr"] == 1
 
 
 @pytest.mark.parametrize(

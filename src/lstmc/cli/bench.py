@@ -1,6 +1,6 @@
-"""What ``lstmc bench`` does: times a handful of sizes in seconds, PyTorch beside them if asked.
+"""The command ``lstmc bench``: times of a handful of sizes, PyTorch beside them if asked.
 
-The options are in cli.py. More peers, and what the machine could do at best, are in benchmarks/ of the
+More peers, and what the machine could do at best, are in benchmarks/ of the
 source tree.
 """
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from .._kernels.binding.core import get_num_threads
 from ..recurrent import LSTM
+from .options import add_threads, count, positive
 
-__all__ = ["bench"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run", "time_text"]
+
+HELP = "time lstmc on this machine, in seconds"
+EXAMPLE = "  lstmc bench --threads 1 --peer torch"
 
 # kind, T, B, H (and as many inputs)
 WORKLOADS = (
@@ -26,7 +30,17 @@ WORKLOADS = (
 TURN = 0.01  # seconds
 
 
-def bench(args):
+def add_options(parser):
+    """Add the options of this command."""
+    add = parser.add_argument
+    add("--hidden", type=count, metavar="N", help="this many units (default: some from 64 to 512)")
+    add("--seconds", type=positive, default=0.5, metavar="X",
+        help="how long to time each line (default: 0.5)")  # fmt: skip
+    add("--peer", choices=("torch",), help="time this beside it, if it is installed")
+    add_threads(parser)
+
+
+def run(args):
     """Print a table of times: one LSTM layer, float32."""
     make_peer = torch_work if args.peer == "torch" else None
     if make_peer:
@@ -60,7 +74,7 @@ def time_text(seconds):
 
 
 def medians(works, seconds):
-    """Time functions in turns for about so many seconds; give the median time of a call of each."""
+    """Time functions in turns for about so many seconds; return the median time of a call of each."""
     counts, times = [], [[] for _ in works]
     for work in works:
         work()  # at first use, things are made
@@ -69,16 +83,16 @@ def medians(works, seconds):
         counts.append(max(1, int(TURN / max(time.perf_counter() - began, 1e-7))))
     began = time.perf_counter()
     while not times[-1] or time.perf_counter() - began < seconds:
-        for work, count, found in zip(works, counts, times):
+        for work, calls, measured in zip(works, counts, times):
             start = time.perf_counter()
-            for _ in range(count):
+            for _ in range(calls):
                 work()
-            found.append((time.perf_counter() - start) / count)
-    return [statistics.median(found) for found in times]
+            measured.append((time.perf_counter() - start) / calls)
+    return [statistics.median(measured) for measured in times]
 
 
 def lstmc_work(kind, steps, batch, hidden):
-    """Give a function that does the work once."""
+    """Return a function that does the work once."""
     layer = LSTM(hidden, hidden, rng=0)
     x = np.ones((steps, batch, hidden), np.float32)
     if kind == "step":
@@ -97,7 +111,7 @@ def lstmc_work(kind, steps, batch, hidden):
 
 
 def torch_work(kind, steps, batch, hidden):
-    """Give a function that does the same with PyTorch's nn.LSTM, or for a step its nn.LSTMCell."""
+    """Return a function that does the same with PyTorch's nn.LSTM, or for a step its nn.LSTMCell."""
     import torch
 
     torch.set_num_threads(get_num_threads())
@@ -115,7 +129,7 @@ def torch_work(kind, steps, batch, hidden):
         return train
     state = None
 
-    def run():
+    def infer():
         nonlocal state
         with torch.inference_mode():
             if kind == "step":
@@ -123,4 +137,4 @@ def torch_work(kind, steps, batch, hidden):
             else:
                 layer(x)
 
-    return run
+    return infer

@@ -1,6 +1,6 @@
-"""What ``lstmc inspect`` does: the reports of a model on a text, and their pictures.
+"""The command ``lstmc inspect``: the reports of a model on a text, and their pictures.
 
-The options are in cli.py; every number comes from inspection.py, gates.py and jacobians.py.
+Every number comes from ``lstmc.inspection``.
 """
 
 import json
@@ -16,18 +16,44 @@ from ..inspection.jacobians import jacobian_spectrum, state_jacobian
 from ..inspection.problems import Problem
 from ..inspection.watch import find_nonfinite
 from ..losses import softmax_cross_entropy
-from ..passes import recurrent_layers, run
+from ..passes import recurrent_layers
+from ..passes import run as run_network
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .train import UsageError
+from .options import UsageError, add_model, add_threads, count, natural
 
-__all__ = ["inspect"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run"]
+
+HELP = "show where in time the gradients live, and what the gates do"
+EXAMPLE = """\
+  lstmc inspect run/model.safetensors --text "The value of the expression is" --out seen
+  lstmc inspect --demo --out demo     why an LSTM learns what an RNN cannot"""
 
 MOST_TOKENS = 1000  # of a text that are looked at, the last ones
 MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
 
 
-def inspect(args):
+def add_options(parser):
+    """Add the options of this command."""
+    add_model(parser, nargs="?")
+    add = parser.add_argument
+    add("--text", help="what the model reads")
+    add("--file", metavar="FILE", help="or a text in UTF-8; - reads standard input")
+    add("--out", default="inspect", metavar="DIR", help="where the pictures go (default: inspect)")
+    add("--unit", type=natural, metavar="N",
+        help="tell which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
+    add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
+    add("--demo", action="store_true",
+        help="let an LSTM and an RNN learn what needs a long memory, and show why one cannot")  # fmt: skip
+    add("--steps", type=count, metavar="N",
+        help="how long a memory the demo asks for (default: 100)")  # fmt: skip
+    add("--updates", type=count, metavar="N",
+        help="how often either may learn in the demo, at most (default: 3000)")  # fmt: skip
+    add("--seed", type=natural, metavar="N", help="of the demo (default: 0)")
+    add_threads(parser)
+
+
+def run(args):
     """Report on a model and a text, or compare an LSTM with an RNN."""
     if args.demo:
         if any(v is not None for v in (args.model, args.text, args.file, args.unit, args.layer)):
@@ -50,33 +76,33 @@ def inspect(args):
     if len(ids) > MOST_TOKENS:
         print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
         ids = ids[-MOST_TOKENS:]
-    written_by = told_by(model, ids[:-1], args.unit, args.layer)
+    writers_text = describe_writers(model, ids[:-1], args.unit, args.layer)
     reports = make_reports(model, ids)
     for name, report in reports.items():
         print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
-    print(written_by)
+    print(writers_text)
     write_report(reports, out)
     draw(reports, model, ids, out)
     return 0
 
 
 def make_reports(model, ids):
-    """Give the reports by name; of the Jacobians, those whose state is small enough."""
-    y, _, trace = run(model.net, ids[:-1, None])
+    """Return the reports by name; of the Jacobians, those whose state is small enough."""
+    y, _, trace = run_network(model.net, ids[:-1, None])
     loss, dy = softmax_cross_entropy(y, ids[1:, None])
     if not np.isfinite(loss):
         raise ValueError(f"the loss is {loss}: {find_nonfinite(model.net, trace=trace, dy=dy)}")
     flow = gradient_flow(model.net, trace=trace, dy=dy)
     flow.loss = loss
-    found = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
-    for name, layer, kept in recurrent_layers(model.net, trace):
+    reports = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
+    for name, layer, part in recurrent_layers(model.net, trace):
         if len(layer.cell.states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
-            found[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=kept)
+            reports[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=part)
         else:
             print(
                 f"layer {name.rstrip('.')}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers"
             )
-    return found
+    return reports
 
 
 def write_report(reports, out):
@@ -86,20 +112,20 @@ def write_report(reports, out):
     print(f"wrote {out / 'report.json'}")
 
 
-def told_by(model, ids, unit, layer):
-    """Write which tokens wrote one unit: the one asked for, or the one that holds most at the end."""
-    if model.config["cell"] != "lstm":
-        return "who wrote a unit: an RNN has no cell that is written to"
-    trace = run(model.net, ids[:, None])[2]
-    stack = [one for _, _, kept in recurrent_layers(model.net, trace) for one in kept.layers]
+def describe_writers(model, ids, unit, layer):
+    """Return the lines on which tokens wrote a unit: that asked for, or that which holds most at the end."""
+    trace = run_network(model.net, ids[:, None])[2]
+    stack = [one for _, _, part in recurrent_layers(model.net, trace) for one in part.layers]
+    cell = stack[0].cell  # that of all layers
+    if not cell.writes:
+        return f"who wrote a unit: {cell.kind.upper()} layers have no cell state that is written to"
     layer = len(stack) - 1 if layer is None else layer
     if not 0 <= layer < len(stack):
         raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
-    cells = stack[layer].c[-1, 0]
-    unit = int(np.abs(cells).argmax()) if unit is None else unit
-    found = writers(model, ids, unit, layer, k=8)
-    lines = [f"who wrote unit {unit} of layer {layer}, c = {cells[unit]:.4g} at the end:"]
-    for w in found:
+    c = stack[layer].c[-1, 0]
+    unit = int(np.abs(c).argmax()) if unit is None else unit
+    lines = [f"who wrote unit {unit} of layer {layer}, c = {c[unit]:.4g} at the end:"]
+    for w in writers(model, ids, unit, layer, k=8):
         before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
         lines.append(
             f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "
@@ -114,28 +140,28 @@ def draw(reports, model, ids, out):
     try:
         from ..inspection.plots import plot_jacobian
 
-        written = []
+        pictures = []
         for name, report in reports.items():
             report.plot(out / f"{name}.png")
-            written.append(f"{name}.png")
+            pictures.append(f"{name}.png")
         reports["gates"].plot_histograms(out / "histograms.png")
-        written.append("histograms.png")
-        trace = run(model.net, ids[:-1, None])[2]
-        name, layer, kept = list(recurrent_layers(model.net, trace))[-1]
+        pictures.append("histograms.png")
+        trace = run_network(model.net, ids[:-1, None])[2]
+        name, layer, part = list(recurrent_layers(model.net, trace))[-1]
         if f"spectrum_{name.rstrip('.')}" in reports:
-            steps = len(kept.x)
+            steps = len(part.x)
             back = min(10, steps)
-            jacobian = state_jacobian(layer, trace=kept, t0=steps - back, t1=steps)[0]
+            jacobian = state_jacobian(layer, trace=part, t0=steps - back, t1=steps)[0]
             title = f"What the last state owes to the one {back} steps before: h, then c, layer by layer"
             plot_jacobian(out / "jacobian.png", jacobian, title)
-            written.append("jacobian.png")
-        print(f"wrote {', '.join(written)} in {out}")
+            pictures.append("jacobian.png")
+        print(f"wrote {', '.join(pictures)} in {out}")
     except ImportError as error:
         print(f"no pictures: {error}")
 
 
 def demo(args):
-    """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one can not."""
+    """Let an LSTM and an RNN of as many parameters learn long-term dependencies, and show why one cannot."""
     steps = 100 if args.steps is None else args.steps
     if steps < 10:
         raise UsageError(f"--steps must be 10 or more for the demo, got {steps}")
@@ -143,17 +169,18 @@ def demo(args):
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_writable_folder(out / "report.json")
-    found = {}
+    comparisons = {}
     for name in ("adding", "temporal_order"):
         problem = Problem(name, steps)
         print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
-        found[name] = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
-        print(f"{found[name]}\n", flush=True)
-    write_report(found, out)
+        comparison = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
+        comparisons[name] = comparison
+        print(f"{comparison}\n", flush=True)
+    write_report(comparisons, out)
     try:
         from ..inspection.plots import plot_comparisons
 
-        plot_comparisons(out / "demo.png", list(found.values()))
+        plot_comparisons(out / "demo.png", list(comparisons.values()))
         print(f"wrote {out / 'demo.png'}")
     except ImportError as error:
         print(f"no picture: {error}")

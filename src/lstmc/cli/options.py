@@ -1,0 +1,57 @@
+"""What the commands share: converters of options, options that several have, and words for tokens."""
+
+import argparse
+import math
+
+__all__ = [
+    "UNITS",
+    "UsageError",
+    "add_model",
+    "add_threads",
+    "count",
+    "natural",
+    "not_negative",
+    "positive",
+    "share",
+]
+
+UNITS = {"char": "character", "word": "word"}  # what a token is, by the level of a vocabulary
+
+
+class UsageError(Exception):
+    """Options that do not go together."""
+
+
+def number(kind, expected, test):
+    """Return a converter for argparse that refuses numbers that do not pass a test."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not test(value):
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+        return value
+
+    return convert
+
+
+count = number(int, "a whole number, 1 or more", lambda n: n >= 1)
+natural = number(int, "a whole number, 0 or more", lambda n: n >= 0)
+share = number(float, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
+positive = number(float, "a number above 0", lambda x: 0 < x < math.inf)
+not_negative = number(float, "a number, 0 or above", lambda x: 0 <= x < math.inf)
+
+
+def add_model(parser, nargs=None):
+    """Add MODEL."""
+    parser.add_argument("model", metavar="MODEL", nargs=nargs, help="a file that lstmc train wrote")
+
+
+def add_threads(parser):
+    """Add --threads."""
+    parser.add_argument(
+        "--threads", type=count, metavar="N",
+        help="threads to compute with (default: the cores there are); the result does not depend on it",
+    )  # fmt: skip
