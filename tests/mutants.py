@@ -93,8 +93,8 @@ MUTANTS = [
      "vector % gates * VL + j", "v % gates * VL + j"),
     # The driver, forward
     ("forward: bias dropped", "c/cells/pointwise.h",
-     "load(sums->of[g] + row_sums) + load(bias + g * width)",
-     "load(sums->of[g] + row_sums)"),
+     "load(sums[g] + row_sums) + load(bias + g * width)",
+     "load(sums[g] + row_sums)"),
     ("forward: recurrent product overwrites", "c/forward.h",
      "rows, columns, hidden, !cell->apart);",
      "rows, columns, hidden, 0);"),

@@ -10,39 +10,33 @@
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
 
-/* Where the sums of a vector of units begin, and how far apart those of its gates are: within a panel, if a
- * whole number of such groups fills one. */
-typedef struct {
-    const real *of[CELL_GATES];
-} OF_CELL(sums);
-
-INLINE OF_CELL(sums) OF_CELL(sums_at)(const real *panels, ptrdiff_t stride, ptrdiff_t group, ptrdiff_t width)
+/* Where the sums of the group-th vector of units begin, gate by gate. Within one panel, if a whole number of
+ * groups fills it; else the gates of a group may lie in two. */
+INLINE void OF_CELL(find_sums)(const real *at[CELL_GATES], const real *panels, ptrdiff_t stride,
+                               ptrdiff_t group, ptrdiff_t width)
 {
-    const ptrdiff_t start = group * CELL_GATES * VL;
-    OF_CELL(sums) at;
+    enum { WHOLE = PANEL_VECTORS % CELL_GATES == 0, GROUPS = WHOLE ? PANEL_VECTORS / CELL_GATES : 1 };
+    const real *first = panels + group / GROUPS * stride + group % GROUPS * CELL_GATES * VL;
     for (int g = 0; g < CELL_GATES; g++) {
-        const ptrdiff_t column = start + g * width;
-        if (PANEL_VECTORS % CELL_GATES == 0)
-            at.of[g] = panels + start / PANEL * stride + start % PANEL + g * width;
-        else
-            at.of[g] = panels + column / PANEL * stride + column % PANEL;
+        const ptrdiff_t column = group * CELL_GATES * VL + g * width;
+        at[g] = WHOLE ? first + g * width : panels + column / PANEL * stride + column % PANEL;
     }
-    return at;
 }
 
 /* One row, VL units from `unit` on, of which n exist. row_sums: the row's place in the sums; lanes of a sum
  * from `width` on are another's, and not stored. */
-INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias, const OF_CELL(sums) * sums,
-                                    const OF_CELL(sums) * recurrent, ptrdiff_t row_sums, ptrdiff_t row,
-                                    ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
+INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
+                                    const real *const sums[CELL_GATES],
+                                    const real *const recurrent[CELL_GATES], ptrdiff_t row_sums,
+                                    ptrdiff_t row, ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
 {
     enum { OWN = CELL_BIASES - CELL_GATES }; /* biases that R's last sums have for themselves */
     const ptrdiff_t here = row * step->hidden + unit;
     forward_units u;
     for (int g = 0; g < CELL_GATES; g++)
-        u.sums[g] = load(sums->of[g] + row_sums) + load(bias + g * width);
+        u.sums[g] = load(sums[g] + row_sums) + load(bias + g * width);
     for (int g = 0; CELL_APART && g < CELL_GATES; g++) {
-        u.recurrent[g] = load(recurrent->of[g] + row_sums);
+        u.recurrent[g] = load(recurrent[g] + row_sums);
         if (g >= CELL_GATES - OWN)
             u.recurrent[g] += load(bias + (g + OWN) * width);
     }
@@ -80,12 +74,12 @@ static void OF_CELL(activate)(const forward_step *given, part mine)
             const ptrdiff_t unit = group * VL, n = min_of(VL, step.hidden - unit);
             const ptrdiff_t width = group_width(step.hidden, unit, CELL_GATES);
             const real *bias = step.bias + group * CELL_BIASES * VL;
-            const OF_CELL(sums) sums = OF_CELL(sums_at)(step.sums, step.sums_panel, group, width);
-            OF_CELL(sums) recurrent = sums;
+            const real *sums[CELL_GATES], *recurrent[CELL_GATES];
+            OF_CELL(find_sums)(sums, step.sums, step.sums_panel, group, width);
             if (CELL_APART)
-                recurrent = OF_CELL(sums_at)(step.recurrent, step.recurrent_panel, group, width);
+                OF_CELL(find_sums)(recurrent, step.recurrent, step.recurrent_panel, group, width);
             for (ptrdiff_t row = top; row < top + at_once; row++)
-                OF_CELL(activate_units)(&step, bias, &sums, &recurrent, (row - mine.from) * PANEL, row, unit,
+                OF_CELL(activate_units)(&step, bias, sums, recurrent, (row - mine.from) * PANEL, row, unit,
                                         width, n);
         }
 }
