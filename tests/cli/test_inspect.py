@@ -30,17 +30,17 @@ def inspect(*arguments):
 
 def test_the_reports_are_printed_and_written(model, tmp_path, capsys):
     assert inspect("--text", TEXT, "--out", "seen") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     report = json.loads((tmp_path / "seen" / "report.json").read_text())
     ids = model.vocabulary.encode(TEXT)[:, None]
     flow = lstmc.gradient_flow(model.net, ids[:-1], ids[1:])
-    assert str(lstmc.gate_statistics(model.net, ids[:-1])) in told
+    assert str(lstmc.gate_statistics(model.net, ids[:-1])) in output
     assert report["flow"]["verdict"] == flow.verdict
     assert len(report["flow"]["layers"]) == len(report["gates"]["layers"]) == 2
     for seen, layer in zip(report["flow"]["layers"], flow.layers, strict=True):
         assert seen["reach"]["norms"] == layer.reach.norms.tolist()
-        assert flow.sentence(layer) in told
-    assert "singular values of d s_60" in told
+        assert flow.sentence(layer) in output
+    assert "singular values of d s_60" in output
 
 
 def test_the_pictures_are_written(model, tmp_path, capsys):
@@ -49,18 +49,18 @@ def test_the_pictures_are_written(model, tmp_path, capsys):
     pictures = {path.name for path in (tmp_path / "seen").glob("*.png")}
     assert {"flow.png", "gates.png", "histograms.png", "jacobian.png"} < pictures
     assert any(name.startswith("spectrum") for name in pictures)
-    told = capsys.readouterr().out
-    assert all(name in told for name in pictures)
+    output = capsys.readouterr().out
+    assert all(name in output for name in pictures)
 
 
 def test_it_tells_who_wrote_a_unit(model, capsys):
     assert inspect("--text", TEXT, "--unit", 4, "--layer", 0) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     if model.config["cell"] == "rnn":
-        assert "an RNN has no cell" in told
+        assert "cells of kind rnn have no cell state" in output
         return
     first = lstmc.writers(model, TEXT[:-1], unit=4, layer=0, k=1)[0]
-    _, listed = told.split("who wrote unit 4 of layer 0")
+    _, listed = output.split("who wrote unit 4 of layer 0")
     assert f"{first.contribution:+8.4f}  token {first.position:5} {first.token!r}" in listed
 
 
@@ -110,24 +110,24 @@ def test_what_is_refused(model, arguments, code, message, capsys):
 def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["inspect", "--demo", "--steps", "12", "--updates", "4", "--out", "seen"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     report = json.loads((tmp_path / "seen" / "report.json").read_text())
     assert set(report) == {"adding", "temporal_order"}
     for name, seen in report.items():
         assert seen["lstm"]["updates"] == seen["rnn"]["updates"] == [4]
         assert len(seen["rnn_flow"]["layers"][0]["reach"]["norms"]) == 13
-        assert f"{name.replace('_', ' ')}, 12 steps: learned when" in told
+        assert f"{name.replace('_', ' ')}, 12 steps: learned when" in output
     drawn = (tmp_path / "seen" / "demo.png").exists()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)
 
 
 def test_the_demo_of_another_seed_is_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    told = []
+    output = []
     for seed in (0, 1):
         assert (
             cli.main(["inspect", "--demo", "--steps", "10", "--updates", "2", "--seed", str(seed)])
             == 0
         )
-        told.append(capsys.readouterr().out)
-    assert told[0] != told[1]
+        output.append(capsys.readouterr().out)
+    assert output[0] != output[1]

@@ -82,9 +82,9 @@ def error_of(capsys):
 
 def test_train_next_sample_eval(capsys):
     assert train("out", "--epochs", 12, "--lr", 0.02) == 0
-    told = capsys.readouterr().out
-    assert "2,232 characters to train on, 248 to validate on" in told
-    loss = float(re.search(r"^validation loss (\S+) nats per character", told, re.M)[1])
+    output = capsys.readouterr().out
+    assert "2,232 characters to train on, 248 to validate on" in output
+    loss = float(re.search(r"^validation loss (\S+) nats per character", output, re.M)[1])
     lines = metrics("out")
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert loss == pytest.approx(min(line["valid_loss"] for line in lines), abs=1e-4)
@@ -106,9 +106,9 @@ def test_train_next_sample_eval(capsys):
         assert capsys.readouterr().out != sampled
 
     assert run("eval", "out/model.safetensors", "text.txt") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     perplexity = LanguageModel.load("out/model.safetensors").perplexity(TEXT)
-    assert f"perplexity {perplexity:.4f}" in told
+    assert f"perplexity {perplexity:.4f}" in output
 
 
 def test_standard_input_is_read(capsys):
@@ -198,12 +198,12 @@ def test_defaults_are_those_that_help_tells(capsys):
     with pytest.raises(SystemExit) as stop:
         run("train", "--help")
     assert stop.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for name, value in cli_train.DEFAULTS.items():
         option = "--" + name.replace("_", "-")
-        assert name == "file" or option in told
+        assert name == "file" or option in output
         if value is not None and name != "file":
-            assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", told), option
+            assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", output), option
     settings = cli_train.new_settings(make_parser().parse_args(["train"]))
     assert (settings["hidden"], settings["batch"], settings["lr"]) == (128, 50, 2e-3)
     assert (
@@ -273,7 +273,7 @@ def wait_for(path, child):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_saves_and_resuming_ends_with_the_same_bits():
-    # More epochs than are trained before the signal; both runs then end where the second was told to.
+    # More epochs than are trained before the signal; both runs then end where the second was output to.
     long = ["--epochs", 5000, "--dropout", 0.2]
     child = process("train", "text.txt", "--out", "out", *SMALL, *long)
     wait_for("out/checkpoint.safetensors", child)
@@ -321,7 +321,7 @@ def test_a_resumed_run_refuses_what_conflicts(capsys):
     assert "no run to resume" in error_of(capsys)
 
 
-def test_a_run_is_not_written_over_unasked(capsys):
+def test_a_run_is_not_written_over_without_being_asked(capsys):
     assert train("out") == 0
     before = model_bytes("out")
     capsys.readouterr()
@@ -392,7 +392,7 @@ def test_a_full_disk_is_told_in_one_line():
 @pytest.mark.parametrize(
     "arguments",
     ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
-     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru",
+     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell nonsense",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
      "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],

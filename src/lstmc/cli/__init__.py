@@ -1,4 +1,4 @@
-"""The command line: train, next, sample, eval, inspect, bench, config."""
+"""The command line: a file per command, wired together in main.py."""
 
 from .main import main
 

@@ -1,7 +1,6 @@
-"""What ``lstmc bench`` does: times a handful of sizes in seconds, PyTorch beside them if asked.
+"""``lstmc bench``: a few sizes timed in seconds, with PyTorch beside them on request.
 
-The options are in cli.py. More peers, and what the machine could do at best, are in benchmarks/ of the
-source tree.
+More peers, and what the machine could do at best, are in benchmarks/ of the source tree.
 """
 
 import statistics
@@ -9,10 +8,10 @@ import time
 
 import numpy as np
 
-from .._kernels.binding.core import get_num_threads
-from ..recurrent import LSTM
+from .. import LSTM, get_num_threads
+from .options import add_command, add_threads, count, positive
 
-__all__ = ["bench"]
+__all__ = ["add_bench", "bench", "time_text"]
 
 # kind, T, B, H (and as many inputs)
 WORKLOADS = (
@@ -24,6 +23,18 @@ WORKLOADS = (
     ("train", 50, 32, 512),
 )
 TURN = 0.01  # seconds
+
+
+def add_bench(commands):
+    """Add the command and its options."""
+    parser = add_command(commands, "bench", bench, "time lstmc on this machine, in seconds",
+                         "  lstmc bench --threads 1 --peer torch")  # fmt: skip
+    add = parser.add_argument
+    add("--hidden", type=count, metavar="N", help="this many units (default: some from 64 to 512)")
+    add("--seconds", type=positive, default=0.5, metavar="X",
+        help="how long to time each line (default: 0.5)")  # fmt: skip
+    add("--peer", choices=("torch",), help="time this beside it, if it is installed")
+    add_threads(parser)
 
 
 def bench(args):
@@ -43,9 +54,8 @@ def bench(args):
         ours, *theirs = medians([m(kind, steps, batch, hidden) for m in makers], args.seconds)
         # Forward is 8 H (I + H) for a row and step; backward twice that.
         rate = (3 if kind == "train" else 1) * 16 * steps * batch * hidden**2 / ours / 1e9
-        name = (
-            f"{kind} " + (f"B{batch} " if kind == "step" else f"T{steps} B{batch} ") + f"H{hidden}"
-        )
+        sequence = "" if kind == "step" else f"T{steps} "
+        name = f"{kind} {sequence}B{batch} H{hidden}"
         line = f"{name:<22} {time_text(ours):>12} {rate:>9.1f} {steps * batch / ours:>12,.0f}"
         for seconds in theirs:
             line += f" {time_text(seconds):>12} {seconds / ours:>11.2f}×"
@@ -53,32 +63,32 @@ def bench(args):
 
 
 def time_text(seconds):
-    """Write a time with three figures and the unit that suits it."""
+    """Return a time in words: three figures and the unit that suits it."""
     units = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
     factor, unit = next((u for u in units if seconds * u[0] >= 1), units[-1])
     return f"{seconds * factor:.3g} {unit}"
 
 
 def medians(works, seconds):
-    """Time functions in turns for about so many seconds; give the median time of a call of each."""
+    """Time functions in turns for about so many seconds; return the median time of a call of each."""
     counts, times = [], [[] for _ in works]
     for work in works:
-        work()  # at first use, things are made
+        work()  # the first call allocates
         began = time.perf_counter()
         work()
         counts.append(max(1, int(TURN / max(time.perf_counter() - began, 1e-7))))
     began = time.perf_counter()
     while not times[-1] or time.perf_counter() - began < seconds:
-        for work, count, found in zip(works, counts, times):
+        for work, calls, turns in zip(works, counts, times):
             start = time.perf_counter()
-            for _ in range(count):
+            for _ in range(calls):
                 work()
-            found.append((time.perf_counter() - start) / count)
-    return [statistics.median(found) for found in times]
+            turns.append((time.perf_counter() - start) / calls)
+    return [statistics.median(turns) for turns in times]
 
 
 def lstmc_work(kind, steps, batch, hidden):
-    """Give a function that does the work once."""
+    """Return a function that does the work once."""
     layer = LSTM(hidden, hidden, rng=0)
     x = np.ones((steps, batch, hidden), np.float32)
     if kind == "step":
@@ -97,7 +107,7 @@ def lstmc_work(kind, steps, batch, hidden):
 
 
 def torch_work(kind, steps, batch, hidden):
-    """Give a function that does the same with PyTorch's nn.LSTM, or for a step its nn.LSTMCell."""
+    """Return a function that does the same with PyTorch's nn.LSTM, or for a step its nn.LSTMCell."""
     import torch
 
     torch.set_num_threads(get_num_threads())

@@ -1,0 +1,31 @@
+"""``lstmc eval``: loss and perplexity of a text."""
+
+import math
+
+from ..training.language_model import LanguageModel
+from ..training.text import read_text
+from .options import UNITS, add_command, add_model, add_threads
+
+__all__ = ["add_eval", "evaluate"]
+
+
+def add_eval(commands):
+    """Add the command and its options."""
+    parser = add_command(
+        commands, "eval", evaluate, "measure how well a model predicts a text",
+        "  lstmc eval run/model.safetensors other.txt")  # fmt: skip
+    add_model(parser)
+    parser.add_argument("file", metavar="FILE", help="a text in UTF-8; - reads standard input")
+    add_threads(parser)
+
+
+def evaluate(args):
+    """Print the loss and the perplexity of a text."""
+    model = LanguageModel.load(args.model)
+    text, unit = read_text(args.file), UNITS[model.vocabulary.level]
+    loss = model.loss(text)
+    ids = model.vocabulary.encode(text)
+    print(f"{len(ids):,} {unit}s: loss {loss:.4f} nats per {unit}, {loss / math.log(2):.4f} bits, "
+          f"perplexity {math.exp(min(loss, 700)):.4f}")  # fmt: skip
+    if model.vocabulary.level == "word":
+        print(f"{(ids == 0).mean():.2%} of the words are unknown to the model")
