@@ -1,16 +1,17 @@
-"""Breaks the kernels in some eighty ways, one at a time, and asks that a test fails for each.
+"""Breaks the kernels in many ways, one at a time, and asks that a test fails for each.
 
-    python tests/mutants.py [--jobs N] [--only WORD] [--timeout SECONDS]
+    python tests/mutants.py [--jobs N] [--only WORD] [--sample N [--seed S]] [--timeout SECONDS]
 
 A mutant is one line of the C or CUDA sources changed in a copy of the tree, built for the best
 instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It
-prints a line for each; the exit code is 1 if a mutant survives, or if its line is no longer in the
-source exactly once. It needs a compiler and what the tests need. Deliberately not a test: pytest
+prints a line for each; the exit code is 1 if a mutant survives, or if the line of any is no longer in
+the source exactly once. It needs a compiler and what the tests need. Deliberately not a test: pytest
 does not collect it.
 """
 
 import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -314,8 +315,6 @@ class Copy:
         """Return what became of a mutant; the first word says whether it is as it should be."""
         path = self.folder / KERNELS / file
         source = path.read_text()
-        if source.count(old) != 1:
-            return f"LOST: its line is {source.count(old)} times in {file}"
         path.write_text(source.replace(old, new))
         try:
             gpu = file.startswith("cuda")
@@ -366,13 +365,39 @@ def prepare(copies):
         sys.exit(f"{output}\nthe sources fail before any change")
 
 
+def refuse_lost():
+    """Stop if the line of any mutant, chosen or not, is not in its file exactly once."""
+    lost = []
+    for name, file, old, _ in MUTANTS:
+        count = (ROOT / KERNELS / file).read_text().count(old)
+        if count != 1:
+            lost.append(f"{name}: LOST: its line is {count} times in {file}")
+    if lost:
+        sys.exit("\n".join(lost))
+
+
+def choose(word, sample, seed):
+    """Return the mutants whose name has a word in it, or a sample of these."""
+    chosen = [mutant for mutant in MUTANTS if word in mutant[0]]
+    if sample is None or sample >= len(chosen):
+        return chosen
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    print(f"{sample} of {len(chosen)} mutants; the same ones again with --seed {seed}", flush=True)
+    return random.Random(seed).sample(chosen, sample)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=2, help="copies that work at once")
     parser.add_argument("--only", default="", help="mutants whose name holds this")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many of them, drawn at random")
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="of the sample; by default a fresh one"
+    )
     parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
     arguments = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if arguments.only in mutant[0]]
+    refuse_lost()
+    chosen = choose(arguments.only, arguments.sample, arguments.seed)
     start, results, lock, waiting = time.monotonic(), {}, Lock(), Queue()
     for mutant in chosen:
         waiting.put(mutant)
