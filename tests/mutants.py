@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from threading import Lock, Thread
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -337,8 +337,11 @@ class Copy:
 
 
 def work(copy, mutants, results, lock):
-    while not mutants.empty():
-        name, *change = mutants.get()
+    while True:
+        try:
+            name, *change = mutants.get_nowait()
+        except Empty:
+            return
         start = time.monotonic()
         result = copy.judge(*change)
         with lock:
@@ -396,6 +399,10 @@ def main():
     )
     parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
     arguments = parser.parse_args()
+    if arguments.sample is None and arguments.seed is not None:
+        parser.error("--seed needs --sample")
+    if arguments.sample is not None and arguments.sample < 1:
+        parser.error(f"--sample must be 1 or more, got {arguments.sample}")
     refuse_lost()
     chosen = choose(arguments.only, arguments.sample, arguments.seed)
     start, results, lock, waiting = time.monotonic(), {}, Lock(), Queue()
