@@ -33,7 +33,7 @@ demo: .venv-demo/stamp
 	@echo; echo "The curve of the loss is in demo/loss.png, the flow of the gradient in demo/flow.png."
 
 test: .venv-test/stamp
-	.venv-test/bin/python -m pytest -m "not slow"
+	.venv-test/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # BENCH="step --hidden 256 --threads 1" times one workload; without it, all are timed.
 bench: .venv-bench/stamp

@@ -92,7 +92,7 @@ class BuildKernels(build_ext):
         target = folder / self.compiler.object_filenames([str(path)])[0]
         stamp = folder / f"{source}.flags"
         wanted = repr((flags, macros, self.compiler.compiler_so))
-        newest = max(p.stat().st_mtime for p in KERNELS.glob("*.[ch]"))
+        newest = max(p.stat().st_mtime for p in KERNELS.rglob("*.[ch]"))
         fresh = target.exists() and target.stat().st_mtime > newest
         if not (fresh and stamp.exists() and stamp.read_text() == wanted):
             (target,) = self.compiler.compile(
@@ -133,7 +133,7 @@ setup(
                 [str(BINDING / "core.pyx")],
                 include_dirs=[numpy.get_include(), str(KERNELS)],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-                depends=[str(path) for path in sorted(KERNELS.glob("*.h"))],
+                depends=[str(path) for path in sorted(KERNELS.rglob("*.h"))],
                 extra_compile_args=["-O2", "-g0", *os.environ.get("LSTMC_CFLAGS", "").split()],
             )
         ],

@@ -67,8 +67,8 @@ class Cell:
         The gates whose product is added to c.
     doors : tuple of str
         The gates that cut a unit off while they are shut: nothing gets in, or nothing gets out.
-    dc_per_dh : function of (c, gates) or None
-        Returns the derivative of h with respect to c of the same step.
+    dc_through_h : function of (dh, c, gates) or None
+        Returns what a gradient at h sends to c of the same step.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Cell:
     keeps: str | None = None
     writes: tuple = ()
     doors: tuple = ()
-    dc_per_dh: Callable | None = None
+    dc_through_h: Callable | None = None
 
     @property
     def has_c(self):
@@ -98,15 +98,15 @@ class Cell:
         return slice(i * hidden, (i + 1) * hidden)
 
 
-def _lstm_dc_per_dh(c, gates):
-    return gates["o"] * (1 - np.tanh(c) ** 2)
+def _lstm_dc_through_h(dh, c, gates):
+    return dh * gates["o"] * (1 - np.tanh(c) ** 2)
 
 
 def _lstm_derivatives(h, c, gates):
     i, f, g, o = (gates[name] for name in "ifgo")
     return {
         "f": f,
-        "o (1 - tanh(c)^2)": _lstm_dc_per_dh(c, gates),
+        "o (1 - tanh(c)^2)": _lstm_dc_through_h(1, c, gates),
         "1 - g^2": 1 - g**2,
         "i (1 - i)": i * (1 - i),
         "f (1 - f)": f * (1 - f),
@@ -128,7 +128,7 @@ _LSTM = Cell(
     keeps="f",
     writes=("i", "g"),
     doors=("i", "o"),
-    dc_per_dh=_lstm_dc_per_dh,
+    dc_through_h=_lstm_dc_through_h,
     derivatives=_lstm_derivatives,
 )
 

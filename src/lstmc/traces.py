@@ -121,7 +121,8 @@ class StateGradients:
         if self.dc_later is None:
             return None
         trace = self._trace
-        return self.dh * trace.cell.dc_per_dh(trace.all_c[1:], trace.split(trace.all_gates))
+        gates = trace.split(trace.all_gates)
+        return trace.cell.dc_through_h(self.dh, trace.all_c[1:], gates)
 
     @property
     def dc(self):

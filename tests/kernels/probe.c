@@ -3,8 +3,8 @@
  * a gradient that reaches h_before by itself. The equations are those of a gated unit with the reset gate
  * after the product.
  */
-#define LSTMC_CELLS_H /* the list below takes the place of cells.h */
-#include "cell.h"
+#define LSTMC_CELLS_H /* the list below takes the place of cells/list.h */
+#include "cells/cell.h"
 #include "vmath.h"
 
 INLINE void probe_forward(forward_units *u)
@@ -39,7 +39,7 @@ INLINE void probe_backward(backward_units *u)
 #define CELL_SAVED 4
 #define CELL_HAS_C 0
 #define CELL_CARRIES_H 1
-#include "pointwise.h"
+#include "cells/pointwise.h"
 
 static const cell *cell_of(int number) { return number == 0 ? &probe : NULL; }
 

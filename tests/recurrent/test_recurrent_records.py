@@ -120,7 +120,7 @@ def test_recording_cannot_consume():
     net = lstmc.LSTM(FEATURES, HIDDEN, rng=1)
     y, _, trace = net.forward(np.ones((STEPS, BATCH, FEATURES), np.float32))
     records = []
-    with pytest.raises(ValueError, match=r"record reads the trace: it can ?not go with consume"):
+    with pytest.raises(ValueError, match="record reads the trace: it cannot go with consume"):
         net.backward(y, trace, consume=True, record=records)
     assert records == []
     assert not net.grads.any()

@@ -6,7 +6,7 @@
 #ifndef LSTMC_BACKWARD_H
 #define LSTMC_BACKWARD_H
 
-#include "cells.h"
+#include "cells/list.h"
 #include "split.h"
 
 /* ---- the plan ------------------------------------------------------------------------------------ */

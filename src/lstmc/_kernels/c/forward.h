@@ -7,7 +7,7 @@
 #define LSTMC_FORWARD_H
 
 #include "backward.h"
-#include "cells.h"
+#include "cells/list.h"
 #include "split.h"
 
 /* ---- packed weights: W, R and b in panels, one after another ------------------------------------- */

@@ -8,7 +8,7 @@
 #include "gemm.h"
 #include "split.h"
 
-#include "cells.h"
+#include "cells/list.h"
 #include "backward.h"
 #include "forward.h"
 

@@ -112,7 +112,7 @@ typedef struct lstmc_kernels {
     int real_size;   /* 4 or 8 */
     int vector_bytes;
 
-    /* recurrent layers; cells.h, forward.h, backward.h */
+    /* recurrent layers; cells/, forward.h, backward.h */
 
     /* The number of a cell: lstm, rnn_tanh, rnn_relu, rnn_identity; LSTMC_UNKNOWN for another name. The same
        in all tables. */

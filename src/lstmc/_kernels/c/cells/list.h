@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "cell.h"
-#include "vmath.h"
+#include "../vmath.h"
 
-#include "cell_lstm.h"
-#include "cell_rnn.h"
+#include "lstm.h"
+#include "rnn.h"
 
 static const cell *const cells[] = {&lstm, &rnn_tanh, &rnn_relu, &rnn_identity};
 enum { CELLS = sizeof(cells) / sizeof(cells[0]) };

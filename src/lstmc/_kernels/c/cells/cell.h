@@ -1,14 +1,14 @@
 /* What a cell is to the driver, and what a cell's equations see.
  *
- * A cell's file (cell_lstm.h) defines its counts and two functions over VL units of one row, and includes
+ * A cell's file (lstm.h) defines its counts and two functions over VL units of one row, and includes
  * pointwise.h, which makes of them the two loops over rows and units and the record below. The driver
- * (forward.h, backward.h) is compiled once and asks the record; cells.h is the list of all.
+ * (forward.h, backward.h) is compiled once and asks the record; list.h is the list of all.
  */
 #ifndef LSTMC_CELL_H
 #define LSTMC_CELL_H
 
-#include "gemm.h"
-#include "kernels.h"
+#include "../gemm.h"
+#include "../kernels.h"
 
 enum { MOST = 4 }; /* sums, biases or saved values of a unit */
 

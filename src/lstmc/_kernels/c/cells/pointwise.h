@@ -1,6 +1,6 @@
 /* The two loops over rows and units, made for one cell: CELL, its counts, CELL_forward() and CELL_backward().
  *
- * Included by each cell's file after its equations (cell_lstm.h says what those are). Nothing here knows an
+ * Included by each cell's file after its equations (lstm.h says what those are). Nothing here knows an
  * equation; nothing in a cell knows about rows, panels or tails. What a cell does not have is a condition on
  * constants, and costs nothing.
  */

@@ -1,7 +1,7 @@
 /* The simple recurrent cell (Elman 1990): h = nonlinearity(W x + R h_before + b), a cell for each
  * nonlinearity.
  *
- * What a cell's file holds is said in cell_lstm.h. Of these, backward needs no more than h.
+ * What a cell's file holds is said in lstm.h. Of these, backward needs no more than h.
  */
 
 INLINE void rnn_tanh_forward(forward_units *u) { u->h = v_tanh(u->sums[0]); }
