@@ -1,10 +1,10 @@
-"""How long a state is kept: the cell of an LSTM is a conveyor belt, the state of an RNN is not.
+"""How long a state lasts: the cell of an LSTM is a conveyor belt, the state of an RNN is not.
 
 Run it with: ``python examples/conveyor_belt.py``
 
 With the input gate at 0 and the forget gate at 1, c = f c + i g is c again: to the last bit, after any number
 of steps (the constant error carousel of Hochreiter & Schmidhuber 1997, whose f is always 1). With gates in
-between, and recurrent weights at zero, the share of c that is left is the product of the forget gates (Gers
+between, and recurrent weights of zero, the share of c that is left is the product of the forget gates (Gers
 et al. 2000), and so is the derivative. A tanh RNN has no gate: each step mixes its whole state and shrinks
 it.
 
@@ -27,8 +27,8 @@ BELT = "LSTM, input gate 0, forget gate 1"
 NEARLY = f"LSTM, forget bias {FORGET_BIAS:g}"
 
 
-class Kept(NamedTuple):
-    """What main() found."""
+class Measurements(NamedTuple):
+    """What main() measures."""
 
     saturated: dict[str, bool]  # by type: i is exactly 0 and f exactly 1, at every step
     same_bits: dict[str, bool]  # by type: every c has the bits of the first one
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
 
 
 def shut_in(hidden: int, dtype: Any) -> lstmc.LSTM:
-    """Make an LSTM that writes nothing into its cell and forgets nothing; all else is as usual."""
+    """Return an LSTM that writes nothing into its cell and forgets nothing; all else is as usual."""
     lstm = lstmc.LSTM(INPUTS, hidden, dtype=dtype, rng=0)
     lstm["bias_l0"][:hidden] = -1000  # i: the sigmoid is exactly 0 there
     lstm["bias_l0"][hidden : 2 * hidden] = 1000  # f: exactly 1
@@ -48,7 +48,7 @@ def shut_in(hidden: int, dtype: Any) -> lstmc.LSTM:
 
 
 def by_itself(hidden: int) -> lstmc.LSTM:
-    """Make an LSTM with ordinary gates that read the input alone: no unit hears another."""
+    """Return an LSTM with ordinary gates that read the input alone: no unit reads another."""
     lstm = lstmc.LSTM(INPUTS, hidden, dtype=np.float64, rng=0)
     lstm["weight_hh_l0"][:] = 0
     lstm["bias_l0"][hidden : 2 * hidden] = FORGET_BIAS
@@ -56,7 +56,7 @@ def by_itself(hidden: int) -> lstmc.LSTM:
 
 
 def orthogonal(hidden: int) -> lstmc.RNN:
-    """Make a tanh RNN whose recurrent weights neither shrink nor stretch any state."""
+    """Return a tanh RNN whose recurrent weights neither shrink nor stretch any state."""
     rnn = lstmc.RNN(INPUTS, hidden, dtype=np.float64, rng=0)
     square = np.random.default_rng(1).standard_normal((hidden, hidden))
     rnn["weight_hh_l0"][:] = np.linalg.qr(square)[0]
@@ -64,7 +64,7 @@ def orthogonal(hidden: int) -> lstmc.RNN:
 
 
 def what_is_left(net: Any, x: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Compare a run from `start` (1, H) with one from zeros: norms of the difference of c, or h, (T+1,)."""
+    """Return the norms (T+1,) of the difference in c, or h, of runs from `start` (1, H) and from zeros."""
     runs = []
     for first in (start, np.zeros_like(start)):
         lstm = isinstance(net, lstmc.LSTM)
@@ -106,7 +106,7 @@ def main(
     steps: int = 10_000,
     hidden: int = 16,
     product_steps: int = 200,
-) -> Kept:
+) -> Measurements:
     """Measure, print, and draw into `path` unless that is None.
 
     The product of the forget gates is over `product_steps`.
@@ -159,7 +159,7 @@ def main(
             draw(path, left, lost)
         except ImportError:
             print("no picture: pip install lstmc[plot]")
-    return Kept(saturated, same_bits, identity, error, crossed, left, lost)
+    return Measurements(saturated, same_bits, identity, error, crossed, left, lost)
 
 
 if __name__ == "__main__":

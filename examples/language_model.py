@@ -1,4 +1,4 @@
-"""Train a small language model, look at what it expects, keep it.
+"""Train a small language model, look at its predictions, save it.
 
 Run it with: ``python examples/language_model.py``
 """
@@ -12,7 +12,7 @@ TEXT = "the cat sat on the mat.\nthe dog lay on the rug.\nthe cat saw the dog.\n
 
 
 def main(path: str | Path = "cats.safetensors", epochs: int = 12) -> lstmc.LanguageModel:
-    """Train by words on three sentences, save, load, and give the loaded model."""
+    """Train by words on three sentences, save, load, and return the loaded model."""
     vocabulary = lstmc.Vocabulary.from_text(TEXT, level="word")
     model = lstmc.LanguageModel(vocabulary, layers=1, hidden=32, embed=16, rng=0)
     trainer = lstmc.Trainer(model.net, lstmc.Adam(model.net, lr=0.01), batch=10, steps=20)

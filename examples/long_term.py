@@ -2,8 +2,8 @@
 
 Run it with: ``python examples/long_term.py`` or, with longer sequences, ``python examples/long_term.py 200``
 
-Both networks get the same sequences, and the same count of updates at most. The picture shows their
-learning curves, and why: how much of the gradient of the loss, before training, reaches back in time.
+Both networks get the same sequences, and at most the same number of updates. The picture shows their
+learning curves, and why: how much of the gradient of the loss reaches back in time before training.
 With ``main(start="orthogonal")`` the RNN begins with a recurrent matrix through which the gradient hardly
 shrinks, and then learns temporal order and copying too, but not adding.
 """
@@ -24,18 +24,18 @@ def main(
     seconds: float | None = None,
     start: str = "uniform",
 ) -> list[Comparison]:
-    """Compare both networks at these problems, print and draw it, and give the comparisons."""
-    found = []
+    """Compare both networks on these problems, print, draw, and return the comparisons."""
+    comparisons = []
     for name in problems:
         problem = Problem(name, steps)
-        found.append(compare(problem, updates, start=start, every=50, seconds=seconds))
-        print(found[-1], flush=True)
+        comparisons.append(compare(problem, updates, start=start, every=50, seconds=seconds))
+        print(comparisons[-1], flush=True)
     try:
-        plot_comparisons(path, found)
+        plot_comparisons(path, comparisons)
         print(f"see {path}")
     except ImportError as error:
         print(f"no picture: {error}")
-    return found
+    return comparisons
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Run it with: ``python examples/train_by_hand.py``
 
-The task: a sequence of ones and minus ones; after each, say the sign of the one three steps before.
+The task: read a sequence of ones and minus ones; after each, predict the sign of the one three steps before.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import lstmc
 
 
 def make_batch(rng: np.random.Generator, steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give x (T, B, 1) and the classes (T, B), -1 where there is nothing to say yet."""
+    """Return x (T, B, 1) and the classes (T, B), -1 where there is no answer yet."""
     bits = rng.integers(0, 2, (steps, batch))
     targets = np.full((steps, batch), -1)
     targets[3:] = bits[:-3]
@@ -19,7 +19,7 @@ def make_batch(rng: np.random.Generator, steps: int, batch: int) -> tuple[np.nda
 
 
 def main(updates: int = 300) -> float:
-    """Train, and give the loss of the last update in nats: chance is log 2 = 0.69."""
+    """Train, and return the loss of the last update in nats: chance is log 2 = 0.69."""
     rng = np.random.default_rng(0)
     net = lstmc.Sequential(lstmc.LSTM(1, 24, rng=rng), lstmc.Linear(24, 2, rng=rng))
     optimiser = lstmc.Adam(net, lr=0.01)

@@ -1,12 +1,12 @@
-"""How a gradient vanishes and explodes in a simple recurrent network, against what theory says.
+"""How a gradient vanishes and explodes in a simple recurrent network, compared with theory.
 
 Run it with: ``python examples/vanish_and_explode.py``
 
 One gradient g arrives at the last state. Without an activation ("identity") it is g R^k at the state k steps
-before, R the recurrent weights: it shrinks or grows by R's spectral radius a step, once the first steps are
-over (Hochreiter 1991; Bengio et al. 1994; Pascanu et al. 2013). With tanh each step multiplies by 1 - h^2
-too, which is at most 1: what that takes away is what lies between the two lines. It takes the explosion away,
-and makes a gradient vanish that the weights alone would keep.
+before, where R are the recurrent weights: after the first steps it shrinks or grows by R's spectral radius per
+step (Hochreiter 1991; Bengio et al. 1994; Pascanu et al. 2013). With tanh, each step also multiplies by
+1 - h^2, which is at most 1: this is the difference between the two lines. It prevents the explosion, and a
+gradient that the weights alone would preserve vanishes.
 """
 
 import sys
@@ -22,19 +22,19 @@ INPUTS = 8
 
 
 class Line(NamedTuple):
-    """One spectral radius: norms (T+1,) of the gradient k steps back, and factors a step."""
+    """One spectral radius: norms (T+1,) of the gradient k steps back, and factors per step."""
 
     radius: float
     linear: np.ndarray  # measured, identity
     theory: np.ndarray  # the norm of g R^k, from NumPy
     tanh: np.ndarray  # measured, tanh
-    weights: float  # factor a step with identity: the weights'
-    whole: float  # factor a step with tanh: the weights' and the derivative's
+    weights: float  # factor per step with identity: the weights'
+    whole: float  # factor per step with tanh: the weights' and the derivative's
     slope: float  # median of 1 - h^2 over units and steps
 
 
 def random_weights(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Give a random matrix (not normal: its eigenvectors are not orthogonal) of spectral radius 1."""
+    """Return a random matrix (not normal: its eigenvectors are not orthogonal) of spectral radius 1."""
     matrix = rng.standard_normal((size, size))
     return matrix / float(np.abs(np.linalg.eigvals(matrix)).max())
 
@@ -46,7 +46,7 @@ def follow(
     x: np.ndarray,
     g: np.ndarray,
 ) -> tuple[np.ndarray, float, float]:
-    """Send g (H,) back from the last of the steps x (T, I): norms (T+1,), factor a step, median slope.
+    """Send g (H,) back from the last step of x (T, I); return norms (T+1,), factor per step, median slope.
 
     The recurrent weights are (H, H), those of the input (H, I).
     """
@@ -80,7 +80,7 @@ def draw(path: str | Path, lines: list[Line]) -> None:
         lower.semilogy(k, line.tanh, **look)
     upper.set_title("identity: the spectral radius decides\n(lines: theory, dots: measured)")
     lower.set_title(
-        "tanh: what grew is held, what shrank shrinks faster\n(thin lines: identity, as above)"
+        "tanh: what grew is bounded, what shrank shrinks faster\n(thin lines: identity, as above)"
     )
     for axes in (upper, lower):
         axes.set_ylabel("norm of the gradient, 1 at the loss")
@@ -93,7 +93,7 @@ def draw(path: str | Path, lines: list[Line]) -> None:
 def main(
     path: str | Path | None = "vanish_and_explode.png", steps: int = 60, hidden: int = 32
 ) -> list[Line]:
-    """Measure, print, draw into `path` unless that is None, and give the numbers, a Line a radius."""
+    """Measure, print, draw into `path` unless that is None, and return a Line for each radius."""
     rng = np.random.default_rng(0)
     unit, g = random_weights(hidden, rng), rng.standard_normal(hidden)
     g, x = g / np.linalg.norm(g), rng.standard_normal((steps, INPUTS))
