@@ -15,7 +15,7 @@ SENTENCE = The value of the expression is converted to a string, and the name of
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v -e binding/core.c$$ -e binding/kernels.pxi$$ -e binding/flat.pxi$$)
 
 # What clang-format keeps in form; those of CUDA and of its emulation are formatted by hand.
-C_SOURCES = src/lstmc/_kernels/c/*.[ch] tests/kernels/*.c benchmarks/*/*.c
+C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels benchmarks -name '*.[ch]')
 # The environment with the tools that check and format.
 TOOLS ?= .venv-lint
 

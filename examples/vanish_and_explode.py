@@ -2,11 +2,11 @@
 
 Run it with: ``python examples/vanish_and_explode.py``
 
-One gradient g arrives at the last state. Without an activation ("identity") it is g R^k at the state k steps
-before, where R are the recurrent weights: after the first steps it shrinks or grows by R's spectral radius per
-step (Hochreiter 1991; Bengio et al. 1994; Pascanu et al. 2013). With tanh, each step also multiplies by
-1 - h^2, which is at most 1: this is the difference between the two lines. It prevents the explosion, and a
-gradient that the weights alone would preserve vanishes.
+One gradient g arrives at the last state. Without an activation ("identity") it is g R^k at the state k
+steps before, where R are the recurrent weights: after the first steps it shrinks or grows by R's spectral
+radius per step (Hochreiter 1991; Bengio et al. 1994; Pascanu et al. 2013). With tanh, each step also
+multiplies by 1 - h^2, which is at most 1: this is the difference between the two lines. It prevents the
+explosion, and a gradient that the weights alone would preserve vanishes.
 """
 
 import sys

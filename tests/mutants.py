@@ -41,6 +41,7 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
+PATIENCE = 900  # seconds for the tests of the unchanged sources
 
 # name, file, what is there, what takes its place
 MUTANTS = [
@@ -303,13 +304,13 @@ class Copy:
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
         return run(command, self.folder, self.environment, 600)
 
-    def test(self, first=(), gpu=False):
+    def test(self, first=(), gpu=False, timeout=None):
         names = dict.fromkeys([*first, *(GPU_TESTS if gpu else TESTS)])  # each once
         tests = [f"tests/{name}.py" for name in names]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
         options += ["-k", "not compile"] if gpu else []
         command = [sys.executable, "-m", "pytest", *options, *tests]
-        return run(command, self.folder, self.environment, self.timeout)
+        return run(command, self.folder, self.environment, timeout or self.timeout)
 
     def judge(self, file, old, new):
         """Return what became of a mutant; the first word says whether it is as it should be."""
@@ -363,9 +364,13 @@ def prepare(copies):
             status, output = copy.build()
     for gpu in (False, True):
         if status == 0:
-            status, output = first.test(gpu=gpu)
+            start = time.monotonic()
+            status, output = first.test(gpu=gpu, timeout=PATIENCE)
+            for copy in copies:  # a survivor must not look as if it hung
+                copy.timeout = max(copy.timeout, 3 * (time.monotonic() - start))
     if status != 0:
-        sys.exit(f"{output}\nthe sources fail before any change")
+        why = f"take over {PATIENCE} s" if status is None else "fail"
+        sys.exit(f"{output}\nthe tests {why} before any change")
 
 
 def refuse_lost():
@@ -397,7 +402,8 @@ def main():
     parser.add_argument(
         "--seed", type=int, metavar="S", help="of the sample; by default a fresh one"
     )
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for the tests of one, "
+                        "or three times what they take unchanged if that is more")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.sample is None and arguments.seed is not None:
         parser.error("--seed needs --sample")
