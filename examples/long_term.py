@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lstmc.inspection import Comparison, Problem, compare
+from lstmc.inspection.comparison import Comparison, compare
 from lstmc.inspection.plots import plot_comparisons
+from lstmc.inspection.problems import Problem
 
 
 def main(

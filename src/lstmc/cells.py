@@ -5,7 +5,7 @@ the same name compute a cell, and ``reference`` is the specification of what the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ __all__ = ["CELLS", "Cell", "Gate"]
 LOW, HIGH = 0.1, 0.9  # a sigmoid below or above is saturated; a tanh beyond HIGH on either side
 
 
-@dataclass(frozen=True, eq=False)
-class Gate:
+class Gate(NamedTuple):
     """A gate: one row block of the weights.
 
     Attributes
@@ -42,8 +41,7 @@ class Gate:
         return {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
+class Cell(NamedTuple):
     """The record of a cell.
 
     Attributes

@@ -1,6 +1,5 @@
 """Looking inside: where in time gradients live, what gates do, whether backward is right."""
 
-from .comparison import Comparison, Learning, compare, equal_networks, learn
 from .flow import GradientFlow, LayerFlow, gradient_flow
 from .gates import GateReport, LayerGates, Write, gate_statistics, writers
 from .gradient_check import GradientReport, TensorCheck, check_gradients
@@ -12,34 +11,27 @@ from .jacobians import (
     state_jacobian,
     step_factors,
 )
-from .problems import Problem
 from .reach import Reach
 from .watch import NonFinite, Watch, find_nonfinite
 
 __all__ = [
-    "Comparison",
     "GateReport",
     "GradientFlow",
     "GradientReport",
     "JacobianSpectrum",
     "LayerFlow",
     "LayerGates",
-    "Learning",
     "NonFinite",
-    "Problem",
     "Reach",
     "TensorCheck",
     "Watch",
     "Write",
     "check_gradients",
-    "compare",
-    "equal_networks",
     "find_nonfinite",
     "gate_statistics",
     "gradient_flow",
     "input_jacobian",
     "jacobian_spectrum",
-    "learn",
     "lyapunov_exponents",
     "state_jacobian",
     "step_factors",

@@ -1,7 +1,7 @@
 """Inspection, for type checkers: what __init__.py exports, with types."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, Protocol
 
@@ -252,90 +252,3 @@ class Watch:
         nonfinite: Literal["stop", "warn"] = "stop",
     ) -> None: ...
     def __call__(self, loss: float, dy: _Array, trace: Any) -> dict[str, Any] | None: ...
-
-@dataclass(frozen=True)
-class Problem:
-    name: str
-    steps: int = 100
-    symbols: int = 10
-    alphabet: int = 2
-    @property
-    def length(self) -> int: ...
-    @property
-    def inputs(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-    @property
-    def measure(self) -> str: ...
-    @property
-    def limit(self) -> float: ...
-    def __post_init__(self) -> None: ...
-    def batch(self, rng: np.random.Generator, batch: int) -> tuple[_Array, _Array]: ...
-    def loss(self, y: _Array, targets: _Array) -> tuple[float, _Array]: ...
-    def score(self, y: _Array, targets: _Array) -> float: ...
-    def solved(self, score: float) -> bool: ...
-
-@dataclass
-class Learning:
-    problem: Problem
-    cell: str
-    hidden: int
-    parameters: int
-    lr: float
-    updates: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    solved_at: int | None = None
-    stopped: str = "updates"
-    skipped: int = 0
-    seconds: float = 0.0
-    def to_dict(self) -> dict[str, Any]: ...
-
-@dataclass
-class Comparison:
-    problem: Problem
-    lstm: Learning
-    rnn: Learning
-    lstm_flow: GradientFlow
-    rnn_flow: GradientFlow
-    forget: Any = "spread"
-    start: str = "uniform"
-    @property
-    def sides(self) -> list[tuple[str, Learning, GradientFlow]]: ...
-    def plot(self, path: _Path) -> None: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-def equal_networks(
-    problem: Problem,
-    hidden: int = 48,
-    rng: int | np.random.Generator = 0,
-    forget: str | float = "spread",
-    start: str = "uniform",
-) -> tuple[Sequential, Sequential]: ...
-def learn(
-    net: Sequential,
-    problem: Problem,
-    updates: int = 5000,
-    *,
-    lr: float | None = None,
-    batch: int = 50,
-    clip: float = 1.0,
-    every: int = 100,
-    rows: int = 1000,
-    seed: int = 0,
-    seconds: float | None = None,
-    num_threads: int | None = 1,
-) -> Learning: ...
-def compare(
-    problem: Problem,
-    updates: int = 5000,
-    *,
-    hidden: int = 48,
-    seed: int = 0,
-    forget: str | float = "spread",
-    start: str = "uniform",
-    lstm_lr: float | None = None,
-    rnn_lr: float | None = None,
-    seconds: float | None = None,
-    **options: Any,
-) -> Comparison: ...
