@@ -1,11 +1,10 @@
-# With Python 3.11 or newer and a C compiler:
-#   make demo    trains on the text that comes with Python and shows what was learnt
-#   make test    runs the tests, but for those marked slow
-#   make lint    checks style and types;  make format  formats Python and C
-#   make bench   times lstmc beside PyTorch, ONNX Runtime and JAX, which it installs
-#   make gpu     builds, tests, checks and times on a machine with an NVIDIA GPU, CuPy and PyTorch
-#   make clean   removes what the others made
-# All but gpu and clean install lstmc into a virtual environment of their own, again when a source has changed.
+# Two commands that need nothing but Python 3.11 or newer and a C compiler:
+#   make demo   trains on the text that comes with Python and shows what was learnt
+#   make test   installs lstmc with what its tests need and runs them
+# And make bench, which installs PyTorch, ONNX Runtime and JAX to time them beside lstmc.
+# Each makes a virtual environment of its own, again when a source has changed.
+# And make lint, which checks style and types.
+# And make gpu, on a machine with an NVIDIA GPU that has everything: builds, tests, checks and times there.
 
 PYTHON ?= python3
 MINUTES ?= 1.7
@@ -14,12 +13,9 @@ SENTENCE = The value of the expression is converted to a string, and the name of
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v -e binding/core.c$$ -e binding/kernels.pxi$$ -e binding/flat.pxi$$)
 
-# What clang-format keeps in form; those of CUDA and of its emulation are formatted by hand.
-C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels benchmarks -name '*.[ch]')
-# The environment with the tools that check and format.
-TOOLS ?= .venv-lint
+C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels -name '*.[ch]')
 
-.PHONY: demo test bench gpu lint format clean check-python
+.PHONY: demo test bench gpu lint style clean check-python
 
 demo: .venv-demo/stamp
 	rm -rf demo
@@ -35,17 +31,17 @@ demo: .venv-demo/stamp
 test: .venv-test/stamp
 	.venv-test/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# BENCH="step --hidden 256 --threads 1" times one workload; without it, all are timed.
+# BENCH="step --hidden 256 --threads 1" times one workload; without, everything.
 bench: .venv-bench/stamp
 	.venv-bench/bin/python -m benchmarks $(BENCH)
 
-# GPU="test" or GPU="time --quick" runs one part; benchmarks/gpu.sh --help lists them.
+# GPU="test" or GPU="time --quick" runs that alone; benchmarks/gpu.sh --help says what there is.
 gpu:
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh $(GPU)
 
 .venv-demo/stamp: EXTRAS = plot
 .venv-test/stamp: EXTRAS = test,plot
-# A test compiles the CUDA sources with nvcc or, where that is missing, with NVRTC if it can be installed.
+# That CUDA sources compile is tested with nvcc or, where that is missing and there is one to be had, with NVRTC.
 .venv-test/stamp: AFTERWARDS = @command -v nvcc > /dev/null || .venv-test/bin/python -m pip install --quiet \
 	--disable-pip-version-check nvidia-cuda-nvrtc || true
 .venv-bench/stamp: EXTRAS = bench
@@ -59,22 +55,20 @@ check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "lstmc needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ..."; exit 1; }
 
-lint: $(TOOLS)/stamp
-	$(TOOLS)/bin/ruff check .
-	$(TOOLS)/bin/ruff format --check .
-	$(TOOLS)/bin/clang-format --dry-run --Werror $(C_SOURCES)
-	$(TOOLS)/bin/mypy
-	$(TOOLS)/bin/stubtest lstmc --ignore-missing-stub --allowlist .ci/allowlist --ignore-unused-allowlist \
-		--mypy-config-file pyproject.toml
+lint: .venv-lint/stamp
+	@$(MAKE) --no-print-directory style BIN=.venv-lint/bin
 
-format: $(TOOLS)/stamp
-	$(TOOLS)/bin/ruff check --fix .
-	$(TOOLS)/bin/ruff format .
-	$(TOOLS)/bin/clang-format -i $(C_SOURCES)
+# The same with tools that are there already, in the folder BIN of an environment that has lstmc too.
+style:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/stubtest lstmc --ignore-missing-stub --allowlist .ci/allowlist --ignore-unused-allowlist \
+		--mypy-config-file pyproject.toml
 
 .venv-lint/stamp: EXTRAS = dev
 
 clean:
-	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info
-	rm -f src/lstmc/_kernels/binding/core.c src/lstmc/_kernels/binding/kernels.pxi src/lstmc/_kernels/binding/flat.pxi
+	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info src/lstmc/_kernels/binding/core.c
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

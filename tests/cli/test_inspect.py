@@ -57,7 +57,7 @@ def test_it_tells_who_wrote_a_unit(model, capsys):
     assert inspect("--text", TEXT, "--unit", 4, "--layer", 0) == 0
     output = capsys.readouterr().out
     if model.config["cell"] == "rnn":
-        assert "cells of kind rnn have no cell state" in output
+        assert "who wrote a unit: RNN layers have no cell state" in output
         return
     first = lstmc.writers(model, TEXT[:-1], unit=4, layer=0, k=1)[0]
     _, listed = output.split("who wrote unit 4 of layer 0")
@@ -123,11 +123,11 @@ def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
 
 def test_the_demo_of_another_seed_is_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    output = []
+    outputs = []
     for seed in (0, 1):
         assert (
             cli.main(["inspect", "--demo", "--steps", "10", "--updates", "2", "--seed", str(seed)])
             == 0
         )
-        output.append(capsys.readouterr().out)
-    assert output[0] != output[1]
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] != outputs[1]

@@ -14,7 +14,6 @@ import pytest
 
 from lstmc import LanguageModel, cli, set_num_threads
 from lstmc.cli import train as cli_train
-from lstmc.cli.main import make_parser
 from lstmc.files import read_safetensors, write_safetensors
 
 TEXT = "the cat sat on the mat.\nthe dog saw the cat, and the cat ran.\n" * 40
@@ -204,11 +203,10 @@ def test_defaults_are_those_that_help_tells(capsys):
         assert name == "file" or option in output
         if value is not None and name != "file":
             assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", output), option
-    settings = cli_train.new_settings(make_parser().parse_args(["train"]))
+    settings = cli_train.new_settings(cli.make_parser().parse_args(["train"]))
     assert (settings["hidden"], settings["batch"], settings["lr"]) == (128, 50, 2e-3)
-    assert (
-        cli_train.new_settings(make_parser().parse_args(["train", "--optimizer", "sgd"]))["lr"] == 1
-    )
+    settings = cli_train.new_settings(cli.make_parser().parse_args(["train", "--optimizer", "sgd"]))
+    assert settings["lr"] == 1
 
 
 @pytest.mark.parametrize(
@@ -273,7 +271,7 @@ def wait_for(path, child):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_saves_and_resuming_ends_with_the_same_bits():
-    # More epochs than are trained before the signal; both runs then end where the second was output to.
+    # More epochs than are trained before the signal; both runs then end where the second was told to.
     long = ["--epochs", 5000, "--dropout", 0.2]
     child = process("train", "text.txt", "--out", "out", *SMALL, *long)
     wait_for("out/checkpoint.safetensors", child)
@@ -321,7 +319,7 @@ def test_a_resumed_run_refuses_what_conflicts(capsys):
     assert "no run to resume" in error_of(capsys)
 
 
-def test_a_run_is_not_written_over_without_being_asked(capsys):
+def test_a_run_is_not_written_over_unasked(capsys):
     assert train("out") == 0
     before = model_bytes("out")
     capsys.readouterr()
@@ -392,7 +390,7 @@ def test_a_full_disk_is_told_in_one_line():
 @pytest.mark.parametrize(
     "arguments",
     ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
-     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell nonsense",
+     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
      "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],

@@ -158,6 +158,7 @@ NEAR_ZERO = {"exp": lambda x: 1 + x, "tanh": lambda x: x, "sigmoid": lambda x: 0
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_accuracy_over_all_floats(ffi, function):
     """All 2^32 of them, but NaN, on all instruction sets: what vmath.h says of f32 is so.

@@ -214,8 +214,8 @@ def kill_at_random(folder, moments, epochs=10):
     timed.checkpoint_seconds = 0
     timed.fit(TRAIN, VALID, epochs=epochs, checkpoint=folder / "timed")
     seconds = time.monotonic() - began
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}, a whole run takes {seconds:.3f} s")
+    seed = int(os.environ.get("LSTMC_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"LSTMC_TEST_SEED={seed} draws these moments again; a whole run takes {seconds:.3f} s")
     rng, killed = random.Random(seed), 0
     program = PROGRAM.format(helpers=os.path.dirname(trainers.__file__), epochs=epochs)
     for i in range(moments):
@@ -245,6 +245,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is a matter of POSIX")
 def test_a_training_killed_at_twenty_moments_goes_on_to_the_same_bits(tmp_path):
     assert kill_at_random(tmp_path, 20) >= 10

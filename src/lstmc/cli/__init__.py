@@ -1,5 +1,101 @@
-"""The command line: a file per command, wired together in main.py."""
+"""The command line: train, next, sample, eval, inspect, bench, config.
 
-from .main import main
+Every command is a file here: HELP and EXAMPLE, ``add_options(parser)``, and ``run(args)``, which returns
+the exit code if it is not 0. Exit codes: 0 for success, 1 for an error, 2 for wrong usage, 130 after
+Ctrl-C.
+"""
 
-__all__ = ["main"]
+import argparse
+import os
+import sys
+
+from .. import __version__
+from .._kernels.binding.core import set_num_threads
+from . import bench, config, evaluate, inspect, sample, train
+from . import next as next_tokens
+from .options import UsageError
+
+__all__ = ["main", "make_parser"]
+
+COMMANDS = {
+    "train": train,
+    "next": next_tokens,
+    "sample": sample,
+    "eval": evaluate,
+    "inspect": inspect,
+    "bench": bench,
+    "config": config,
+}
+
+
+def make_parser():
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="lstmc",
+        description="Train a recurrent network on a text, and let it write on.",
+        epilog="To begin: lstmc train --out run, then lstmc sample run/model.safetensors",
+    )
+    parser.add_argument("--version", action="version", version=f"lstmc {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP[0].upper() + command.HELP[1:] + ".",
+            epilog="example:\n" + command.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.set_defaults(run=command.run)
+        command.add_options(subparser)
+    return parser
+
+
+def main(argv=None):
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = make_parser().parse_args(argv)
+    try:
+        if getattr(args, "threads", None):
+            set_num_threads(args.threads)
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return complain(error, 2)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    except BrokenPipeError:  # as of `lstmc sample ... | head`, where nobody reads on
+        discard_output()
+        return 0
+    except MemoryError as error:
+        return complain(f"out of memory: {error}", 1)
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was the output that failed
+            discard_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return complain(f"{where}{error.strerror or error}", 1)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        return complain(error, 1)
+
+
+def discard_output():
+    """Send what is left of the output nowhere, or Python would fail on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(error, code):
+    """Print an error on one line; return the exit code."""
+    print("lstmc: error: " + " ".join(str(error).split()), file=sys.stderr)
+    return code

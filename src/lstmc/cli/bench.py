@@ -1,6 +1,7 @@
-"""``lstmc bench``: a few sizes timed in seconds, with PyTorch beside them on request.
+"""The command ``lstmc bench``: times of a handful of sizes, PyTorch beside them if asked.
 
-More peers, and what the machine could do at best, are in benchmarks/ of the source tree.
+More peers, and what the machine could do at best, are in benchmarks/ of the
+source tree.
 """
 
 import statistics
@@ -8,10 +9,14 @@ import time
 
 import numpy as np
 
-from .. import LSTM, get_num_threads
-from .options import add_command, add_threads, count, positive
+from .._kernels.binding.core import get_num_threads
+from ..recurrent import LSTM
+from .options import add_threads, count, positive
 
-__all__ = ["add_bench", "bench", "time_text"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run", "time_text"]
+
+HELP = "time lstmc on this machine, in seconds"
+EXAMPLE = "  lstmc bench --threads 1 --peer torch"
 
 # kind, T, B, H (and as many inputs)
 WORKLOADS = (
@@ -25,10 +30,8 @@ WORKLOADS = (
 TURN = 0.01  # seconds
 
 
-def add_bench(commands):
-    """Add the command and its options."""
-    parser = add_command(commands, "bench", bench, "time lstmc on this machine, in seconds",
-                         "  lstmc bench --threads 1 --peer torch")  # fmt: skip
+def add_options(parser):
+    """Add the options of this command."""
     add = parser.add_argument
     add("--hidden", type=count, metavar="N", help="this many units (default: some from 64 to 512)")
     add("--seconds", type=positive, default=0.5, metavar="X",
@@ -37,7 +40,7 @@ def add_bench(commands):
     add_threads(parser)
 
 
-def bench(args):
+def run(args):
     """Print a table of times: one LSTM layer, float32."""
     make_peer = torch_work if args.peer == "torch" else None
     if make_peer:
@@ -54,8 +57,9 @@ def bench(args):
         ours, *theirs = medians([m(kind, steps, batch, hidden) for m in makers], args.seconds)
         # Forward is 8 H (I + H) for a row and step; backward twice that.
         rate = (3 if kind == "train" else 1) * 16 * steps * batch * hidden**2 / ours / 1e9
-        sequence = "" if kind == "step" else f"T{steps} "
-        name = f"{kind} {sequence}B{batch} H{hidden}"
+        name = (
+            f"{kind} " + (f"B{batch} " if kind == "step" else f"T{steps} B{batch} ") + f"H{hidden}"
+        )
         line = f"{name:<22} {time_text(ours):>12} {rate:>9.1f} {steps * batch / ours:>12,.0f}"
         for seconds in theirs:
             line += f" {time_text(seconds):>12} {seconds / ours:>11.2f}×"
@@ -63,7 +67,7 @@ def bench(args):
 
 
 def time_text(seconds):
-    """Return a time in words: three figures and the unit that suits it."""
+    """Write a time with three figures and the unit that suits it."""
     units = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
     factor, unit = next((u for u in units if seconds * u[0] >= 1), units[-1])
     return f"{seconds * factor:.3g} {unit}"
@@ -73,18 +77,18 @@ def medians(works, seconds):
     """Time functions in turns for about so many seconds; return the median time of a call of each."""
     counts, times = [], [[] for _ in works]
     for work in works:
-        work()  # the first call allocates
+        work()  # at first use, things are made
         began = time.perf_counter()
         work()
         counts.append(max(1, int(TURN / max(time.perf_counter() - began, 1e-7))))
     began = time.perf_counter()
     while not times[-1] or time.perf_counter() - began < seconds:
-        for work, calls, turns in zip(works, counts, times):
+        for work, calls, measured in zip(works, counts, times):
             start = time.perf_counter()
             for _ in range(calls):
                 work()
-            turns.append((time.perf_counter() - start) / calls)
-    return [statistics.median(turns) for turns in times]
+            measured.append((time.perf_counter() - start) / calls)
+    return [statistics.median(measured) for measured in times]
 
 
 def lstmc_work(kind, steps, batch, hidden):
@@ -125,7 +129,7 @@ def torch_work(kind, steps, batch, hidden):
         return train
     state = None
 
-    def run():
+    def infer():
         nonlocal state
         with torch.inference_mode():
             if kind == "step":
@@ -133,4 +137,4 @@ def torch_work(kind, steps, batch, hidden):
             else:
                 layer(x)
 
-    return run
+    return infer

@@ -1,12 +1,17 @@
-"""``lstmc config``: versions, instruction set, threads and GPU."""
+"""The command ``lstmc config``: what this installation is."""
 
-from .. import show_config
-from .options import add_command
+from .._kernels.config import show_config
 
-__all__ = ["add_config"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run"]
+
+HELP = "show versions, instruction set and threads"
+EXAMPLE = "  lstmc config"
 
 
-def add_config(commands):
-    """Add the command, which has no options."""
-    add_command(commands, "config", lambda args: show_config(),
-                "show versions, instruction set and threads", "  lstmc config")  # fmt: skip
+def add_options(parser):
+    """Add nothing: this command has no options."""
+
+
+def run(args):
+    """Print the types, the instruction sets, the threads, the GPU and the versions."""
+    show_config()

@@ -1,25 +1,25 @@
-"""``lstmc eval``: loss and perplexity of a text."""
+"""The command ``lstmc eval``: the loss and the perplexity of a text."""
 
 import math
 
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .options import UNITS, add_command, add_model, add_threads
+from .options import UNITS, add_model, add_threads
 
-__all__ = ["add_eval", "evaluate"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run"]
+
+HELP = "measure how well a model predicts a text"
+EXAMPLE = "  lstmc eval run/model.safetensors other.txt"
 
 
-def add_eval(commands):
-    """Add the command and its options."""
-    parser = add_command(
-        commands, "eval", evaluate, "measure how well a model predicts a text",
-        "  lstmc eval run/model.safetensors other.txt")  # fmt: skip
+def add_options(parser):
+    """Add the options of this command."""
     add_model(parser)
     parser.add_argument("file", metavar="FILE", help="a text in UTF-8; - reads standard input")
     add_threads(parser)
 
 
-def evaluate(args):
+def run(args):
     """Print the loss and the perplexity of a text."""
     model = LanguageModel.load(args.model)
     text, unit = read_text(args.file), UNITS[model.vocabulary.level]

@@ -1,4 +1,7 @@
-"""``lstmc inspect``: the reports of a model on a text and their pictures, or the demo."""
+"""The command ``lstmc inspect``: the reports of a model on a text, and their pictures.
+
+Every number comes from ``lstmc.inspection``.
+"""
 
 import json
 from pathlib import Path
@@ -13,31 +16,32 @@ from ..inspection.jacobians import jacobian_spectrum, state_jacobian
 from ..inspection.problems import Problem
 from ..inspection.watch import find_nonfinite
 from ..losses import softmax_cross_entropy
-from ..passes import recurrent_layers, run
+from ..passes import recurrent_layers
+from ..passes import run as run_network
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .options import UsageError, add_command, add_model, add_threads, count, natural
+from .options import UsageError, add_model, add_threads, count, natural
 
-__all__ = ["add_inspect", "inspect"]
+__all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
-MOST_TOKENS = 1000  # the last ones of a longer text are read
-MOST_NUMBERS = 1024  # of a state: the Jacobian of a larger one is not taken
+HELP = "show where in time the gradients live, and what the gates do"
+EXAMPLE = """\
+  lstmc inspect run/model.safetensors --text "The value of the expression is" --out seen
+  lstmc inspect --demo --out demo     why an LSTM learns what an RNN cannot"""
+
+MOST_TOKENS = 1000  # of a text that are looked at, the last ones
+MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
 
 
-def add_inspect(commands):
-    """Add the command and its options."""
-    parser = add_command(
-        commands, "inspect", inspect,
-        "show where in time the gradients live, and what the gates do",
-        '  lstmc inspect run/model.safetensors --text "The value of the expression is" --out seen\n'
-        "  lstmc inspect --demo --out demo     why an LSTM learns what an RNN cannot")  # fmt: skip
-    add = parser.add_argument
+def add_options(parser):
+    """Add the options of this command."""
     add_model(parser, nargs="?")
+    add = parser.add_argument
     add("--text", help="what the model reads")
     add("--file", metavar="FILE", help="or a text in UTF-8; - reads standard input")
     add("--out", default="inspect", metavar="DIR", help="where the pictures go (default: inspect)")
     add("--unit", type=natural, metavar="N",
-        help="show which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
+        help="tell which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
     add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
     add("--demo", action="store_true",
         help="let an LSTM and an RNN learn what needs a long memory, and show why one cannot")  # fmt: skip
@@ -49,7 +53,7 @@ def add_inspect(commands):
     add_threads(parser)
 
 
-def inspect(args):
+def run(args):
     """Report on a model and a text, or compare an LSTM with an RNN."""
     if args.demo:
         if any(v is not None for v in (args.model, args.text, args.file, args.unit, args.layer)):
@@ -62,46 +66,42 @@ def inspect(args):
     if (args.text is None) == (args.file is None):
         raise UsageError("say what the model is to read: --text or --file")
     model = LanguageModel.load(args.model)
-    out = writable_folder(args.out)
-    ids = model.vocabulary.encode(args.text if args.file is None else read_text(args.file))
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    text = args.text if args.file is None else read_text(args.file)
+    ids = model.vocabulary.encode(text)
     if len(ids) < 3:
         raise ValueError(f"the text must have at least 3 tokens, got {len(ids)}")
     if len(ids) > MOST_TOKENS:
         print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
         ids = ids[-MOST_TOKENS:]
-    written_by = describe_writers(model, ids[:-1], args.unit, args.layer)
+    writers_text = describe_writers(model, ids[:-1], args.unit, args.layer)
     reports = make_reports(model, ids)
     for name, report in reports.items():
         print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
-    print(written_by)
+    print(writers_text)
     write_report(reports, out)
     draw(reports, model, ids, out)
     return 0
 
 
-def writable_folder(path):
-    """Return a folder as a Path; create it if it does not exist, and check that it is writable."""
-    out = Path(path)
-    out.mkdir(parents=True, exist_ok=True)
-    check_writable_folder(out / "report.json")
-    return out
-
-
 def make_reports(model, ids):
-    """Return the reports by name; a spectrum only of layers whose state is small enough."""
-    y, _, trace = run(model.net, ids[:-1, None])
+    """Return the reports by name; of the Jacobians, those whose state is small enough."""
+    y, _, trace = run_network(model.net, ids[:-1, None])
     loss, dy = softmax_cross_entropy(y, ids[1:, None])
     if not np.isfinite(loss):
         raise ValueError(f"the loss is {loss}: {find_nonfinite(model.net, trace=trace, dy=dy)}")
     flow = gradient_flow(model.net, trace=trace, dy=dy)
     flow.loss = loss
     reports = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
-    for dotted, layer, layer_trace in recurrent_layers(model.net, trace):
-        name = dotted.rstrip(".")
+    for name, layer, part in recurrent_layers(model.net, trace):
         if len(layer.cell.states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
-            reports[f"spectrum_{name}"] = jacobian_spectrum(layer, trace=layer_trace)
+            reports[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=part)
         else:
-            print(f"layer {name}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
+            print(
+                f"layer {name.rstrip('.')}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers"
+            )
     return reports
 
 
@@ -113,31 +113,30 @@ def write_report(reports, out):
 
 
 def describe_writers(model, ids, unit, layer):
-    """Return a text: which tokens wrote one unit, by default the one that holds most at the end."""
-    trace = run(model.net, ids[:, None])[2]
+    """Return the lines on which tokens wrote a unit: that asked for, or that which holds most at the end."""
+    trace = run_network(model.net, ids[:, None])[2]
     stack = [one for _, _, part in recurrent_layers(model.net, trace) for one in part.layers]
+    cell = stack[0].cell  # that of all layers
+    if not cell.writes:
+        return f"who wrote a unit: {cell.kind.upper()} layers have no cell state that is written to"
     layer = len(stack) - 1 if layer is None else layer
     if not 0 <= layer < len(stack):
         raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
-    cell = stack[layer].cell
-    if not cell.writes:
-        return f"who wrote a unit: cells of kind {cell.kind} have no cell state to write to"
-    held = stack[layer].c[-1, 0]
-    unit = int(np.abs(held).argmax()) if unit is None else unit
-    tokens = writers(model, ids, unit, layer, k=8)
-    lines = [f"who wrote unit {unit} of layer {layer}, c = {held[unit]:.4g} at the end:"]
-    for w in tokens:
+    c = stack[layer].c[-1, 0]
+    unit = int(np.abs(c).argmax()) if unit is None else unit
+    lines = [f"who wrote unit {unit} of layer {layer}, c = {c[unit]:.4g} at the end:"]
+    for w in writers(model, ids, unit, layer, k=8):
         before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
         lines.append(
             f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "
-            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is left)"
+            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is kept)"
             + (f"  after {before!r}" if before else "")
         )
     return "\n".join(lines)
 
 
 def draw(reports, model, ids, out):
-    """Draw the reports if matplotlib is installed."""
+    """Draw the reports, where matplotlib is installed."""
     try:
         from ..inspection.plots import plot_jacobian
 
@@ -147,16 +146,13 @@ def draw(reports, model, ids, out):
             pictures.append(f"{name}.png")
         reports["gates"].plot_histograms(out / "histograms.png")
         pictures.append("histograms.png")
-        trace = run(model.net, ids[:-1, None])[2]
-        name, layer, layer_trace = list(recurrent_layers(model.net, trace))[-1]
+        trace = run_network(model.net, ids[:-1, None])[2]
+        name, layer, part = list(recurrent_layers(model.net, trace))[-1]
         if f"spectrum_{name.rstrip('.')}" in reports:
-            steps = len(layer_trace.x)
+            steps = len(part.x)
             back = min(10, steps)
-            jacobian = state_jacobian(layer, trace=layer_trace, t0=steps - back, t1=steps)[0]
-            parts = ", then ".join(layer.cell.states)
-            title = (
-                f"What the last state owes to the one {back} steps before: {parts}, layer by layer"
-            )
+            jacobian = state_jacobian(layer, trace=part, t0=steps - back, t1=steps)[0]
+            title = f"What the last state owes to the one {back} steps before: h, then c, layer by layer"
             plot_jacobian(out / "jacobian.png", jacobian, title)
             pictures.append("jacobian.png")
         print(f"wrote {', '.join(pictures)} in {out}")
@@ -170,14 +166,16 @@ def demo(args):
     if steps < 10:
         raise UsageError(f"--steps must be 10 or more for the demo, got {steps}")
     updates = 3000 if args.updates is None else args.updates
-    out = writable_folder(args.out)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
     comparisons = {}
     for name in ("adding", "temporal_order"):
         problem = Problem(name, steps)
         print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
         comparison = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
-        print(f"{comparison}\n", flush=True)
         comparisons[name] = comparison
+        print(f"{comparison}\n", flush=True)
     write_report(comparisons, out)
     try:
         from ..inspection.plots import plot_comparisons
