@@ -5,13 +5,12 @@ Models and training checkpoints are both such files; each decides for itself wha
 
 import contextlib
 import errno
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["check_writable_folder", "read_safetensors", "write_safetensors"]
+__all__ = ["append_record", "check_writable_folder", "read_safetensors", "write_safetensors"]
 
 _KEY = "lstmc"  # the one entry in the metadata of the file: JSON
 
@@ -42,6 +41,8 @@ def write_safetensors(path, arrays, metadata):
     TypeError
         The metadata holds something that JSON cannot.
     """
+    import json  # which costs `import lstmc` more than most of its modules
+
     from safetensors.numpy import save
 
     text = json.dumps(metadata, default=_plain)
@@ -88,6 +89,8 @@ def read_safetensors(path):
     ValueError
         It is truncated, or is not such a file.
     """
+    import json
+
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -104,6 +107,33 @@ def read_safetensors(path):
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"{path} is not a file of lstmc, or not all of it: {error}") from None
+
+
+def append_record(path, record):
+    """Append a record to a JSONL file, as one line.
+
+    Parameters
+    ----------
+    path : path
+    record : dict
+        Of what JSON can hold.
+
+    Returns
+    -------
+    int
+        The size of the file afterwards, in bytes.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    import json
+
+    with open(path, "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        return file.tell()
 
 
 def check_writable_folder(path):

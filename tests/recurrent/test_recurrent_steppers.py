@@ -91,6 +91,19 @@ def test_stepper_refresh(isa, cell, kind, hidden):
         stepper.refresh()
 
 
+def test_stepper_refresh_follows_weights_that_moved(cell):
+    """A network takes the weights of its layers into one array: those are the present ones from then on."""
+    problem = float32_problem(cell)
+    layer = make_layer(problem)
+    x, state = problem["x"][0], first_state(problem)
+    stepper = layer.stepper(x.shape[0])
+    net = lstmc.Sequential(layer)
+    net.params[...] *= 0.5
+    stepper.refresh()
+    stepper.state = state
+    assert_same_bits(stepper(x), layer(x[None], state)[0][0])
+
+
 def test_calls_see_the_present_weights(isa, cell):
     problem = float32_problem(cell)
     layer = make_layer(problem)

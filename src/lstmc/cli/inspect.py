@@ -129,9 +129,9 @@ def describe_writers(model, ids, unit, layer):
         raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
     c = stack[layer].c[-1, 0]
     unit = int(np.abs(c).argmax()) if unit is None else unit
-    tokens = writers(model, ids, unit, layer, k=8)  # refuses a unit that there is not
+    writes = writers(model, ids, unit, layer, k=8)
     lines = [f"who wrote unit {unit} of layer {layer}, c = {c[unit]:.4g} at the end:"]
-    for w in tokens:
+    for w in writes:
         before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
         lines.append(
             f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "

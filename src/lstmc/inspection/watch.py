@@ -1,6 +1,5 @@
 """Watching a network learn: a few numbers per layer now and then, and where the first NaN came from."""
 
-import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels import host
-from ..files import check_writable_folder
+from ..files import append_record, check_writable_folder
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
 from .inputs import check_trace, loss_at, recurrent_network
@@ -251,8 +250,7 @@ class Watch:
 
     def _write(self, record):
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_record(self.path, record)
         if self._board is not None:
             self._board.add_scalar("loss", record["loss"], record["window"])
             for name, numbers in record.items():

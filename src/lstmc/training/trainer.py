@@ -9,7 +9,6 @@ Deliberately not a framework: there are no callbacks. For another loop, use ``st
 """
 
 import itertools
-import json
 import math
 import os
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .._kernels import copy_into
-from ..files import check_writable_folder
+from ..files import append_record, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
@@ -375,10 +374,8 @@ class Trainer:
         if run.metrics is None:
             return
         plain = {k: v if v is None or math.isfinite(v) else None for k, v in record.items()}
-        with open(run.metrics, "ab") as file:
-            file.write(json.dumps(plain).encode() + b"\n")
-            file.flush()
-            self.progress.metrics = {"path": os.path.abspath(run.metrics), "size": file.tell()}
+        size = append_record(run.metrics, plain)
+        self.progress.metrics = {"path": os.path.abspath(run.metrics), "size": size}
 
     # -- checkpoints ------------------------------------------------------------------------------
 
