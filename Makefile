@@ -1,10 +1,12 @@
-# Two commands that need nothing but Python 3.11 or newer and a C compiler:
-#   make demo   trains on the text that comes with Python and shows what was learnt
-#   make test   installs lstmc with what its tests need and runs them
-# And make bench, which installs PyTorch, ONNX Runtime and JAX to time them beside lstmc.
-# Each makes a virtual environment of its own, again when a source has changed.
-# And make lint, which checks style and types.
-# And make gpu, on a machine with an NVIDIA GPU that has everything: builds, tests, checks and times there.
+# With Python 3.11 or newer and a C compiler:
+#   make demo    trains on the text that comes with Python and shows what was learnt
+#   make test    runs the tests, but for those marked slow
+#   make lint    checks style and types
+#   make format  formats Python and C
+#   make bench   times lstmc beside PyTorch, ONNX Runtime and JAX, which it installs
+#   make gpu     builds, tests, checks and times on a machine with an NVIDIA GPU, CuPy and PyTorch
+#   make clean   removes what the others made
+# All but gpu and clean install lstmc into a virtual environment of their own, again when a source has changed.
 
 PYTHON ?= python3
 MINUTES ?= 1.7
@@ -13,9 +15,10 @@ SENTENCE = The value of the expression is converted to a string, and the name of
 
 SOURCES := setup.py pyproject.toml $(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | grep -v -e binding/core.c$$ -e binding/kernels.pxi$$ -e binding/flat.pxi$$)
 
-C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels -name '*.[ch]')
+# What clang-format checks; CUDA sources, and those of the emulator, are formatted by hand.
+C_SOURCES := $(shell find src/lstmc/_kernels/c tests/kernels benchmarks -name '*.[ch]')
 
-.PHONY: demo test bench gpu lint style clean check-python
+.PHONY: demo test bench gpu lint style format clean check-python
 
 demo: .venv-demo/stamp
 	rm -rf demo
@@ -31,17 +34,17 @@ demo: .venv-demo/stamp
 test: .venv-test/stamp
 	.venv-test/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# BENCH="step --hidden 256 --threads 1" times one workload; without, everything.
+# BENCH="step --hidden 256 --threads 1" times one workload; without it, all are timed.
 bench: .venv-bench/stamp
 	.venv-bench/bin/python -m benchmarks $(BENCH)
 
-# GPU="test" or GPU="time --quick" runs that alone; benchmarks/gpu.sh --help says what there is.
+# GPU="test" or GPU="time --quick" runs one part; benchmarks/gpu.sh --help lists them.
 gpu:
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh $(GPU)
 
 .venv-demo/stamp: EXTRAS = plot
 .venv-test/stamp: EXTRAS = test,plot
-# That CUDA sources compile is tested with nvcc or, where that is missing and there is one to be had, with NVRTC.
+# A test compiles the CUDA sources with nvcc or, where that is missing, with NVRTC if it can be installed.
 .venv-test/stamp: AFTERWARDS = @command -v nvcc > /dev/null || .venv-test/bin/python -m pip install --quiet \
 	--disable-pip-version-check nvidia-cuda-nvrtc || true
 .venv-bench/stamp: EXTRAS = bench
@@ -58,7 +61,7 @@ check-python:
 lint: .venv-lint/stamp
 	@$(MAKE) --no-print-directory style BIN=.venv-lint/bin
 
-# The same with tools that are there already, in the folder BIN of an environment that has lstmc too.
+# The same with the tools in the folder BIN of an environment that has lstmc too.
 style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,8 +70,14 @@ style:
 	$(BIN)/stubtest lstmc --ignore-missing-stub --allowlist .ci/allowlist --ignore-unused-allowlist \
 		--mypy-config-file pyproject.toml
 
+format: .venv-lint/stamp
+	.venv-lint/bin/ruff check --fix .
+	.venv-lint/bin/ruff format .
+	.venv-lint/bin/clang-format -i $(C_SOURCES)
+
 .venv-lint/stamp: EXTRAS = dev
 
 clean:
-	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info src/lstmc/_kernels/binding/core.c
+	rm -rf build demo dist .venv-demo .venv-test .venv-bench .venv-lint src/*.egg-info
+	rm -f $(addprefix src/lstmc/_kernels/binding/,core.c kernels.pxi flat.pxi)
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

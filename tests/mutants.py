@@ -3,11 +3,11 @@
     python tests/mutants.py [--jobs N] [--only WORD] [--sample N [--seed S]] [--timeout SECONDS]
 
 A mutant is one line of the C or CUDA sources changed in a copy of the tree, built for the best
-instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests. It
-prints a line for each; the exit code is 1 if a mutant survives, or if its line is no longer in the
-source exactly once. A sample holds some of each folder: C, binding and GPU; with the seed that it
-prints it can be drawn again. It needs a compiler and what the tests need. Deliberately not a test:
-pytest does not collect it.
+instruction set of this machine (those of a GPU run emulated), and put to the quick kernel tests.
+It prints a line for each; the exit code is 1 if a mutant survives, or if the line of any mutant,
+drawn or not, is no longer in the source exactly once. A sample holds some of each folder: C,
+binding and GPU; with the seed that it prints it can be drawn again. It needs a compiler and what
+the tests need. Deliberately not a test: pytest does not collect it.
 """
 
 import argparse
@@ -317,8 +317,6 @@ class Copy:
         """Return what became of a mutant; the first word says whether it is as it should be."""
         path = self.folder / KERNELS / file
         source = path.read_text()
-        if source.count(old) != 1:
-            return f"LOST: its line is {source.count(old)} times in {file}"
         path.write_text(source.replace(old, new))
         try:
             gpu = file.startswith("cuda")
@@ -379,6 +377,17 @@ def prepare(copies):
         sys.exit(f"{output}\nthe sources {why} before any change")
 
 
+def refuse_lost():
+    """Stop if the line of any mutant, chosen or not, is not in its file exactly once."""
+    lost = []
+    for name, file, old, _ in MUTANTS:
+        count = (ROOT / KERNELS / file).read_text().count(old)
+        if count != 1:
+            lost.append(f"{name}: LOST: its line is {count} times in {file}")
+    if lost:
+        sys.exit("\n".join(lost))
+
+
 def draw(mutants, size, seed):
     """Return a random sample in the order of the list: one of each folder, then any of the rest."""
     rng = random.Random(seed)
@@ -406,6 +415,7 @@ def main():
         parser.error("--seed needs --sample")
     if arguments.sample is not None and arguments.sample < 1:
         parser.error(f"--sample must be 1 or more, got {arguments.sample}")
+    refuse_lost()
     chosen = [mutant for mutant in MUTANTS if arguments.only in mutant[0]]
     if arguments.sample:
         seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed

@@ -74,7 +74,7 @@ def main(argv=None):
         return complain(error, 2)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
-    except BrokenPipeError:  # as of `lstmc sample ... | head`, where nobody reads on
+    except BrokenPipeError:  # as in `lstmc sample ... | head`: the reader has seen enough
         discard_output()
         return 0
     except MemoryError as error:
@@ -82,7 +82,7 @@ def main(argv=None):
     except OSError as error:
         try:
             sys.stdout.flush()
-        except OSError:  # it was the output that failed
+        except OSError:  # standard output itself failed
             discard_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         return complain(f"{where}{error.strerror or error}", 1)
@@ -91,7 +91,7 @@ def main(argv=None):
 
 
 def discard_output():
-    """Send what is left of the output nowhere, or Python would fail on it once more at its end."""
+    """Send what is still buffered nowhere, or Python would try to write it once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,6 @@
-"""The command ``lstmc bench``: times of a handful of sizes, PyTorch beside them if asked.
+"""The command ``lstmc bench``: a few sizes timed in seconds, with PyTorch beside them on request.
 
-More peers, and what the machine could do at best, are in benchmarks/ of the
-source tree.
+More peers, and what the machine could do at best, are in benchmarks/ of the source tree.
 """
 
 import statistics
@@ -57,9 +56,8 @@ def run(args):
         ours, *theirs = medians([m(kind, steps, batch, hidden) for m in makers], args.seconds)
         # Forward is 8 H (I + H) for a row and step; backward twice that.
         rate = (3 if kind == "train" else 1) * 16 * steps * batch * hidden**2 / ours / 1e9
-        name = (
-            f"{kind} " + (f"B{batch} " if kind == "step" else f"T{steps} B{batch} ") + f"H{hidden}"
-        )
+        sequence = "" if kind == "step" else f"T{steps} "
+        name = f"{kind} {sequence}B{batch} H{hidden}"
         line = f"{name:<22} {time_text(ours):>12} {rate:>9.1f} {steps * batch / ours:>12,.0f}"
         for seconds in theirs:
             line += f" {time_text(seconds):>12} {seconds / ours:>11.2f}×"
@@ -67,7 +65,7 @@ def run(args):
 
 
 def time_text(seconds):
-    """Write a time with three figures and the unit that suits it."""
+    """Return a time in words: three figures and the unit that suits it."""
     units = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
     factor, unit = next((u for u in units if seconds * u[0] >= 1), units[-1])
     return f"{seconds * factor:.3g} {unit}"
@@ -77,7 +75,7 @@ def medians(works, seconds):
     """Time functions in turns for about so many seconds; return the median time of a call of each."""
     counts, times = [], [[] for _ in works]
     for work in works:
-        work()  # at first use, things are made
+        work()  # the first call allocates
         began = time.perf_counter()
         work()
         counts.append(max(1, int(TURN / max(time.perf_counter() - began, 1e-7))))

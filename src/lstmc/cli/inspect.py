@@ -29,8 +29,8 @@ EXAMPLE = """\
   lstmc inspect run/model.safetensors --text "The value of the expression is" --out seen
   lstmc inspect --demo --out demo     why an LSTM learns what an RNN cannot"""
 
-MOST_TOKENS = 1000  # of a text that are looked at, the last ones
-MOST_NUMBERS = 1024  # of a state whose Jacobian is taken
+MOST_TOKENS = 1000  # the last ones of a longer text are read
+MOST_NUMBERS = 1024  # of a state: the Jacobian of a larger one is not taken
 
 
 def add_options(parser):
@@ -41,7 +41,7 @@ def add_options(parser):
     add("--file", metavar="FILE", help="or a text in UTF-8; - reads standard input")
     add("--out", default="inspect", metavar="DIR", help="where the pictures go (default: inspect)")
     add("--unit", type=natural, metavar="N",
-        help="tell which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
+        help="show which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
     add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
     add("--demo", action="store_true",
         help="let an LSTM and an RNN learn what needs a long memory, and show why one cannot")  # fmt: skip
@@ -66,9 +66,7 @@ def run(args):
     if (args.text is None) == (args.file is None):
         raise UsageError("say what the model is to read: --text or --file")
     model = LanguageModel.load(args.model)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    check_writable_folder(out / "report.json")
+    out = make_folder(args.out)
     text = args.text if args.file is None else read_text(args.file)
     ids = model.vocabulary.encode(text)
     if len(ids) < 3:
@@ -86,8 +84,16 @@ def run(args):
     return 0
 
 
+def make_folder(path):
+    """Return a folder as a Path: created if it does not exist, and checked to be writable."""
+    out = Path(path)
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(out / "report.json")
+    return out
+
+
 def make_reports(model, ids):
-    """Return the reports by name; of the Jacobians, those whose state is small enough."""
+    """Return the reports by name; a spectrum only of layers whose state is small enough."""
     y, _, trace = run_network(model.net, ids[:-1, None])
     loss, dy = softmax_cross_entropy(y, ids[1:, None])
     if not np.isfinite(loss):
@@ -95,13 +101,12 @@ def make_reports(model, ids):
     flow = gradient_flow(model.net, trace=trace, dy=dy)
     flow.loss = loss
     reports = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
-    for name, layer, part in recurrent_layers(model.net, trace):
+    for dotted, layer, part in recurrent_layers(model.net, trace):
+        name = dotted.rstrip(".")
         if len(layer.cell.states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
-            reports[f"spectrum_{name.rstrip('.')}"] = jacobian_spectrum(layer, trace=part)
+            reports[f"spectrum_{name}"] = jacobian_spectrum(layer, trace=part)
         else:
-            print(
-                f"layer {name.rstrip('.')}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers"
-            )
+            print(f"layer {name}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
     return reports
 
 
@@ -113,7 +118,7 @@ def write_report(reports, out):
 
 
 def describe_writers(model, ids, unit, layer):
-    """Return the lines on which tokens wrote a unit: that asked for, or that which holds most at the end."""
+    """Return a text: which tokens wrote one unit, by default the one that holds most at the end."""
     trace = run_network(model.net, ids[:, None])[2]
     stack = [one for _, _, part in recurrent_layers(model.net, trace) for one in part.layers]
     cell = stack[0].cell  # that of all layers
@@ -130,14 +135,14 @@ def describe_writers(model, ids, unit, layer):
         before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
         lines.append(
             f"  {w.contribution:+8.4f}  token {w.position:5} {w.token!r}  "
-            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is kept)"
+            f"(wrote {w.written:+.4f}, {w.kept:.3f} of it is left)"
             + (f"  after {before!r}" if before else "")
         )
     return "\n".join(lines)
 
 
 def draw(reports, model, ids, out):
-    """Draw the reports, where matplotlib is installed."""
+    """Draw the reports if matplotlib is installed."""
     try:
         from ..inspection.plots import plot_jacobian
 
@@ -153,7 +158,10 @@ def draw(reports, model, ids, out):
             steps = len(part.x)
             back = min(10, steps)
             jacobian = state_jacobian(layer, trace=part, t0=steps - back, t1=steps)[0]
-            title = f"What the last state owes to the one {back} steps before: h, then c, layer by layer"
+            parts = ", then ".join(layer.cell.states)
+            title = (
+                f"What the last state owes to the one {back} steps before: {parts}, layer by layer"
+            )
             plot_jacobian(out / "jacobian.png", jacobian, title)
             pictures.append("jacobian.png")
         print(f"wrote {', '.join(pictures)} in {out}")
@@ -167,9 +175,7 @@ def demo(args):
     if steps < 10:
         raise UsageError(f"--steps must be 10 or more for the demo, got {steps}")
     updates = 3000 if args.updates is None else args.updates
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    check_writable_folder(out / "report.json")
+    out = make_folder(args.out)
     comparisons = {}
     for name in ("adding", "temporal_order"):
         problem = Problem(name, steps)
