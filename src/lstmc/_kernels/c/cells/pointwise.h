@@ -62,24 +62,23 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
     }
 }
 
-static void OF_CELL(activate)(const forward_step *given, part mine)
+static void OF_CELL(activate)(const forward_step *step, part mine)
 {
-    const forward_step step = *given; /* a copy stays in registers: no store can change it */
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
-    const int collide = CELL_SAVED && step.saved && CELL_SAVED * step.hidden * sizeof(real) % 2048 == 0;
+    const int collide = CELL_SAVED && step->saved && CELL_SAVED * step->hidden * sizeof(real) % 2048 == 0;
     const ptrdiff_t at_once = collide ? 1 : mine.to - mine.from;
     for (ptrdiff_t top = mine.from; top < mine.to; top += at_once)
         for (ptrdiff_t group = mine.first; group < mine.last; group++) {
-            const ptrdiff_t unit = group * VL, n = min_of(VL, step.hidden - unit);
-            const ptrdiff_t width = group_width(step.hidden, unit, CELL_GATES);
-            const real *bias = step.bias + group * CELL_BIASES * VL;
+            const ptrdiff_t unit = group * VL, n = min_of(VL, step->hidden - unit);
+            const ptrdiff_t width = group_width(step->hidden, unit, CELL_GATES);
+            const real *bias = step->bias + group * CELL_BIASES * VL;
             const real *sums[CELL_GATES], *recurrent[CELL_GATES];
-            OF_CELL(find_sums)(sums, step.sums, step.sums_panel, group, width);
+            OF_CELL(find_sums)(sums, step->sums, step->sums_panel, group, width);
             if (CELL_APART)
-                OF_CELL(find_sums)(recurrent, step.recurrent, step.recurrent_panel, group, width);
+                OF_CELL(find_sums)(recurrent, step->recurrent, step->recurrent_panel, group, width);
             for (ptrdiff_t row = top; row < top + at_once; row++)
-                OF_CELL(activate_units)(&step, bias, sums, recurrent, (row - mine.from) * PANEL, row, unit,
+                OF_CELL(activate_units)(step, bias, sums, recurrent, (row - mine.from) * PANEL, row, unit,
                                         width, n);
         }
 }
@@ -127,13 +126,12 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
         store_n(step->drecurrent + (row * CELL_GATES + g) * hidden + unit, u.drecurrent[g], n);
 }
 
-static void OF_CELL(differentiate)(const backward_step *given, part mine)
+static void OF_CELL(differentiate)(const backward_step *step, part mine)
 {
-    const backward_step step = *given;
     for (ptrdiff_t row = mine.from; row < mine.to; row++) {
-        const ptrdiff_t row_before = step.repeat == 1 ? row : row / step.repeat;
-        for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, step.hidden); unit += VL)
-            OF_CELL(differentiate_units)(&step, row, row_before, unit);
+        const ptrdiff_t row_before = step->repeat == 1 ? row : row / step->repeat;
+        for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, step->hidden); unit += VL)
+            OF_CELL(differentiate_units)(step, row, row_before, unit);
     }
 }
 
