@@ -34,25 +34,18 @@ class Recurrent(Layer):
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
         bound = 1 / math.sqrt(self.hidden_size)
-        self._zero_bias = None  # allocated when it is first needed
         self._allocate(np.random.default_rng(rng), dict.fromkeys(self.parameters(), bound))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return {
-            "input_size": self.input_size,
-            "hidden_size": self.hidden_size,
-            "num_layers": self.num_layers,
-            "bias": self.bias,
-            "batch_first": self.batch_first,
-            "dtype": self.dtype.name,
-        }
+        names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
         super().use_kernels(kernels)
         self.handle = kernels.cell(self.cell.name)
-        self._zero_bias = None
+        self._stacks = None  # made when they are first needed
 
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
@@ -67,22 +60,33 @@ class Recurrent(Layer):
                 shapes[f"bias_l{i}"] = (rows,)
         return shapes
 
+    def bind(self, params, grads):
+        """Move the parameters and gradients into these views, with their values."""
+        super().bind(params, grads)
+        self._stacks = None
+
     def weights(self):
         """Return the Weights of each layer of the stack, as kernels take them: views, not copies."""
-        return self._stacked(self._params)
+        return self._both_stacks()[0]
 
-    def _stacked(self, views):
-        if not self.bias and self._zero_bias is None:
-            size = len(self.cell.gates) * self.hidden_size
-            self._zero_bias = self.kernels.arrays.zeros(size, self.dtype)
-        return [
-            Weights(
-                views[f"weight_ih_l{i}"],
-                views[f"weight_hh_l{i}"],
-                views.get(f"bias_l{i}", self._zero_bias),
-            )
-            for i in range(self.num_layers)
-        ]
+    def _both_stacks(self):
+        """Return the Weights of each layer of the stack, and those of the gradients."""
+        if self._stacks is None:
+            # Without biases, kernels add zeros, and leave their gradient where nobody looks.
+            size = 0 if self.bias else len(self.cell.gates) * self.hidden_size
+            self._stacks = [
+                [
+                    Weights(
+                        views[f"weight_ih_l{i}"],
+                        views[f"weight_hh_l{i}"],
+                        views[f"bias_l{i}"] if self.bias else no_bias,
+                    )
+                    for i in range(self.num_layers)
+                ]
+                for views in (self._params, self._grads)
+                for no_bias in (self.kernels.arrays.zeros(size, self.dtype),)
+            ]
+        return self._stacks
 
     # -- shapes at the edge ----------------------------------------------------------------------
 
@@ -262,13 +266,8 @@ class Recurrent(Layer):
         if record is not None:
             recorded = [StateGradients.empty(t, self.pool) for t in trace.layers]
         if batch:
-            calls, weights = [], self.weights()
-            for i, grads in enumerate(self._stacked(self._grads)):
-                t = trace.layers[i]
-                if not need_grads:
-                    grads = Weights()
-                elif not self.bias:
-                    grads = grads._replace(bias=self.kernels.arrays.zeros_like(grads.bias))
+            calls, (weights, dweights) = [], self._both_stacks()
+            for i, t in enumerate(trace.layers):
                 at_states = {"dgates": t.all_gates if consume else None}
                 if recorded:
                     one = recorded[i]
@@ -281,7 +280,8 @@ class Recurrent(Layer):
                 calls.append(
                     BackwardLayer(
                         weights[i], h=t.all_h, c=t.all_c, gates=t.all_gates, dh0=dh0, dc0=dc0,
-                        dh_n=dh_n, dc_n=dc_n, dweights=grads, **at_states,
+                        dh_n=dh_n, dc_n=dc_n,
+                        dweights=dweights[i] if need_grads else Weights(), **at_states,
                     )
                 )  # fmt: skip
             self.kernels.recurrent_backward(

@@ -32,10 +32,8 @@ class LayerTrace:
     Attributes
     ----------
     cell : Cell
-    h : ndarray (T, B, H)
-        The hidden state after each step.
-    c : ndarray (T, B, H) or None
-        The cell state after each step; None where the cell has none.
+    h, c : ndarray (T, B, H)
+        The states after each step; c is None where the cell has none.
     gates : dict of str to ndarray (T, B, H)
         The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
     all_h, all_c : ndarray (T+1, B, H)
@@ -45,16 +43,31 @@ class LayerTrace:
     """
 
     def __init__(self, cell, h, c, gates, unbatched):
-        def view(a):
-            return a[:, 0] if unbatched else a
-
         self.cell = cell
         self.all_h, self.all_c, self.all_gates = h, c, gates
+        self._unbatched = unbatched
         for array in (h, c, gates):
             freeze(array)
-        self.h = view(h[1:])
-        self.c = None if c is None else view(c[1:])
-        self.gates = {name: view(part) for name, part in self.split(gates).items()}
+
+    # Views are made when they are asked for: a training step asks for none.
+
+    @property
+    def h(self):
+        """The hidden state after each step."""
+        return self._view(self.all_h[1:])
+
+    @property
+    def c(self):
+        """The cell state after each step; None where the cell has none."""
+        return None if self.all_c is None else self._view(self.all_c[1:])
+
+    @property
+    def gates(self):
+        """The activated gates by name; empty where the only gate is h."""
+        return {name: self._view(part) for name, part in self.split(self.all_gates).items()}
+
+    def _view(self, array):
+        return array[:, 0] if self._unbatched else array
 
     @classmethod
     def empty(cls, cell, pool, dtype, size, unbatched):
