@@ -1,9 +1,9 @@
 """Recurrent networks on a plain CPU: fast, small, exact, and open to inspection."""
 
-from ._kernels import get_matmul_precision, set_matmul_precision
 from ._kernels.binding.core import get_num_threads, set_num_threads
 from ._kernels.config import __version__ as __version__
 from ._kernels.config import show_config
+from ._kernels.devices import get_matmul_precision, set_matmul_precision
 from .inspection import (
     GateReport,
     GradientFlow,

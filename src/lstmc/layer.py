@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from ._kernels import copy_into, cpu, device_of, differ, on_device
+from ._kernels import cpu, on_device
+from ._kernels.devices import copy_into, device_of, differ
 from .traces import Trace
 
 __all__ = [

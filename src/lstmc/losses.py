@@ -2,8 +2,8 @@
 
 import math
 
-from ._kernels import kernels_of, kind_of
-from ._kernels.messages import shape_text
+from ._kernels import kernels_of
+from ._kernels.messages import kind_of, shape_text
 from .layer import float_array
 
 __all__ = ["softmax_cross_entropy", "squared_error"]

@@ -127,17 +127,7 @@ class Sequential(Layer):
                 )
 
     def astype(self, dtype):
-        """Return a copy of the network in another type, with the same weights, on the same device.
-
-        Parameters
-        ----------
-        dtype : float32 or float64
-
-        Raises
-        ------
-        TypeError
-            The type is another one, or a layer does not define ``options()``.
-        """
+        """Return a copy of the network in another type, as each of its layers does: see ``Layer.astype``."""
         copies = []
         for layer in self.layers:
             if not isinstance(layer, Layer):

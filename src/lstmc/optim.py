@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from ._kernels import copy_into, kernels_of
+from ._kernels import kernels_of
+from ._kernels.devices import copy_into
 
 __all__ = [
     "SGD",

@@ -1,8 +1,7 @@
 """Layers and networks one step at a time, with packed weights and their own state."""
 
-from ._kernels import kind_of
 from ._kernels.binding.core import get_num_threads
-from ._kernels.messages import shape_text
+from ._kernels.messages import kind_of, shape_text
 from .layer import check_writable, leading_rows
 
 __all__ = ["LinearStepper", "NetworkStepper", "stepper_of"]

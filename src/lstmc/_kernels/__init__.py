@@ -7,30 +7,9 @@ import contextlib
 import re
 
 from . import cpu
-from .devices import (
-    copy_into,
-    device_of,
-    differ,
-    get_matmul_precision,
-    host,
-    is_on_gpu,
-    set_matmul_precision,
-)
-from .messages import kind_of
+from .devices import device_of
 
-__all__ = [
-    "copy_into",
-    "device_of",
-    "differ",
-    "get_matmul_precision",
-    "host",
-    "is_on_gpu",
-    "kernels_for",
-    "kernels_of",
-    "kind_of",
-    "on_device",
-    "set_matmul_precision",
-]
+__all__ = ["kernels_for", "kernels_of", "on_device"]
 
 
 def kernels_for(device):

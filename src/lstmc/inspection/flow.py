@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels import host
+from .._kernels.devices import host
 from ..passes import recurrent_layers, run_back
 from .inputs import loss_and_trace, recurrent_network
 from .plots import plot_flow

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._kernels import host
+from .._kernels.devices import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
 from ..passes import recurrent_layers, run

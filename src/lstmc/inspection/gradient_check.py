@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels import copy_into, host
+from .._kernels.devices import copy_into, host
 from ..layer import Layer, check_size
 from ..passes import run
 from .inputs import loss_and_trace, network_of

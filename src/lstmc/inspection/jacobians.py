@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels import host
+from .._kernels.devices import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
 from ..recurrent import Recurrent

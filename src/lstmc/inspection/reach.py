@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels import host
+from .._kernels.devices import host
 
 __all__ = ["Reach", "at_step", "norms_over_time", "reach_of"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels import host
+from .._kernels.devices import host
 from ..files import append_record, check_writable_folder
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from .._kernels import copy_into, host, kernels_of
+from .._kernels import kernels_of
+from .._kernels.devices import copy_into, host
 from ..files import read_safetensors, write_safetensors
 
 __all__ = ["Progress", "load_checkpoint", "read_note", "save_checkpoint"]

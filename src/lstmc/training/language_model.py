@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from .._kernels import copy_into, cpu, host
+from .._kernels import cpu
+from .._kernels.devices import copy_into, host
 from ..files import read_safetensors, write_safetensors
 from ..layer import check_dtype, check_share, check_size
 from ..layers import Dropout, Embedding, Linear

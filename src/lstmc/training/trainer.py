@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._kernels import copy_into
+from .._kernels.devices import copy_into
 from ..files import append_record, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size

@@ -1,7 +1,7 @@
 /* The LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), no peepholes.
  *
- * A cell's file holds two pointwise functions over VL units of one row, and says in counts what cell.h asks.
- * The products are the driver's.
+ * A cell's file holds two pointwise functions over VL units of one row, and says in counts what cell.h asks;
+ * where it says nothing there is none, and a bias for each gate. The products are the driver's.
  */
 
 INLINE void lstm_forward(forward_units *u)
@@ -40,9 +40,6 @@ INLINE void lstm_backward(backward_units *u)
 
 #define CELL lstm
 #define CELL_GATES 4 /* i, f, g, o: the order of the weight rows */
-#define CELL_APART 0
-#define CELL_BIASES 4
 #define CELL_SAVED 4 /* the activated gates */
 #define CELL_HAS_C 1
-#define CELL_CARRIES_H 0
 #include "pointwise.h"

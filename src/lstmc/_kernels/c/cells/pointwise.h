@@ -4,6 +4,22 @@
  * equation; nothing in a cell knows about rows, panels or tails. What a cell does not have is a condition on
  * constants, and costs nothing.
  */
+#if !defined(CELL_APART) /* what a cell does not say */
+#define CELL_APART 0
+#endif
+#if !defined(CELL_BIASES)
+#define CELL_BIASES CELL_GATES
+#endif
+#if !defined(CELL_SAVED)
+#define CELL_SAVED 0
+#endif
+#if !defined(CELL_HAS_C)
+#define CELL_HAS_C 0
+#endif
+#if !defined(CELL_CARRIES_H)
+#define CELL_CARRIES_H 0
+#endif
+
 #define OF_CELL_(a, b) a##_##b
 #define OF_CELL2(a, b) OF_CELL_(a, b)
 #define OF_CELL(stem) OF_CELL2(CELL, stem)

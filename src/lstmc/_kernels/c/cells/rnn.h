@@ -9,11 +9,6 @@ INLINE void rnn_tanh_backward(backward_units *u) { u->dsums[0] = u->dh * (1 - u-
 
 #define CELL rnn_tanh
 #define CELL_GATES 1
-#define CELL_APART 0
-#define CELL_BIASES 1
-#define CELL_SAVED 0
-#define CELL_HAS_C 0
-#define CELL_CARRIES_H 0
 #include "pointwise.h"
 
 /* NaN < 0 is false: a NaN stays. */
@@ -25,11 +20,6 @@ INLINE void rnn_relu_backward(backward_units *u) { u->dsums[0] = choose((ivec)(u
 
 #define CELL rnn_relu
 #define CELL_GATES 1
-#define CELL_APART 0
-#define CELL_BIASES 1
-#define CELL_SAVED 0
-#define CELL_HAS_C 0
-#define CELL_CARRIES_H 0
 #include "pointwise.h"
 
 INLINE void rnn_identity_forward(forward_units *u) { u->h = u->sums[0]; }
@@ -37,9 +27,4 @@ INLINE void rnn_identity_backward(backward_units *u) { u->dsums[0] = u->dh; }
 
 #define CELL rnn_identity
 #define CELL_GATES 1
-#define CELL_APART 0
-#define CELL_BIASES 1
-#define CELL_SAVED 0
-#define CELL_HAS_C 0
-#define CELL_CARRIES_H 0
 #include "pointwise.h"
