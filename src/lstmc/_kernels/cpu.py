@@ -65,12 +65,12 @@ arrays = np  # the module whose arrays these functions take
 
 
 def address(array):
-    """Give the address of an array's first element."""
+    """Return the address of an array's first element."""
     return array.__array_interface__["data"][0]
 
 
 def adopt(value):
-    """Give what a caller gave as an array of this kind, where that needs no copy; else as it is."""
+    """Return a value as an array of this kind, where that needs no copy; else as it is."""
     return value
 
 

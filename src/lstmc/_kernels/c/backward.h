@@ -35,7 +35,8 @@ typedef struct {
     ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
 } backward_sizes;
 
-/* Lays the plan down; returns the bytes of scratch. */
+/* Lays the plan down; returns the bytes of scratch. A chunk has as many rows as a block of the products for
+ * the weights has terms. */
 static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backward_sizes *of, int threads)
 {
     const ptrdiff_t state = panels_of(of->widest) * of->batch * PANEL, sums = cell->gates * of->widest;
@@ -57,6 +58,7 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
 }
 
+/* Takes the l-th layer into account. */
 static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inputs, ptrdiff_t hidden,
                       int has_dgates)
 {
@@ -235,6 +237,7 @@ static void weight_gradients(const backward_work *work, const layer_work *at, ch
     }
 }
 
+/* All steps of one layer, chunk by chunk from the end: their gradients, then the products with those. */
 static void backward_layer(const backward_work *work, const layer_work *at, const team *member)
 {
     const backward_plan *plan = work->plan;
@@ -274,6 +277,7 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     team_barrier(member);
 }
 
+/* The layers from the top down: dx of one is dy of the next. */
 static void backward_member(void *given, const team *member)
 {
     const backward_work *work = given;

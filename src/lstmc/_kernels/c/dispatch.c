@@ -24,6 +24,7 @@ static int has_v3(void)
            __builtin_cpu_supports("bmi2");
 }
 #endif
+/* What the compiler may use unasked. */
 static int has_always(void) { return 1; }
 #ifdef LSTMC_HAVE_neon
 DECLARE(neon)
@@ -51,6 +52,7 @@ static const struct {
 #endif
 };
 
+/* An entry for each instruction set of the build, each with a table for float and one for double. */
 enum { CHOICES = sizeof(choices) / sizeof(choices[0]) };
 
 const lstmc_kernels *lstmc_table(int real_size, const char *isa)

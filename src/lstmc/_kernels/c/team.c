@@ -59,6 +59,7 @@ typedef struct {
     _Atomic uint64_t taken[CORES / WORD];
 } cores;
 
+/* Whether a core was free, which it is not any more. */
 static int take(cores *c, int core)
 {
     const uint64_t bit = UINT64_C(1) << core % WORD;
@@ -84,6 +85,7 @@ typedef char cores;
 static void keep_apart(cores *c) { (void)c; }
 #endif
 
+/* One member's part, with denormals flushed while it lasts. */
 static void run_member(void (*body)(void *, const team *), void *work, const team *member)
 {
     control before = flush_denormals();

@@ -49,6 +49,7 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
     enum { OWN = CELL_BIASES - CELL_GATES }; /* biases that R's last sums have for themselves */
     const ptrdiff_t here = row * step->hidden + unit;
     forward_units u;
+    /* in: the sums, and the states before, where the cell reads them */
     for (int g = 0; g < CELL_GATES; g++)
         u.sums[g] = load(sums[g] + row_sums) + load(bias + g * width);
     for (int g = 0; CELL_APART && g < CELL_GATES; g++) {
@@ -61,6 +62,7 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
     if (CELL_HAS_C)
         u.c = load_n(step->c_before + here, n);
     OF_CELL(forward)(&u);
+    /* out: the states, and what is saved; the places of the next step are fetched, to be written to then */
     store_n(step->h + here, u.h, n);
     if (step->y)
         store_n(step->y + here, u.h, n);
@@ -78,12 +80,14 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
     }
 }
 
+/* Rows and vectors of units of one step, from their sums to their states. */
 static void OF_CELL(activate)(const forward_step *step, part mine)
 {
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
     const int collide = CELL_SAVED && step->saved && CELL_SAVED * step->hidden * sizeof(real) % 2048 == 0;
     const ptrdiff_t at_once = collide ? 1 : mine.to - mine.from;
+    /* `at_once` rows of one vector of units after another */
     for (ptrdiff_t top = mine.from; top < mine.to; top += at_once)
         for (ptrdiff_t group = mine.first; group < mine.last; group++) {
             const ptrdiff_t unit = group * VL, n = min_of(VL, step->hidden - unit);
@@ -107,6 +111,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
     const ptrdiff_t there = row_before * hidden + unit;
     backward_units u;
+    /* what arrives at h: from the step after and, here, from the layer above */
     u.dh = load(step->dh + carried);
     if (step->dh_later)
         store_n(step->dh_later + here, u.dh, n);
@@ -119,6 +124,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
         u.c = load_n(step->c + there, n);
         u.c_before = load_n(step->c - step->state + there, n);
     }
+    /* what forward saved of this step; that of the step before comes from memory meanwhile */
     for (int s = 0; s < CELL_SAVED; s++) {
         const real *saved = step->saved + (row_before * CELL_SAVED + s) * hidden + unit;
         u.saved[s] = load_n(saved, n);
@@ -132,6 +138,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
     if (CELL_CARRIES_H)
         u.h_before = load_n(step->h - step->state + there, n);
     OF_CELL(backward)(&u);
+    /* what goes on to the step before by itself; the rest goes through the sums, by the product with R */
     if (CELL_HAS_C)
         store(step->dc + carried, u.dc);
     if (CELL_CARRIES_H)
@@ -142,6 +149,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
         store_n(step->drecurrent + (row * CELL_GATES + g) * hidden + unit, u.drecurrent[g], n);
 }
 
+/* By rows: of each all units, whose gradients of the sums lie side by side. */
 static void OF_CELL(differentiate)(const backward_step *step, part mine)
 {
     for (ptrdiff_t row = mine.from; row < mine.to; row++) {
