@@ -75,7 +75,7 @@ def adopt(value):
 
 
 def clip(grads, max_norm, num_threads=None):
-    """Scale a flat array to a norm of at most max_norm, if its norm is finite; give the norm before."""
+    """Scale a flat array to a norm of at most max_norm, if its norm is finite; return the norm before."""
     norm = math.sqrt(sum_of_squares(grads, num_threads))
     if math.isfinite(norm) and norm > max_norm:
         scale(grads, max_norm / norm, num_threads)

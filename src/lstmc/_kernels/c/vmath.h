@@ -1,8 +1,8 @@
 /* exp, tanh and sigmoid on vectors.
  *
- * Bounds of the error, in units in the last place of the correctly rounded result, as tests/test_c_api.py
- * measures and asserts them: of f32 over all floats (1.095, 2.523, 2.481), of f64 over some million numbers
- * (1.044, 2.461, 2.100). Results that would be denormal are flushed to zero.
+ * Bounds of the error, in units in the last place of the correctly rounded result, as
+ * tests/kernels/test_c_api.py measures and asserts them: of f32 over all floats (1.095, 2.523, 2.481), of f64
+ * over some million numbers (1.044, 2.461, 2.100). Results that would be denormal are flushed to zero.
  *
  *   exp       1.1    arguments up to 88.37626 (f32) or 709.43614 (f64); above, infinity
  *   tanh      2.6    odd to the bit, exactly +-1 where it saturates

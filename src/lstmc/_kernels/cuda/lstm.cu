@@ -1,6 +1,6 @@
 /* The LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), no peepholes.
  *
- * The same equations as in ../c/cell_lstm.h, for one hidden unit. sequence.cuh says what a cell must define.
+ * The same equations as in ../c/cells/lstm.h, for one hidden unit. sequence.cuh says what a cell must define.
  */
 #include "real.cuh"
 

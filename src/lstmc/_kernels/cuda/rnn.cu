@@ -1,6 +1,6 @@
 /* The simple recurrent cell (Elman 1990): h = activation(W x + R h_before + b).
  *
- * The same equations as in ../c/cell_rnn.h, for one hidden unit. sequence.cuh says what a cell must define.
+ * The same equations as in ../c/cells/rnn.h, for one hidden unit. sequence.cuh says what a cell must define.
  * The only gate is h itself. Compiled for one activation: -DACTIVATION=TANH, RELU or IDENTITY.
  */
 #include "real.cuh"
