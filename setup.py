@@ -91,14 +91,14 @@ class BuildKernels(build_ext):
         path = KERNELS / source
         target = folder / self.compiler.object_filenames([str(path)])[0]
         stamp = folder / f"{source}.flags"
-        wanted = repr((flags, macros, self.compiler.compiler_so))
+        recipe = repr((flags, macros, self.compiler.compiler_so))
         newest = max(p.stat().st_mtime for p in KERNELS.rglob("*.[ch]"))
         fresh = target.exists() and target.stat().st_mtime > newest
-        if not (fresh and stamp.exists() and stamp.read_text() == wanted):
+        if not (fresh and stamp.exists() and stamp.read_text() == recipe):
             (target,) = self.compiler.compile(
                 [str(path)], output_dir=str(folder), macros=macros, extra_postargs=flags
             )
-            stamp.write_text(wanted)
+            stamp.write_text(recipe)
         return str(target)
 
     def openmp_flags(self):

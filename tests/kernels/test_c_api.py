@@ -67,7 +67,10 @@ def test_the_binding_refuses_an_unknown_cell():
 
 
 def test_bindings_and_stub_follow_the_header():
-    written = runpy.run_path(str(compiled.KERNELS.parent / "binding" / "declarations.py"))
+    program = compiled.KERNELS.parent / "binding" / "declarations.py"
+    if not program.exists():
+        pytest.skip("the source tree is not whole")
+    written = runpy.run_path(str(program))
     assert written["STUB"].read_text() == written["whole_stub"](), "run declarations.py"
 
 
