@@ -77,6 +77,8 @@ MUTANTS = [
      "plan->places[l].states = cursor;", "plan->places[l].states = 0;"),
     ("plan: scratch of the widest layer forgotten", "c/forward.h",
      "most = max_of(most, cursor);", "most = cursor;"),
+    ("plan: a chunk of h that is read while it is written", "c/forward.h",
+     "saves || call->num_layers == 1 ? 1 : 2", "1"),
     ("plan: an unknown cell is the last one", "c/cells/list.h",
      "number < CELLS ? cells[number] : NULL", "number < CELLS ? cells[number] : cells[CELLS - 1]"),
     ("forward: sums of R alone start from what was there", "c/forward.h",

@@ -43,8 +43,8 @@ class Recurrent(Layer):
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
+        self.handle = kernels.cell(self.cell.name)  # first: a GPU may not have it
         super().use_kernels(kernels)
-        self.handle = kernels.cell(self.cell.name)
         self._stacks = None  # made when they are first needed
 
     def parameters(self):
@@ -60,20 +60,16 @@ class Recurrent(Layer):
                 shapes[f"bias_l{i}"] = (rows,)
         return shapes
 
-    def bind(self, params, grads):
-        """Move the parameters and gradients into these views, with their values."""
-        super().bind(params, grads)
-        self._stacks = None
-
     def weights(self):
         """Return the Weights of each layer of the stack, as kernels take them: views, not copies."""
         return self._both_stacks()[0]
 
     def _both_stacks(self):
         """Return the Weights of each layer of the stack, and those of the gradients."""
-        if self._stacks is None:
+        if self._stacks is None or self._stacked is not self._params:
             # Without biases, kernels add zeros, and leave their gradient where nobody looks.
             size = 0 if self.bias else len(self.cell.gates) * self.hidden_size
+            self._stacked = self._params  # whose views these are
             self._stacks = [
                 [
                     Weights(

@@ -20,6 +20,7 @@ from stacks import (
     parts_of,
     random_problem,
     reference_solution,
+    seed_of,
     solution,
     states_of,
 )
@@ -213,3 +214,19 @@ def test_threads_may_run_where_they_might_before(threads):
         time.sleep(0.005)  # asleep, the others wake where the scheduler puts them
         assert_same_bits(layer.forward(x, num_threads=threads)[0], expected)
         assert set(map(frozenset, affinities().values())) == {frozenset(before)}
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_wide_batches_in_layers_have_one_result(isa, layers):
+    """So many rows that the sums of one step fill a chunk of time, whose states are used again.
+
+    A member of the team that is a step ahead must not write where another still reads.
+    """
+    rng = np.random.default_rng(seed_of("wide", layers))
+    net = lstmc.LSTM(16, 272, num_layers=layers, rng=rng)
+    x = rng.standard_normal((4, 256, 16)).astype(np.float32)
+    expected, state, _ = net.forward(x, num_threads=1)
+    for _ in range(3):
+        y, after, _ = net.forward(x, training=False, num_threads=2)
+        assert_same_bits(y, expected)
+        assert_same_bits(after, state)

@@ -53,6 +53,6 @@ def fingerprint(list arrays):
     return all
 
 
-cdef inline void *data_of(object a):
+cdef inline void *data_of(object a) except? NULL:
     """Address of an array's data; NULL for None. The array must outlive its use."""
-    return NULL if a is None else PyArray_DATA(<cnp.ndarray>a)
+    return NULL if a is None else PyArray_DATA(<cnp.ndarray?>a)

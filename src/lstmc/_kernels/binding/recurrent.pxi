@@ -37,8 +37,14 @@ cdef size_t scratch_bytes(Py_ssize_t planned) except? 0:
     return planned
 
 
+cdef check_layers(list layers):
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+
+
 def recurrent_forward(int cell, list layers, cnp.ndarray x, cnp.ndarray y, num_threads=None):
     """Run a stack of layers, each a calls.ForwardLayer: lstmc_forward of kernels.h."""
+    check_layers(layers)
     cdef const lstmc_kernels *table = table_of(x)
     cdef Py_ssize_t n = len(layers)
     cdef lstmc_forward call = lstmc_forward(
@@ -65,6 +71,7 @@ def recurrent_forward(int cell, list layers, cnp.ndarray x, cnp.ndarray y, num_t
 def recurrent_backward(int cell, list layers, dx, dy, x, Py_ssize_t steps, Py_ssize_t batch, num_threads=None,
                        Py_ssize_t repeat=1):
     """Differentiate a stack of layers, each a calls.BackwardLayer: lstmc_backward of kernels.h."""
+    check_layers(layers)
     cdef const lstmc_kernels *table = table_of(layers[0].dh0)
     cdef Py_ssize_t n = len(layers)
     cdef lstmc_backward call = lstmc_backward(

@@ -11,6 +11,7 @@ cdef class RecurrentStepper:
     cdef lstmc_forward_layer *layers
     cdef void *plan
     cdef object weights  # () -> a calls.Weights for each layer
+    cdef list form       # types and shapes of those
     cdef list memory     # what the addresses in `layers` and `call` point into
     cdef int type_number, worth_releasing, busy
     cdef Py_ssize_t inputs, outputs
@@ -35,6 +36,7 @@ cdef class RecurrentStepper:
         if self.layers == NULL or self.plan == NULL:
             raise MemoryError
         self.memory = []
+        self.form = [[(type(w), w.dtype, w.shape) for w in one] for one in layers]
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, steps=1, batch=batch,
                                   threads=threads_for(num_threads), scratch=NULL)
         operations = 0
@@ -61,11 +63,13 @@ cdef class RecurrentStepper:
     def refresh(self):
         """Take the weights as they are now."""
         cdef lstmc_forward_layer layer
-        for i, (weight_ih, weight_hh, bias) in enumerate(self.weights()):
+        for i, weights in enumerate(self.weights()):
+            if [(type(w), w.dtype, w.shape) for w in weights] != self.form[i]:
+                raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
             layer = self.layers[i]
-            layer.weight_ih = data_of(weight_ih)
-            layer.weight_hh = data_of(weight_hh)
-            layer.bias = data_of(bias)
+            layer.weight_ih = data_of(weights.weight_ih)
+            layer.weight_hh = data_of(weights.weight_hh)
+            layer.bias = data_of(weights.bias)
             self.table.pack_layer(<void *>self.layers[i].packed, &layer, self.call.cell)
 
     def states(self):

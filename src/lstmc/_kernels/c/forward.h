@@ -110,6 +110,9 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
     const int saves = call->layers[0].h != NULL;
     plan->group = saves ? 1 : call->num_layers;
     plan->chunk = max_of(SUMS_BYTES / (batch * row * (ptrdiff_t)sizeof(real)), ceil_div(LEAST_ROWS, batch));
+    /* Where a chunk of h is used again, a step must not write where it reads: a chunk has two steps or more.
+     */
+    plan->chunk = max_of(plan->chunk, saves || call->num_layers == 1 ? 1 : 2);
     plan->chunk = max_of(1, min_of(call->steps, plan->chunk));
     plan->threads = call->threads;
     plan->split = choose_split(&plan->threads, call->steps, call->batch, inputs, widest, cell->gates);
@@ -277,9 +280,9 @@ static void final_states(const forward_work *work, const team *member)
         const ptrdiff_t size = (to - from) * hidden * sizeof(real);
         const layer_place at = place_of(work, l, last_chunk);
         const real *h = steps ? at.h + (steps - 1 - at.h_first) * batch * hidden : layer->h0;
-        memmove((real *)layer->h_n + offset, h + offset, size);
-        if (layer->h)
+        if (layer->h) /* before h_n, which may be h0 itself */
             memcpy((real *)layer->h + offset, (const real *)layer->h0 + offset, size);
+        memmove((real *)layer->h_n + offset, h + offset, size);
         if (has_c && layer->c)
             memcpy((real *)layer->c + offset, (const real *)layer->c0 + offset, size);
         const real *c = !steps ? layer->c0 : at.c + (steps - 1) * at.c_step;

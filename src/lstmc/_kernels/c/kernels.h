@@ -14,7 +14,7 @@
  *   - `threads` is the most threads a call may use; it takes fewer where more would not help. Results have
  *     the same bits for every number.
  *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (row blocks of the weights, in the
- * order that the cell's file says), V classes.
+ *     order that the cell's file says), S biases of a unit (G, or more), V classes.
  */
 #ifndef LSTMC_KERNELS_H
 #define LSTMC_KERNELS_H
@@ -48,7 +48,7 @@ typedef struct {
                                     call packs them for itself */
     /* sizes */
     ptrdiff_t inputs; /* I: the features of x for the first layer, H of the layer below for others */
-    ptrdiff_t hidden; /* H */
+    ptrdiff_t hidden; /* H, the same in all layers of a stack */
 } lstmc_forward_layer;
 
 typedef struct {

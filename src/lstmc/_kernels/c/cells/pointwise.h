@@ -20,6 +20,10 @@
 #define CELL_CARRIES_H 0
 #endif
 
+_Static_assert(CELL_GATES <= MOST && CELL_SAVED <= MOST && CELL_BIASES >= CELL_GATES &&
+                   CELL_BIASES <= 2 * CELL_GATES,
+               "counts of a cell that cell.h has room for");
+
 #define OF_CELL_(a, b) a##_##b
 #define OF_CELL2(a, b) OF_CELL_(a, b)
 #define OF_CELL(stem) OF_CELL2(CELL, stem)
@@ -41,7 +45,7 @@ INLINE void OF_CELL(find_sums)(const real *at[CELL_GATES], const real *panels, p
 
 /* One row, VL units from `unit` on, of which n exist. row_sums: the row's place in the sums; lanes of a sum
  * from `width` on are another's, and not stored. */
-INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
+INLINE void OF_CELL(activate_units)(const forward_step *restrict step, const real *bias,
                                     const real *const sums[CELL_GATES],
                                     const real *const recurrent[CELL_GATES], ptrdiff_t row_sums,
                                     ptrdiff_t row, ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
@@ -81,7 +85,7 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
 }
 
 /* Rows and vectors of units of one step, from their sums to their states. */
-static void OF_CELL(activate)(const forward_step *step, part mine)
+static void OF_CELL(activate)(const forward_step *restrict step, part mine)
 {
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
@@ -104,8 +108,8 @@ static void OF_CELL(activate)(const forward_step *step, part mine)
 }
 
 /* One row, VL units. row_before: its row in what forward saved. */
-INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
-                                         ptrdiff_t unit)
+INLINE void OF_CELL(differentiate_units)(const backward_step *restrict step, ptrdiff_t row,
+                                         ptrdiff_t row_before, ptrdiff_t unit)
 {
     const ptrdiff_t hidden = step->hidden, n = min_of(VL, hidden - unit), here = row * hidden + unit;
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
@@ -150,7 +154,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
 }
 
 /* By rows: of each all units, whose gradients of the sums lie side by side. */
-static void OF_CELL(differentiate)(const backward_step *step, part mine)
+static void OF_CELL(differentiate)(const backward_step *restrict step, part mine)
 {
     for (ptrdiff_t row = mine.from; row < mine.to; row++) {
         const ptrdiff_t row_before = step->repeat == 1 ? row : row / step->repeat;
