@@ -54,8 +54,9 @@ class Cell(NamedTuple):
         In the order of the row blocks of the weights.
     states : tuple of str
         The parts of a state: "h", or "h" and "c".
-    saves_gates : bool
-        Whether forward saves the activated gates for backward. If not, the only gate is h itself.
+    saved : tuple of str
+        The values of a unit that forward saves for backward beside the states, in order: the activated
+        gates by their names. Empty where the only gate is h itself.
     derivatives : function of (h, c, gates)
         Returns the factors by which one step multiplies a gradient, by name. Here and below c is None
         where there is none, and gates is a dict of arrays by name.
@@ -67,18 +68,21 @@ class Cell(NamedTuple):
         The gates that cut a unit off while they are shut: nothing gets in, or nothing gets out.
     dc_through_h : function of (dh, c, gates) or None
         Returns what a gradient at h sends to c of the same step.
+    own_biases : int
+        How many of the last gates have a bias for their recurrent sum alone, beside the one that each has.
     """
 
     name: str
     kind: str
     gates: tuple
     states: tuple
-    saves_gates: bool
+    saved: tuple
     derivatives: Callable
     keeps: str | None = None
     writes: tuple = ()
     doors: tuple = ()
     dc_through_h: Callable | None = None
+    own_biases: int = 0
 
     @property
     def has_c(self):
@@ -86,9 +90,14 @@ class Cell(NamedTuple):
         return "c" in self.states
 
     @property
+    def biases(self):
+        """S, the row blocks of the bias."""
+        return len(self.gates) + self.own_biases
+
+    @property
     def h(self):
         """The hidden state as reports show it, like a gate: its bounds, and where it saturates."""
-        return Gate("h", "tanh", "state h") if self.saves_gates else self.gates[0]
+        return Gate("h", "tanh", "state h") if self.saved else self.gates[0]
 
     def rows(self, name, hidden):
         """Return the rows of the weights, a slice, that make the gate of this name."""
@@ -122,7 +131,7 @@ _LSTM = Cell(
         Gate("o", "sigmoid", "output gate o"),
     ),
     states=("h", "c"),
-    saves_gates=True,
+    saved=("i", "f", "g", "o"),
     keeps="f",
     writes=("i", "g"),
     doors=("i", "o"),
@@ -137,7 +146,7 @@ def _rnn(nonlinearity, slope):
         kind="rnn",
         gates=(Gate("h", nonlinearity, "state h"),),
         states=("h",),
-        saves_gates=False,
+        saved=(),
         derivatives=lambda h, c, gates: {f"{nonlinearity}'": slope(h)},
     )
 

@@ -50,14 +50,14 @@ class Recurrent(Layer):
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
 
-        For each layer l: weight_ih_l (G*H, I or H), weight_hh_l (G*H, H), bias_l (G*H,).
+        For each layer l: weight_ih_l (G*H, I or H), weight_hh_l (G*H, H), bias_l (S*H,).
         """
         rows, shapes = len(self.cell.gates) * self.hidden_size, {}
         for i in range(self.num_layers):
             shapes[f"weight_ih_l{i}"] = (rows, self.hidden_size if i else self.input_size)
             shapes[f"weight_hh_l{i}"] = (rows, self.hidden_size)
             if self.bias:
-                shapes[f"bias_l{i}"] = (rows,)
+                shapes[f"bias_l{i}"] = (self.cell.biases * self.hidden_size,)
         return shapes
 
     def weights(self):
@@ -68,7 +68,7 @@ class Recurrent(Layer):
         """Return the Weights of each layer of the stack, and those of the gradients."""
         if self._stacks is None or self._stacked is not self._params:
             # Without biases, kernels add zeros, and leave their gradient where nobody looks.
-            size = 0 if self.bias else len(self.cell.gates) * self.hidden_size
+            size = 0 if self.bias else self.cell.biases * self.hidden_size
             self._stacked = self._params  # whose views these are
             self._stacks = [
                 [
@@ -264,7 +264,8 @@ class Recurrent(Layer):
         if batch:
             calls, (weights, dweights) = [], self._both_stacks()
             for i, t in enumerate(trace.layers):
-                at_states = {"dgates": t.all_gates if consume else None}
+                fits = consume and len(self.cell.saved) == len(self.cell.gates)
+                at_states = {"dgates": t.all_gates if fits else None}
                 if recorded:
                     one = recorded[i]
                     at_states = {

@@ -38,7 +38,7 @@ class LayerTrace:
         The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
     all_h, all_c : ndarray (T+1, B, H)
         The states 0..T, batched even where the sequence is not; all_c may be None.
-    all_gates : ndarray (T, B, G*H) or None
+    all_gates : ndarray (T, B, saved*H) or None
         None where the only gate is h.
     """
 
@@ -73,20 +73,20 @@ class LayerTrace:
     def empty(cls, cell, pool, dtype, size, unbatched):
         """Return one of size (T, B, H), in arrays of a pool, for forward to fill in."""
         steps, batch, hidden = size
-        states, sums = (steps + 1, batch, hidden), (steps, batch, len(cell.gates) * hidden)
+        states, saved = (steps + 1, batch, hidden), (steps, batch, len(cell.saved) * hidden)
         h = pool.array(states, dtype)
         c = pool.array(states, dtype) if cell.has_c else None
-        gates = pool.array(sums, dtype) if cell.saves_gates else None
+        gates = pool.array(saved, dtype) if cell.saved else None
         return cls(cell, h, c, gates, unbatched)
 
     def split(self, gates):
-        """Return the parts of an array (T, B, G*H) by the names of the gates; for None, an empty dict."""
+        """Return the parts of what was saved, (T, B, saved*H), by name; for None, an empty dict."""
         if gates is None:
             return {}
-        hidden = gates.shape[2] // len(self.cell.gates)
+        hidden = gates.shape[2] // len(self.cell.saved)
         return {
-            gate.name: gates[:, :, i * hidden : (i + 1) * hidden]
-            for i, gate in enumerate(self.cell.gates)
+            name: gates[:, :, i * hidden : (i + 1) * hidden]
+            for i, name in enumerate(self.cell.saved)
         }
 
 

@@ -114,8 +114,8 @@ typedef struct lstmc_kernels {
 
     /* recurrent layers; cells/, forward.h, backward.h */
 
-    /* The number of a cell: lstm, rnn_tanh, rnn_relu, rnn_identity; LSTMC_UNKNOWN for another name. The same
-       in all tables. */
+    /* The number of a cell by its name, as cells/list.h has them; LSTMC_UNKNOWN for another name. The same in
+       all tables. */
     int (*cell)(const char *name);
     /* How many row blocks its weights have, and how many arrays its state: 1 for h, 2 for h and c. */
     int (*gates_of)(int cell);
