@@ -45,7 +45,7 @@ INLINE void OF_CELL(find_sums)(const real *at[CELL_GATES], const real *panels, p
 
 /* One row, VL units from `unit` on, of which n exist. row_sums: the row's place in the sums; lanes of a sum
  * from `width` on are another's, and not stored. */
-INLINE void OF_CELL(activate_units)(const forward_step *restrict step, const real *bias,
+INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
                                     const real *const sums[CELL_GATES],
                                     const real *const recurrent[CELL_GATES], ptrdiff_t row_sums,
                                     ptrdiff_t row, ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
@@ -84,9 +84,11 @@ INLINE void OF_CELL(activate_units)(const forward_step *restrict step, const rea
     }
 }
 
-/* Rows and vectors of units of one step, from their sums to their states. */
-static void OF_CELL(activate)(const forward_step *restrict step, part mine)
+/* Rows and vectors of units of one step, from their sums to their states. The step is copied: what no store
+ * can reach stays in registers. */
+static void OF_CELL(activate)(const forward_step *of, part mine)
 {
+    const forward_step copy = *of, *step = &copy;
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
     const int collide = CELL_SAVED && step->saved && CELL_SAVED * step->hidden * sizeof(real) % 2048 == 0;
@@ -108,7 +110,7 @@ static void OF_CELL(activate)(const forward_step *restrict step, part mine)
 }
 
 /* One row, VL units. row_before: its row in what forward saved. */
-INLINE void OF_CELL(differentiate_units)(const backward_step *restrict step, ptrdiff_t row,
+INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row,
                                          ptrdiff_t row_before, ptrdiff_t unit)
 {
     const ptrdiff_t hidden = step->hidden, n = min_of(VL, hidden - unit), here = row * hidden + unit;
@@ -154,8 +156,9 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *restrict step, ptr
 }
 
 /* By rows: of each all units, whose gradients of the sums lie side by side. */
-static void OF_CELL(differentiate)(const backward_step *restrict step, part mine)
+static void OF_CELL(differentiate)(const backward_step *of, part mine)
 {
+    const backward_step copy = *of, *step = &copy;
     for (ptrdiff_t row = mine.from; row < mine.to; row++) {
         const ptrdiff_t row_before = step->repeat == 1 ? row : row / step->repeat;
         for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, step->hidden); unit += VL)
