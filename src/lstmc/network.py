@@ -331,7 +331,9 @@ class Sequential(Layer):
         Parameters
         ----------
         batch : int
+            B, the rows that step side by side.
         num_threads : int, optional
+            Of each layer; by default as many as ``get_num_threads`` says.
 
         Raises
         ------

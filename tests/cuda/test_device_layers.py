@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import stacks
 from devices import (
     CASE,
     CASES,
@@ -17,18 +18,7 @@ from devices import (
     to_device,
     to_host,
 )
-from stacks import (
-    CELLS,
-    arriving_state,
-    as_type,
-    first_state,
-    make_layer,
-    parts_of,
-    random_problem,
-    seed_of,
-    solution,
-    states_of,
-)
+from stacks import CELLS
 from support import assert_close, assert_same_bits
 
 import lstmc
@@ -41,8 +31,8 @@ import lstmc
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_like_the_cpu(cupy, dtype, cell, case):
-    problem = as_type(random_problem(cell, *case), dtype)
-    assert_alike(on_device(cupy, problem), solution(problem), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, *case), dtype)
+    assert_alike(on_device(cupy, problem), stacks.solution(problem), dtype)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +42,10 @@ def test_like_the_cpu(cupy, dtype, cell, case):
 )
 @pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
 def test_options_like_the_cpu(cupy, dtype, cell, options):
-    problem = as_type(random_problem(cell, *CASE), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, *CASE), dtype)
     backward = {key: options[key] for key in options if key != "bias"}
-    layer = make_layer(problem, bias=options.get("bias", True))
-    expected = solution(problem, layer, **backward)
+    layer = stacks.make_layer(problem, bias=options.get("bias", True))
+    expected = stacks.solution(problem, layer, **backward)
     assert (expected["dx"] is None) == (not options.get("need_dx", True))
     assert_alike(on_device(cupy, problem, **options), expected, dtype)
 
@@ -64,7 +54,7 @@ def test_options_like_the_cpu(cupy, dtype, cell, options):
 @pytest.mark.parametrize("unbatched", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_forms_like_the_cpu(cupy, dtype, cell, batch_first, unbatched):
-    problem = as_type(random_problem(cell, 5, 1 if unbatched else 3, 7, 9, 2), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, 5, 1 if unbatched else 3, 7, 9, 2), dtype)
     if unbatched:  # the axis of rows is the second one, of sequences and of states
         for key, value in problem.items():
             problem[key] = value[:, 0] if getattr(value, "ndim", 0) == 3 else value
@@ -78,19 +68,19 @@ def test_forms_like_the_cpu(cupy, dtype, cell, batch_first, unbatched):
         layer = make(7, 9, 2, batch_first=batch_first, dtype=dtype, device=device)
         for name in layer.parameters():
             layer[name][...] = one[name]
-        results.append(solution(one, layer))
+        results.append(stacks.solution(one, layer))
     assert_alike(to_host(cupy, results[1]), results[0], dtype)
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(0, 3), (5, 0), (0, 0)])
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_no_steps_or_no_rows(cupy, dtype, cell, steps, batch):
-    problem = as_type(random_problem(cell, steps, batch, 7, 9, 2), dtype)
-    expected = solution(problem)
+    problem = stacks.as_type(stacks.random_problem(cell, steps, batch, 7, 9, 2), dtype)
+    expected = stacks.solution(problem)
     actual = on_device(cupy, problem)
     for name, value in expected.items():
         assert_same_bits(actual[name], value)
-    layer = make_layer(to_device(cupy, problem), device="cuda")
+    layer = stacks.make_layer(to_device(cupy, problem), device="cuda")
     y, _ = layer(cupy.empty((steps, batch, 7), dtype))
     assert y.shape == (steps, batch, 9)
 
@@ -98,10 +88,13 @@ def test_no_steps_or_no_rows(cupy, dtype, cell, steps, batch):
 @pytest.mark.parametrize("cell", CELLS)
 def test_inference_like_the_cpu(cupy, dtype, cell):
     """By __call__ and without a trace, from zeros and from a state."""
-    problem = as_type(random_problem(cell, 6, 4, 7, 19, 2), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, 6, 4, 7, 19, 2), dtype)
     data = to_device(cupy, problem)
-    layer, judge = make_layer(data, device="cuda"), make_layer(problem)
-    for state, device_state in ((None, None), (first_state(problem), first_state(data))):
+    layer, judge = stacks.make_layer(data, device="cuda"), stacks.make_layer(problem)
+    for state, device_state in (
+        (None, None),
+        (stacks.first_state(problem), stacks.first_state(data)),
+    ):
         expected, last = judge(problem["x"], state)
         for y, final, *trace in (
             layer(data["x"], device_state),
@@ -109,19 +102,25 @@ def test_inference_like_the_cpu(cupy, dtype, cell):
         ):
             assert trace in ([], [None])
             assert_close(y.get(), expected, TOLERANCE[dtype], "y")
-            for a, b in zip(parts_of(final), parts_of(last), strict=True):
+            for a, b in zip(stacks.parts_of(final), stacks.parts_of(last), strict=True):
                 assert_close(a.get(), b, TOLERANCE[dtype], "state")
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_a_trace_holds_the_states(cupy, dtype, cell):
-    problem = as_type(random_problem(cell, *CASE), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, *CASE), dtype)
     data = to_device(cupy, problem)
-    traces = make_layer(data, device="cuda").forward(data["x"], first_state(data))[2].layers
-    expected = make_layer(problem).forward(problem["x"], first_state(problem))[2].layers
+    traces = (
+        stacks.make_layer(data, device="cuda")
+        .forward(data["x"], stacks.first_state(data))[2]
+        .layers
+    )
+    expected = (
+        stacks.make_layer(problem).forward(problem["x"], stacks.first_state(problem))[2].layers
+    )
     assert len(traces) == 2
     for one, judge in zip(traces, expected, strict=True):
-        for name in states_of(cell):
+        for name in stacks.states_of(cell):
             array = getattr(one, name)
             assert isinstance(array, cupy.ndarray)
             assert_close(array.get(), getattr(judge, name), TOLERANCE[dtype], name)
@@ -133,16 +132,17 @@ def test_a_trace_holds_the_states(cupy, dtype, cell):
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_backward_again(cupy, dtype, cell):
     """Two over one trace agree, and gradients add to what was there."""
-    problem = as_type(random_problem(cell, *CASE), dtype)
-    expected = solution(problem)
+    problem = stacks.as_type(stacks.random_problem(cell, *CASE), dtype)
+    expected = stacks.solution(problem)
     data = to_device(cupy, problem)
-    layer = make_layer(data, device="cuda")
-    _, _, trace = layer.forward(data["x"], first_state(data))
+    layer = stacks.make_layer(data, device="cuda")
+    _, _, trace = layer.forward(data["x"], stacks.first_state(data))
     first, second = (
-        to_host(cupy, layer.backward(data["dy"], trace, arriving_state(data))) for _ in range(2)
+        to_host(cupy, layer.backward(data["dy"], trace, stacks.arriving_state(data)))
+        for _ in range(2)
     )
     assert_same_bits(first[0], second[0])
-    assert_same_bits(parts_of(first[1]), parts_of(second[1]))
+    assert_same_bits(stacks.parts_of(first[1]), stacks.parts_of(second[1]))
     for name in layer.parameters():
         assert_close(layer.grad(name).get(), 2 * expected[f"d_{name}"], TOLERANCE[dtype], name)
     layer.zero_grad()
@@ -152,15 +152,15 @@ def test_backward_again(cupy, dtype, cell):
 @pytest.mark.parametrize("need_grads", [True, False])
 @pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
 def test_recording_like_the_cpu(cupy, dtype, cell, need_grads):
-    problem = as_type(random_problem(cell, *CASE), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, *CASE), dtype)
     data, records, grads = to_device(cupy, problem), [], []
     for one, device in ((problem, "cpu"), (data, "cuda")):
-        layer = make_layer(one, device=device)
-        _, _, trace = layer.forward(one["x"], first_state(one))
+        layer = stacks.make_layer(one, device=device)
+        _, _, trace = layer.forward(one["x"], stacks.first_state(one))
         layer.grads[...] = 3
         records.append([])
         options = {"need_grads": need_grads, "record": records[-1]}
-        layer.backward(one["dy"], trace, arriving_state(one), **options)
+        layer.backward(one["dy"], trace, stacks.arriving_state(one), **options)
         grads.append({name: layer.grad(name) for name in layer.parameters()})
         assert bool((layer.grads == 3).all()) is not need_grads
     assert len(records[1]) == 2
@@ -177,7 +177,7 @@ def test_recording_like_the_cpu(cupy, dtype, cell, need_grads):
 @pytest.mark.parametrize("rows", [(5, 3), (), (0, 2), (130,)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_like_the_cpu(cupy, dtype, rows, bias):
-    generator = np.random.default_rng(seed_of("linear", rows))
+    generator = np.random.default_rng(stacks.seed_of("linear", rows))
     x, dy = (generator.standard_normal((*rows, n)).astype(dtype) for n in (7, 65))
     results = []
     for device in ("cpu", "cuda"):
@@ -196,7 +196,7 @@ def test_linear_like_the_cpu(cupy, dtype, rows, bias):
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 @pytest.mark.parametrize("shape", [(2, 4), (), (0, 3), (300,)], ids=str)
 def test_embedding_like_the_cpu(cupy, dtype, kind, shape):
-    generator = np.random.default_rng(seed_of("embedding", shape))
+    generator = np.random.default_rng(stacks.seed_of("embedding", shape))
     tokens = generator.integers(5, size=shape).astype(kind)  # of 6: one never occurs, some often
     dy = generator.standard_normal((*shape, 33)).astype(dtype)
     layer, judge = (
@@ -213,13 +213,13 @@ def test_embedding_like_the_cpu(cupy, dtype, kind, shape):
 
 def test_inputs_and_results_are_the_callers(cupy):
     """What is written after forward changes nothing, and results do not overlap."""
-    problem = as_type(random_problem("lstm", *CASE), np.float32)
+    problem = stacks.as_type(stacks.random_problem("lstm", *CASE), np.float32)
     expected, data = on_device(cupy, problem), to_device(cupy, problem)
-    layer = make_layer(data, device="cuda")
-    y, state, trace = layer.forward(data["x"], first_state(data))
+    layer = stacks.make_layer(data, device="cuda")
+    y, state, trace = layer.forward(data["x"], stacks.first_state(data))
     for array in (data["x"], data["h0"], data["c0"], y, *state):
         array[...] = 99
-    dx, dstate = layer.backward(data["dy"], trace, arriving_state(data))
+    dx, dstate = layer.backward(data["dy"], trace, stacks.arriving_state(data))
     for name in ("dy", "dh_n", "dc_n"):
         assert_same_bits(data[name].get(), problem[name])
     gradients = {"dx": dx, "dh0": dstate[0], "dc0": dstate[1]}
@@ -232,7 +232,7 @@ def test_inputs_and_results_are_the_callers(cupy):
 
 
 def test_a_device_that_is_current_with_a_stream_of_its_own(cupy, dtype):
-    problem = as_type(random_problem("lstm", *CASE), dtype)
+    problem = stacks.as_type(stacks.random_problem("lstm", *CASE), dtype)
     expected = on_device(cupy, problem)
     for options in ({}, {"non_blocking": True}):
         with cupy.cuda.Stream(**options):
@@ -247,12 +247,12 @@ def test_a_device_that_is_current_with_a_stream_of_its_own(cupy, dtype):
 @pytest.mark.parametrize("batch", [1, 3, 20])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
-    problem = as_type(random_problem(cell, 5, batch, 7, 19, 2), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, 5, batch, 7, 19, 2), dtype)
     data = to_device(cupy, problem)
-    layer = make_layer(data, device="cuda")
-    y, last = make_layer(problem)(problem["x"], first_state(problem))
+    layer = stacks.make_layer(data, device="cuda")
+    y, last = stacks.make_layer(problem)(problem["x"], stacks.first_state(problem))
     stepper, into = layer.stepper(batch), layer.stepper(batch)
-    stepper.state = into.state = first_state(data)
+    stepper.state = into.state = stacks.first_state(data)
     out = cupy.empty((batch, 19), dtype)
     seen = []
     for x_t in data["x"]:
@@ -260,11 +260,11 @@ def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
         assert into(x_t, out=out) is out
         assert_same_bits(out.get(), seen[-1].get())
     assert_close(np.stack([y_t.get() for y_t in seen]), y, TOLERANCE[dtype], "y")
-    for actual, expected in zip(parts_of(stepper.state), parts_of(last), strict=True):
+    for actual, expected in zip(stacks.parts_of(stepper.state), stacks.parts_of(last), strict=True):
         assert_close(actual.get(), expected, TOLERANCE[dtype], "state")
     if batch == 1:
         flat, flat_out = layer.stepper(), cupy.empty(19, dtype)
-        flat.state = first_state(data)
+        flat.state = stacks.first_state(data)
         assert_same_bits(flat(data["x"][0, 0]).get(), seen[0].get()[0])
         assert flat(data["x"][1, 0], out=flat_out) is flat_out
         assert_same_bits(flat_out.get(), seen[1].get()[0])
@@ -273,38 +273,38 @@ def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_the_state_of_a_stepper(cupy, cell):
     """Zeros at first; read and written as copies; rows are forgotten by a mask."""
-    data = to_device(cupy, as_type(random_problem(cell, *CASE), np.float32))
-    layer = make_layer(data, device="cuda")
+    data = to_device(cupy, stacks.as_type(stacks.random_problem(cell, *CASE), np.float32))
+    layer = stacks.make_layer(data, device="cuda")
     stepper, other = layer.stepper(3), layer.stepper(3)
-    for part in parts_of(stepper.state):
+    for part in stacks.parts_of(stepper.state):
         assert isinstance(part, cupy.ndarray)
         assert part.shape == (2, 3, 9)
         assert not part.any()
-    stepper.state = first_state(data)
-    first, after = stepper(data["x"][0]).get(), to_host(cupy, parts_of(stepper.state))
-    assert not any(part.any() for part in parts_of(other.state))
-    for part in parts_of(stepper.state):
+    stepper.state = stacks.first_state(data)
+    first, after = stepper(data["x"][0]).get(), to_host(cupy, stacks.parts_of(stepper.state))
+    assert not any(part.any() for part in stacks.parts_of(other.state))
+    for part in stacks.parts_of(stepper.state):
         part[...] = 5
-    assert_same_bits(to_host(cupy, parts_of(stepper.state)), after)
-    stepper.state = first_state(data)
+    assert_same_bits(to_host(cupy, stacks.parts_of(stepper.state)), after)
+    stepper.state = stacks.first_state(data)
     assert_same_bits(stepper(data["x"][0]).get(), first)
     stepper.reset(cupy.asarray([True, False, True]))
-    for part, before in zip(to_host(cupy, parts_of(stepper.state)), after, strict=True):
+    for part, before in zip(to_host(cupy, stacks.parts_of(stepper.state)), after, strict=True):
         assert not part[:, [0, 2]].any()
         assert_same_bits(part[:, 1], before[:, 1])
     for mask in ([1, 0, 1], [True, False]):
         with pytest.raises(ValueError, match=r"mask must be a bool array \(3,\)"):
             stepper.reset(cupy.asarray(mask))
     stepper.reset()
-    assert not any(part.any() for part in parts_of(stepper.state))
+    assert not any(part.any() for part in stacks.parts_of(stepper.state))
 
 
 @pytest.mark.parametrize("kind", ["weight_ih", "weight_hh", "bias"])
 @pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
 def test_a_stepper_has_its_own_weights_until_refreshed(cupy, cell, kind):
-    data = to_device(cupy, as_type(random_problem(cell, 2, 3, 7, 9, 2), np.float32))
-    layer = make_layer(data, device="cuda")
-    x, state = data["x"][0], first_state(data)
+    data = to_device(cupy, stacks.as_type(stacks.random_problem(cell, 2, 3, 7, 9, 2), np.float32))
+    layer = stacks.make_layer(data, device="cuda")
+    x, state = data["x"][0], stacks.first_state(data)
     old, stepper = layer(x[None], state)[0][0].get(), layer.stepper(3)
     for k in range(2):
         layer[f"{kind}_l{k}"][...] *= 0.5
@@ -322,8 +322,8 @@ def test_a_stepper_has_its_own_weights_until_refreshed(cupy, cell, kind):
      ((3, 9), np.float64, False), ((9, 3), np.float32, True)],
 )  # fmt: skip
 def test_out_that_is_refused(cupy, shape, dtype, turned):
-    data = to_device(cupy, as_type(random_problem("lstm", *CASE), np.float32))
-    stepper, out = make_layer(data, device="cuda").stepper(3), cupy.empty(shape, dtype)
+    data = to_device(cupy, stacks.as_type(stacks.random_problem("lstm", *CASE), np.float32))
+    stepper, out = stacks.make_layer(data, device="cuda").stepper(3), cupy.empty(shape, dtype)
     with pytest.raises(ValueError, match=r"out must be a .*contiguous float32 array \(3, 9\)"):
         stepper(data["x"][0], out=out.T if turned else out)
     assert not any(part.any() for part in stepper.state)
@@ -342,7 +342,7 @@ def test_steps_of_a_network(cupy, dtype, batch):
     net = lstmc.Sequential(
         lstmc.Embedding(11, 7, **own), lstmc.LSTM(7, 9, 2, **own), lstmc.Linear(9, 11, **own)
     )
-    tokens = np.random.default_rng(seed_of("net")).integers(11, size=(5, batch))
+    tokens = np.random.default_rng(stacks.seed_of("net")).integers(11, size=(5, batch))
     y, after = net(tokens)
     net.to("cuda")
     data = cupy.asarray(tokens)
@@ -377,10 +377,10 @@ def test_every_way_through_time(cupy, dtype, cell, way, case):
     """Each gives what the CPU does, and the same bits when run again."""
     from lstmc._kernels.cuda import ways
 
-    problem = as_type(random_problem(cell, *case), dtype)
+    problem = stacks.as_type(stacks.random_problem(cell, *case), dtype)
     with ways.use_way(way):
         first, second = (on_device(cupy, problem) for _ in range(2))
-    assert_alike(first, solution(problem), dtype)
+    assert_alike(first, stacks.solution(problem), dtype)
     assert_same_bits(second, first)
 
 
@@ -400,8 +400,8 @@ def test_ways_that_are_refused(cupy):
 
 def products(cupy, dtype):
     """Return what is made by matrix products of a map and a stack, forward and backward."""
-    problem = as_type(random_problem("lstm", 6, 5, 40, 33, 1), dtype)
-    generator = np.random.default_rng(seed_of("products"))
+    problem = stacks.as_type(stacks.random_problem("lstm", 6, 5, 40, 33, 1), dtype)
+    generator = np.random.default_rng(stacks.seed_of("products"))
     x, dy = (generator.standard_normal((48, n)).astype(dtype) for n in (64, 40))
     layer = lstmc.Linear(64, 40, dtype=dtype, rng=1, device="cuda")
     y, _, trace = layer.forward(cupy.asarray(x))

@@ -1,8 +1,8 @@
 """The command line: train, next, sample, eval, inspect, bench, config.
 
-Every command is a file here: HELP and EXAMPLE, ``add_options(parser)``, and ``run(args)``, which returns
-the exit code if it is not 0. Exit codes: 0 for success, 1 for an error, 2 for wrong usage, 130 after
-Ctrl-C.
+Every command is a file here: HELP and EXAMPLE, ``add_options(parser)`` for those that it has beside
+--threads, and ``run(args)``, which returns the exit code if it is not 0. Exit codes: 0 for success, 1 for
+an error, 2 for wrong usage, 130 after Ctrl-C.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from .. import __version__
 from .._kernels.binding.core import set_num_threads
 from . import bench, config, evaluate, inspect, sample, train
 from . import next as next_tokens
-from .options import UsageError
+from .options import UsageError, count
 
 __all__ = ["main", "make_parser"]
 
@@ -47,6 +47,10 @@ def make_parser():
         )
         subparser.set_defaults(run=command.run)
         command.add_options(subparser)
+        subparser.add_argument(
+            "--threads", type=count, metavar="N",
+            help="threads to compute with (default: the cores there are); the result does not depend on it",
+        )  # fmt: skip
     return parser
 
 
@@ -65,7 +69,7 @@ def main(argv=None):
     """
     args = make_parser().parse_args(argv)
     try:
-        if getattr(args, "threads", None):
+        if args.threads:
             set_num_threads(args.threads)
         code = args.run(args) or 0
         sys.stdout.flush()

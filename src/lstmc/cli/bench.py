@@ -10,7 +10,7 @@ import numpy as np
 
 from .._kernels.binding.core import get_num_threads
 from ..recurrent import LSTM
-from .options import add_threads, count, positive
+from .options import count, positive
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run", "time_text"]
 
@@ -36,7 +36,6 @@ def add_options(parser):
     add("--seconds", type=positive, default=0.5, metavar="X",
         help="how long to time each line (default: 0.5)")  # fmt: skip
     add("--peer", choices=("torch",), help="time this beside it, if it is installed")
-    add_threads(parser)
 
 
 def run(args):

@@ -9,7 +9,7 @@ EXAMPLE = "  lstmc config"
 
 
 def add_options(parser):
-    """Add nothing: this command has no options."""
+    """Add nothing: this command has no options of its own."""
 
 
 def run(args):

@@ -4,7 +4,7 @@ import math
 
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .options import UNITS, add_model, add_threads
+from .options import UNITS, add_model
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
@@ -16,7 +16,6 @@ def add_options(parser):
     """Add the options of this command."""
     add_model(parser)
     parser.add_argument("file", metavar="FILE", help="a text in UTF-8; - reads standard input")
-    add_threads(parser)
 
 
 def run(args):

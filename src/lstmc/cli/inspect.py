@@ -20,7 +20,7 @@ from ..passes import recurrent_layers
 from ..passes import run as run_network
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .options import UsageError, add_model, add_threads, count, natural
+from .options import UsageError, add_model, count, natural
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
@@ -50,7 +50,6 @@ def add_options(parser):
     add("--updates", type=count, metavar="N",
         help="how often either may learn in the demo, at most (default: 3000)")  # fmt: skip
     add("--seed", type=natural, metavar="N", help="of the demo (default: 0)")
-    add_threads(parser)
 
 
 def run(args):

@@ -1,7 +1,7 @@
 """The command ``lstmc next``: the likeliest continuations of a text."""
 
 from ..training.language_model import LanguageModel
-from .options import add_model, add_threads, count
+from .options import add_model, count
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
@@ -14,7 +14,6 @@ def add_options(parser):
     add_model(parser)
     parser.add_argument("text", metavar="TEXT", help="what has been written so far")
     parser.add_argument("-k", type=count, default=5, help="how many continuations (default: 5)")
-    add_threads(parser)
 
 
 def run(args):

@@ -7,7 +7,6 @@ __all__ = [
     "UNITS",
     "UsageError",
     "add_model",
-    "add_threads",
     "count",
     "natural",
     "not_negative",
@@ -47,11 +46,3 @@ not_negative = number(float, "a number, 0 or above", lambda x: 0 <= x < math.inf
 def add_model(parser, nargs=None):
     """Add MODEL."""
     parser.add_argument("model", metavar="MODEL", nargs=nargs, help="a file that lstmc train wrote")
-
-
-def add_threads(parser):
-    """Add --threads."""
-    parser.add_argument(
-        "--threads", type=count, metavar="N",
-        help="threads to compute with (default: the cores there are); the result does not depend on it",
-    )  # fmt: skip

@@ -1,7 +1,7 @@
 """The command ``lstmc sample``: a text that a model writes."""
 
 from ..training.language_model import LanguageModel
-from .options import add_model, add_threads, count, natural, not_negative
+from .options import add_model, count, natural, not_negative
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
@@ -21,7 +21,6 @@ def add_options(parser):
     add("--top-k", type=count, metavar="N",
         help="draw from the N likeliest only (default: from all)")  # fmt: skip
     add("--seed", type=natural, metavar="N", help="for the same text every time (default: random)")
-    add_threads(parser)
 
 
 def run(args):

@@ -27,7 +27,7 @@ from ..training import (
     read_text,
 )
 from ..training.language_model import LanguageModel
-from .options import UNITS, UsageError, add_threads, count, natural, positive, share
+from .options import UNITS, UsageError, count, natural, positive, share
 
 __all__ = ["DEFAULTS", "EXAMPLE", "HELP", "add_options", "new_settings", "run"]
 
@@ -62,7 +62,6 @@ def add_options(parser):
     add_network_options(adder(parser.add_argument_group("the network")))
     training = parser.add_argument_group("training")
     add_training_options(adder(training))
-    add_threads(training)
     files = parser.add_argument_group("files")
     adder(files)(
         "--out", metavar="DIR", default="run",

@@ -31,10 +31,8 @@ def lstm_step(x, h, c, weight_ih, weight_hh, bias):
         The input of this step.
     h, c : (B, H) arrays
         Hidden state and cell state before the step.
-    weight_ih : (4H, I) array
-    weight_hh : (4H, H) array
-    bias : (4H,) array
-        Weights and bias, rows in gate order i, f, g, o.
+    weight_ih, weight_hh, bias : (4H, I), (4H, H) and (4H,) arrays
+        Rows in gate order i, f, g, o.
 
     Returns
     -------
@@ -57,10 +55,8 @@ def lstm_forward(x, h0, c0, weight_ih, weight_hh, bias):
     x : (T, B, I) array
     h0, c0 : (B, H) arrays
         Initial hidden state and cell state.
-    weight_ih : (4H, I) array
-    weight_hh : (4H, H) array
-    bias : (4H,) array
-        Weights and bias, rows in gate order i, f, g, o.
+    weight_ih, weight_hh, bias : (4H, I), (4H, H) and (4H,) arrays
+        Rows in gate order i, f, g, o.
 
     Returns
     -------

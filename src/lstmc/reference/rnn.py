@@ -23,9 +23,7 @@ def rnn_step(x, h, weight_ih, weight_hh, bias, nonlinearity="tanh"):
         The input of this step.
     h : (B, H) array
         Hidden state before the step.
-    weight_ih : (H, I) array
-    weight_hh : (H, H) array
-    bias : (H,) array
+    weight_ih, weight_hh, bias : (H, I), (H, H) and (H,) arrays
     nonlinearity : {"tanh", "relu", "identity"}
 
     Returns
@@ -49,9 +47,7 @@ def rnn_forward(x, h0, weight_ih, weight_hh, bias, nonlinearity="tanh"):
     x : (T, B, I) array
     h0 : (B, H) array
         Initial hidden state.
-    weight_ih : (H, I) array
-    weight_hh : (H, H) array
-    bias : (H,) array
+    weight_ih, weight_hh, bias : (H, I), (H, H) and (H,) arrays
     nonlinearity : {"tanh", "relu", "identity"}
 
     Returns
