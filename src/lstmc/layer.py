@@ -177,14 +177,14 @@ class Layer:
         with on_device(device) as kernels:
             if device_of(kernels.arrays.empty(0)) == self.device:
                 return self
-            self.check_movable()
+            self.check_movable(kernels)
             views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
             self.use_kernels(kernels)
             self.bind(*views)
         return self
 
-    def check_movable(self):
-        """Refuse to move, before anything has moved."""
+    def check_movable(self, kernels):
+        """Refuse to move to the device of these kernels, before anything has moved."""
 
     def parameters(self):
         """Return the shapes of the parameters by name."""

@@ -115,11 +115,11 @@ class Sequential(Layer):
                 layer.use_kernels(kernels)
                 layer.pool = self.pool  # what one layer frees, the next one takes
 
-    def check_movable(self):
-        """Refuse to move, before anything has moved."""
+    def check_movable(self, kernels):
+        """Refuse to move to the device of these kernels, before anything has moved."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Layer):
-                layer.check_movable()
+                layer.check_movable(kernels)
             elif hasattr(layer, "parameters") and layer.parameters():
                 raise ValueError(
                     f"layers[{i}] ({type(layer).__name__}) has parameters and is no lstmc.Layer: "

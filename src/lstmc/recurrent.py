@@ -47,6 +47,10 @@ class Recurrent(Layer):
         super().use_kernels(kernels)
         self._stacks = None  # made when they are first needed
 
+    def check_movable(self, kernels):
+        """Refuse to move to a device that does not have the cell."""
+        kernels.cell(self.cell.name)
+
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
 

@@ -104,6 +104,17 @@ def test_a_cell_that_a_gpu_does_not_have_is_refused_by_name(kernels):
         kernels.cell("gru")
 
 
+def test_a_network_with_a_cell_that_a_gpu_does_not_have_stays_where_it_is(kernels, monkeypatch):
+    net = lstmc.Sequential(lstmc.LSTM(3, 5, rng=0), lstmc.RNN(5, 4, rng=1))
+    expected, _ = net(np.ones((2, 1, 3), np.float32))
+    here = importlib.import_module("lstmc._kernels.cuda.cells")  # the emulated one, if it is
+    monkeypatch.delitem(here.CELLS, "rnn_tanh")
+    with pytest.raises(ValueError, match="a GPU has no cell 'rnn_tanh'"):
+        net.to("cuda")
+    assert net.device == net.layers[0].device == "cpu"
+    assert_same_bits(net(np.ones((2, 1, 3), np.float32))[0], expected)
+
+
 def test_a_type_that_no_kernel_has_is_refused(kernels, cupy):
     with pytest.raises(TypeError, match="kernel scale must be of float32 or float64, got float16"):
         kernels.scale(cupy.zeros(3, np.float16), 2.0)
