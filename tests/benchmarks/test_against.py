@@ -51,13 +51,16 @@ def test_a_version_that_cannot_do_a_workload_is_reported():
     assert not result.rounds
 
 
-def test_a_process_that_dies_is_reported():
+def test_a_process_that_dies_is_reported(tmp_path):
+    nowhere = str(tmp_path)
     worker = versions.Worker(
-        sys.executable, {**os.environ, "PYTHONPATH": "/nowhere", "PYTHONHOME": "/"}
+        sys.executable, {**os.environ, "PYTHONPATH": nowhere, "PYTHONHOME": nowhere}
     )
-    with pytest.raises(versions.Failed, match="ended with status"):
-        worker.call("version")
-    worker.close()
+    try:
+        with pytest.raises(versions.Failed, match="ended with status"):
+            worker.call("version")
+    finally:
+        worker.close()
 
 
 def test_a_row():
