@@ -19,7 +19,7 @@ import lstmc.cells
 from lstmc._kernels import cpu
 from lstmc._kernels.cuda import cells
 
-ARCHITECTURES = (75, 80, 90)
+ARCHITECTURES = (75, *(pytest.param(one, marks=pytest.mark.slow) for one in (80, 90)))
 RNN = ("rnn_tanh", "rnn_relu", "rnn_identity")
 WAYS = ("steps", "graph", "persistent", "cooperative")
 # float64 sums of some hundred terms; float32 the same, and exp and tanh of another library
