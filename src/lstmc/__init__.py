@@ -4,6 +4,7 @@ from ._kernels.binding.core import get_num_threads, set_num_threads
 from ._kernels.config import __version__ as __version__
 from ._kernels.config import show_config
 from ._kernels.devices import get_matmul_precision, set_matmul_precision
+from .files import load
 from .inspection import (
     GateReport,
     GradientFlow,
@@ -80,6 +81,7 @@ __all__ = [
     "gradient_flow",
     "input_jacobian",
     "jacobian_spectrum",
+    "load",
     "lyapunov_exponents",
     "set_matmul_precision",
     "set_num_threads",

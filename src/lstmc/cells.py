@@ -84,6 +84,9 @@ class Cell(NamedTuple):
     dc_through_h: Callable | None = None
     own_biases: int = 0
 
+    def __reduce__(self):
+        return _named, (self.name,)  # there is one of each
+
     @property
     def has_c(self):
         """Whether there is a cell state beside h."""
@@ -103,6 +106,10 @@ class Cell(NamedTuple):
         """Return the rows of the weights, a slice, that make the gate of this name."""
         i = [gate.name for gate in self.gates].index(name)
         return slice(i * hidden, (i + 1) * hidden)
+
+
+def _named(name):
+    return CELLS[name]
 
 
 def _lstm_dc_through_h(dh, c, gates):

@@ -12,6 +12,8 @@ import numpy as np
 
 from ._kernels import cpu, on_device
 from ._kernels.devices import copy_into, device_of, differ
+from ._kernels.messages import shape_text
+from .files import Described, take_room
 from .traces import Trace
 
 __all__ = [
@@ -82,6 +84,7 @@ def check_size(name, value):
         raise TypeError(f"{name} must be a positive integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value}")
+    take_room(name, int(value), each=True)
     return int(value)
 
 
@@ -99,7 +102,7 @@ def check_writable(name, array):
     return array
 
 
-class Layer:
+class Layer(Described):
     """A layer whose parameters live in one flat array and their gradients in another.
 
     Parameters
@@ -197,12 +200,17 @@ class Layer:
                 copy_into(views[name], mine[name])
         self._params, self._grads = params, grads
 
+    def buffers(self, shapes):
+        """Return views into new parameters and gradients of these shapes, on the layer's device."""
+        return [flat_views(shapes, self.dtype, self.kernels) for _ in range(2)]
+
     def _allocate(self, rng, bounds):
-        """Make the layer's own buffers, each parameter drawn uniformly within +-bounds[name]."""
-        with on_device(self.device) as kernels:
-            shapes = self.parameters()
-            self.bind(*(flat_views(shapes, self.dtype, kernels) for _ in range(2)))
-            for name, view in self._params.items():
+        """Make the layer's own buffers, each parameter drawn within +-bounds[name]; without rng, zeros."""
+        shapes = self.parameters()
+        take_room(type(self).__name__, sum(map(math.prod, shapes.values())))
+        with on_device(self.device):
+            self.bind(*self.buffers(shapes))
+            for name, view in self._params.items() if rng is not None else ():
                 self._fill(name, rng.uniform(-bounds[name], bounds[name], view.shape))
 
     def _fill(self, name, values):
@@ -223,8 +231,42 @@ class Layer:
         """The number of parameters, without padding."""
         return sum(math.prod(shape) for shape in self.parameters().values())
 
+    # -- parameters by name, as in a dict; a layer is true even without any ----------------------
+
     def __getitem__(self, name):
         return self._view(self._params, name)
+
+    def __setitem__(self, name, values):
+        view = self._view(self._params, name)
+        if np.shape(values) not in (view.shape, ()):
+            raise ValueError(
+                f"{name} must be {shape_text(view.shape)}, got {shape_text(np.shape(values))}"
+            )
+        view[...] = values
+
+    def __contains__(self, name):
+        return name in self._params
+
+    def __iter__(self):
+        return iter(self._params)
+
+    def __len__(self):
+        return len(self._params)
+
+    def __bool__(self):
+        return True
+
+    def keys(self):
+        """Return the names of the parameters."""
+        return self._params.keys()
+
+    def items(self):
+        """Return pairs of a name and the writable view of that parameter."""
+        return self._params.items()
+
+    def values(self):
+        """Return the writable views of the parameters."""
+        return self._params.values()
 
     def grad(self, name):
         """Return the writable view of a parameter's gradient."""
@@ -244,21 +286,6 @@ class Layer:
         y, state, _ = self.forward(x, state, training=False)
         return y, state
 
-    # -- its like ----------------------------------------------------------------------------------
-
-    def options(self):
-        """Return the arguments that make a layer like this one, as plain data: sizes, flags, names.
-
-        The device and the values of the weights are not among them. A class defines its own; one that
-        inherits it may be made from other arguments, and has none until it does.
-
-        Raises
-        ------
-        TypeError
-            The class has none.
-        """
-        raise TypeError(f"{type(self).__name__}: its class has no options() of its own")
-
     def astype(self, dtype):
         """Return a copy of the layer in another type, with the same weights, on the same device.
 
@@ -271,11 +298,10 @@ class Layer:
         TypeError
             The type is another one, or the class of the layer does not define ``options()``.
         """
-        cls = type(self)
-        options = self.options() if "options" in vars(cls) else Layer.options(self)
+        options = self.own_options()
         if "dtype" not in options:
-            return cls(**options)
-        copy = cls(**{**options, "dtype": check_dtype(dtype), "device": self.device})
+            return self.from_options(options)
+        copy = self.from_options({**options, "dtype": check_dtype(dtype).name}).to(self.device)
         for name in copy.parameters():
             copy_into(copy[name], self[name].astype(copy.dtype))
         return copy

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ._kernels import kernels_of
+from .files import built_in, generator
 from .layer import Layer, check_share, check_size, check_writable, float_array, leading_rows
 from .steppers import LinearStepper
 from .traces import Trace
@@ -12,6 +13,7 @@ from .traces import Trace
 __all__ = ["Dropout", "Embedding", "Linear"]
 
 
+@built_in
 class Linear(Layer):
     """An affine map of the last axis: y = x weight^T + bias.
 
@@ -38,7 +40,7 @@ class Linear(Layer):
         self.out_features = check_size("out_features", out_features)
         self.bias = bool(bias)
         bound = 1 / math.sqrt(self.in_features)
-        self._allocate(np.random.default_rng(rng), {"weight": bound, "bias": bound})
+        self._allocate(generator(rng), {"weight": bound, "bias": bound})
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
@@ -106,6 +108,7 @@ class Linear(Layer):
         return LinearStepper(self, num_threads)
 
 
+@built_in
 class Embedding(Layer):
     """A table with one row of features per token.
 
@@ -130,8 +133,10 @@ class Embedding(Layer):
         super().__init__(dtype, device)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
-        self._allocate(rng := np.random.default_rng(rng), {"weight": 0})
-        self._fill("weight", rng.standard_normal(self._params["weight"].shape))
+        rng = generator(rng)
+        self._allocate(rng, {"weight": 0})
+        if rng is not None:
+            self._fill("weight", rng.standard_normal(self._params["weight"].shape))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
@@ -195,6 +200,7 @@ class Embedding(Layer):
         return step
 
 
+@built_in
 class Dropout(Layer):
     """Zero a share of x in training and scale the rest up by 1 / (1 - p) (Zaremba et al. 2014, section 3.1).
 
@@ -214,7 +220,7 @@ class Dropout(Layer):
     def __init__(self, p=0.5, rng=None):
         super().__init__()
         self.p = check_share("p", p)
-        self.rng = np.random.default_rng(rng)
+        self.rng = generator(rng, of_weights=False)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data; not where masks come from."""

@@ -1,11 +1,13 @@
 """Sequential: layers one after another over one flat array of parameters and one of gradients."""
 
 import inspect
+import textwrap
 
 import numpy as np
 
 from ._kernels import on_device
-from .layer import ALIGNMENT, Layer, Views, check_size, flat_views
+from .files import built_in, describe
+from .layer import ALIGNMENT, Layer, Views, check_size
 from .steppers import NetworkStepper
 from .traces import Trace
 
@@ -59,6 +61,7 @@ class Place:
         return option in self._backward_takes
 
 
+@built_in
 class Sequential(Layer):
     """Layers in a row, each fed by the one before.
 
@@ -81,6 +84,8 @@ class Sequential(Layer):
     by the layer's number: ``net["1.weight_hh_l0"]``.
     """
 
+    _not_pickled = (*Layer._not_pickled, "_places", "_shapes")
+
     def __init__(self, *layers):
         _check_layers(layers)
         shapes = [layer.parameters() if hasattr(layer, "parameters") else {} for layer in layers]
@@ -95,17 +100,51 @@ class Sequential(Layer):
             raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
         self.layers = layers
-        self._places = [Place(layer, i) for i, layer in enumerate(layers)]
+        self._join(shapes)
+
+    def _join(self, shapes):
+        """Move the parameters of the layers, by their shapes, into buffers of the network."""
+        self._places = [Place(layer, i) for i, layer in enumerate(self.layers)]
         self._shapes = {
             f"{i}.{name}": tuple(shape)
             for i, own in enumerate(shapes)
             for name, shape in own.items()
         }
-        with on_device(self.device) as kernels:
-            self.bind(*(flat_views(self._shapes, self.dtype, kernels) for _ in range(2)))
-        for layer in layers:
+        with on_device(self.device):
+            self.bind(*self.buffers(self._shapes))
+        for layer in self.layers:
             layer.in_network = True
         self.use_kernels(self.kernels)
+
+    def options(self):
+        """Return the descriptions of the layers, as plain data."""
+        return {"layers": [describe(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_options(cls, options):
+        """Return a network of what ``options()`` returned."""
+        return cls(*(cls.from_description(one) for one in options["layers"]))
+
+    def _view(self, views, name):
+        if isinstance(name, (int, np.integer)):
+            raise KeyError(
+                f"a network's parameters go by name, its layers are in layers: layers[{name}]"
+            )
+        return super()._view(views, name)
+
+    def own_arrays(self):
+        """Return None: the layers bring theirs."""
+
+    def restore(self, arrays, device):
+        """Make buffers on a device, and move what the layers have brought into them."""
+        with on_device(device) as kernels:
+            self.kernels = kernels
+            self._params, self._grads = self.buffers({})
+        self._join([x.parameters() if hasattr(x, "parameters") else {} for x in self.layers])
+
+    def __repr__(self):
+        layers = textwrap.indent("".join(f"{one!r},\n" for one in self.layers), "  ")
+        return f"{type(self).__name__}(\n{layers})"
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""

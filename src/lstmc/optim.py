@@ -5,6 +5,7 @@ optimiser is plain numbers and arrays, for checkpoints.
 """
 
 import math
+import sys
 
 import numpy as np
 
@@ -16,7 +17,9 @@ __all__ = [
     "Adam",
     "AdamW",
     "RMSprop",
+    "check_count",
     "check_number",
+    "check_real",
     "clip_grad_norm",
 ]
 
@@ -28,6 +31,7 @@ def check_number(name, value, low=0.0, high=math.inf, open_low=False):
         or not isinstance(value, (int, float, np.number))
         or not (low < value if open_low else low <= value)
         or not value < high
+        or value > sys.float_info.max
     ):
         bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
             f" and below {high:g}" if high < math.inf else ""
@@ -63,10 +67,27 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     return kernels_of(net.grads).clip(net.grads, float(max_norm), num_threads)
 
 
+def check_real(name, value):
+    """Return a number as a float, which may be infinite; refuse NaN and all else."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    most = sys.float_info.max  # of integers: those beyond are no floats
+    if not number or not (-most <= value <= most or value in (-math.inf, math.inf)):
+        raise ValueError(f"{name} must be a number, got {value!r:.100}")
+    return float(value)
+
+
+def check_count(name, value):
+    """Return an int; refuse all but integers of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name} must be an integer of 0 or more, got {value!r:.100}")
+    return int(value)
+
+
 class Optimiser:
     """The base of SGD, Adam, AdamW and RMSprop."""
 
     _arrays: tuple = ()  # names of the state arrays, each as long as params
+    _options: tuple = ("weight_decay",)  # names of what is given when it is made, beside the rate
 
     def __init__(self, net, lr, weight_decay):
         self.net = net
@@ -94,6 +115,14 @@ class Optimiser:
         self.steps += 1
         self._update(kernels, self.net.params, self.net.grads, num_threads)
 
+    def options(self):
+        """Return what it was made with beside the network and the rate, as plain data."""
+        return {name: getattr(self, name) for name in self._options}
+
+    def __repr__(self):
+        options = {"lr": self.lr, **self.options(), "steps": self.steps}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+
     def state(self):
         """Return what a checkpoint needs: (arrays by name, numbers by name)."""
         return {name: getattr(self, name) for name in self._arrays}, {
@@ -112,10 +141,29 @@ class Optimiser:
         if set(arrays) != set(self._arrays):
             raise ValueError(f"arrays must be {sorted(self._arrays)}, got {sorted(arrays)}")
         dtype, shape = self.net.params.dtype, self.net.params.shape
-        for name in self._arrays:
-            array = kernels_of(arrays[name]).checked(name, arrays[name], dtype, shape)
+        arrays = {
+            name: kernels_of(array).checked(name, array, dtype, shape)
+            for name, array in arrays.items()
+        }
+        numbers = self.checked_numbers(numbers)
+        for name, array in arrays.items():
             copy_into(getattr(self, name), array)
-        self.lr, self.steps = float(numbers["lr"]), int(numbers["steps"])
+        self.lr, self.steps = numbers["lr"], numbers["steps"]
+
+    def checked_numbers(self, numbers):
+        """Return the numbers of a state, checked.
+
+        Raises
+        ------
+        ValueError
+            One is missing, negative, not finite, or of another type.
+        """
+        if not isinstance(numbers, dict) or set(numbers) != {"lr", "steps"}:
+            raise ValueError(f"numbers must be lr and steps, got {numbers!r:.100}")
+        return {
+            "lr": check_number("lr", numbers["lr"]),
+            "steps": check_count("steps", numbers["steps"]),
+        }
 
 
 class SGD(Optimiser):
@@ -136,6 +184,8 @@ class SGD(Optimiser):
     ValueError
         A number is out of range, or nesterov comes without momentum.
     """
+
+    _options = ("momentum", "nesterov", "weight_decay")
 
     def __init__(self, net, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
         self.momentum = check_number("momentum", momentum, high=1)
@@ -180,6 +230,7 @@ class Adam(Optimiser):
     """
 
     _arrays = ("m", "v")
+    _options = ("betas", "eps", "weight_decay")
     _decoupled = False
 
     def __init__(self, net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
@@ -249,6 +300,8 @@ class RMSprop(Optimiser):
     ValueError
         A number is out of range.
     """
+
+    _options = ("alpha", "eps", "momentum", "weight_decay")
 
     def __init__(self, net, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
         self.alpha = check_number("alpha", alpha, high=1)

@@ -11,6 +11,7 @@ import numpy as np
 from ._kernels.calls import BackwardLayer, ForwardLayer, Weights
 from ._kernels.messages import shape_text
 from .cells import CELLS, Cell
+from .files import built_in, generator
 from .layer import Layer, check_size
 from .steppers import stepper_of
 from .traces import LayerTrace, StateGradients, Trace, thaw
@@ -24,6 +25,7 @@ class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM."""
 
     cell: Cell
+    _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked")
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
@@ -34,7 +36,7 @@ class Recurrent(Layer):
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
         bound = 1 / math.sqrt(self.hidden_size)
-        self._allocate(np.random.default_rng(rng), dict.fromkeys(self.parameters(), bound))
+        self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
@@ -365,6 +367,7 @@ class Recurrent(Layer):
         return both if len(both) == 2 else [both[0], None]
 
 
+@built_in
 class RNN(Recurrent):
     """The simple recurrent network (Elman 1990): h = nonlinearity(W x + R h_before + b).
 
@@ -407,6 +410,7 @@ class RNN(Recurrent):
         return {**super().options(), "nonlinearity": self.nonlinearity}
 
 
+@built_in
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 

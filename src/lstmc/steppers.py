@@ -3,11 +3,12 @@
 from ._kernels.binding.core import get_num_threads
 from ._kernels.messages import kind_of, shape_text
 from .layer import check_writable, leading_rows
+from .traces import Bound
 
 __all__ = ["LinearStepper", "NetworkStepper", "stepper_of"]
 
 
-class Stepper:
+class Stepper(Bound):
     """Steps a recurrent layer: ``y_t = stepper(x_t)`` or ``stepper(x_t, out=y_t)``.
 
     x_t is (B, I) and y_t (B, H), a new array unless `out` is given; with batch=1 also (I,) and (H,).
@@ -22,6 +23,9 @@ class Stepper:
     def __init__(self, layer, batch, num_threads):
         self._layer = layer
         self._batch = batch
+
+    def __repr__(self):
+        return f"<stepper of {self._layer!r}, batch {self._batch}>"
 
     @property
     def state(self):
@@ -73,7 +77,7 @@ def stepper_of(layer, batch, num_threads):
     return _CLASSES[kernels](layer, batch, num_threads)
 
 
-class LinearStepper:
+class LinearStepper(Bound):
     """Steps a linear layer with packed weights. ``refresh()`` packs them anew."""
 
     def __init__(self, layer, num_threads):
@@ -83,6 +87,9 @@ class LinearStepper:
             lambda: (layer["weight"], layer["bias"] if layer.bias else None)
         )
         self.refresh = self._core.refresh
+
+    def __repr__(self):
+        return f"<stepper of {self._layer!r}>"
 
     def __call__(self, x, out=None):
         """Return y (batch, out) for x (batch, in)."""
@@ -124,7 +131,7 @@ class LayerStepper:
         self.state = None
 
 
-class NetworkStepper:
+class NetworkStepper(Bound):
     """Steps a Sequential: a token or x_t in, y_t out.
 
     The stepper packs the weights when it is made: ``refresh()`` packs them anew. Only one thread at a time
@@ -132,12 +139,16 @@ class NetworkStepper:
     """
 
     def __init__(self, net, batch, num_threads):
+        self._net, self._batch = net, batch
         self._steppers = [
             layer.stepper(batch, num_threads=num_threads)
             if hasattr(layer, "stepper")
             else LayerStepper(layer, batch)
             for layer in net.layers
         ]
+
+    def __repr__(self):
+        return f"<stepper of {self._net!r}, batch {self._batch}>"
 
     def __call__(self, x, out=None):
         """Take one step and return the output of the last layer, in a new array or `out`.

@@ -2,10 +2,19 @@
 
 import numpy as np
 
-__all__ = ["LayerTrace", "StateGradients", "Trace", "freeze", "thaw"]
+__all__ = ["Bound", "LayerTrace", "StateGradients", "Trace", "freeze", "thaw"]
 
 
-class Trace:
+class Bound:
+    """What belongs to a layer and to its weights as they are: it is neither copied nor pickled."""
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: it belongs to one layer as it is"
+        )
+
+
+class Trace(Bound):
     """What backward needs of one forward call: read-only, and only for the layer that made it.
 
     Attributes
@@ -24,6 +33,9 @@ class Trace:
         for name, value in arrays.items():
             freeze(value)
             setattr(self, name, value)
+
+    def __repr__(self):
+        return f"<trace of {type(self.owner).__name__}>"
 
 
 class LayerTrace:
@@ -48,6 +60,10 @@ class LayerTrace:
         self._unbatched = unbatched
         for array in (h, c, gates):
             freeze(array)
+
+    def __repr__(self):
+        steps, batch, hidden = self.all_h.shape
+        return f"<trace of one {self.cell.kind} layer: T {steps - 1}, B {batch}, H {hidden}>"
 
     # Views are made when they are asked for: a training step asks for none.
 

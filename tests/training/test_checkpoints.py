@@ -1,5 +1,7 @@
 """Tests of the files of checkpoints: whole or absent, and wrong ones refused."""
 
+import copy
+import errno
 import math
 import os
 import sys
@@ -7,8 +9,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from trainers import TRAIN, make_trainer
+from trainers import TRAIN, VALID, make_trainer
 
+import lstmc
 from lstmc.files import check_writable_folder, read_safetensors, write_safetensors
 from lstmc.training import read_note
 
@@ -69,7 +72,9 @@ def test_something_else_is_refused(tmp_path):
             make_trainer().load(path)
     write_safetensors(path, {}, {"kind": "model"})
     for load in (make_trainer().load, read_note):
-        with pytest.raises(ValueError, match="is not a checkpoint of training, but 'model'"):
+        with pytest.raises(
+            ValueError, match="is not a checkpoint of training: it is of format None"
+        ):
             load(path)
     for load in (make_trainer().load, read_note, read_safetensors):
         with pytest.raises(FileNotFoundError):
@@ -96,10 +101,205 @@ def test_wrong_tensors_are_refused(checkpoint):
         with pytest.raises(ValueError, match=message):
             trainer.load(checkpoint)
         assert np.array_equal(trainer.net.params, before)
-    for name in set(metadata) - {"kind"}:
+    for name in set(metadata) - {"kind", "format"}:
         write_safetensors(checkpoint, arrays, {k: v for k, v in metadata.items() if k != name})
         with pytest.raises(ValueError, match=f"is not a whole checkpoint: KeyError\\('{name}'\\)"):
             make_trainer().load(checkpoint)
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def places(data, path=()):
+    """Yield the path to every part of nested data."""
+    parts = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
+    for key, part in parts:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def changed(data, path, value=None, delete=False):
+    data = copy.deepcopy(data)
+    part = data
+    for key in path[:-1]:
+        part = part[key]
+    if delete:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    return data
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A checkpoint with all there can be in it: a schedule, best weights, metrics, a state, a note."""
+    path = tmp_path / "full.safetensors"
+    trainer = make_trainer(plateau=True)
+    trainer.fit(TRAIN, VALID, epochs=2, patience=9, checkpoint=path, metrics=tmp_path / "metrics",
+                note={"a": [1]})  # fmt: skip
+    batch = TRAIN[:80].reshape(20, 4)
+    trainer.progress.state = trainer.net.forward(batch, training=False)[1]
+    trainer.save(path)
+    return path
+
+
+def error_of(function, *args):
+    try:
+        function(*args)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_a_damaged_checkpoint_changes_nothing(full):
+    """Whatever is damaged: all is read and checked before the trainer changes."""
+    arrays, metadata = read_safetensors(full)
+    before = make_trainer(plateau=True)
+    before.save(full.with_name("before"))
+    expected = full.with_name("before").read_bytes()
+    trainer, refused = make_trainer(plateau=True), 0
+    values = (None, math.nan, -1, 10**400, [], {}, "x", 0.5, True, [[[]]])
+    cases = [(path, {"delete": True}) for path in places(metadata)]
+    cases += [(path, {"value": value}) for path in places(metadata) for value in values]
+    rng = np.random.default_rng(0)
+    for i in rng.permutation(len(cases))[:600]:
+        path, change = cases[i]
+        damaged = changed(metadata, path, **change)
+        if damaged == metadata:
+            continue
+        write_safetensors(full, arrays, damaged)
+        error = error_of(trainer.load, full)
+        if error is not None:
+            refused += 1
+            assert str(full) in error
+            trainer.save(full.with_name("after"))
+            assert full.with_name("after").read_bytes() == expected, (path, change)
+        else:  # another number that could have been there
+            assert path[0] in ("history", "note", "corpus", "metrics", "sums", "best", "decay",
+                               "numbers", "random", "epoch", "window", "state"), (path, change)  # fmt: skip
+            trainer = make_trainer(plateau=True)
+    assert refused > 400
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("numbers", "lr"), math.nan, "lr must be"),
+        (("numbers", "lr"), -1, "lr must be"),
+        (("numbers", "steps"), -1, "steps must be an integer of 0 or more, got -1"),
+        (("numbers",), {"steps": 1}, "numbers must be lr and steps"),
+        (("decay", "epochs"), 1.5, "epochs must be an integer"),
+        (("decay", "best"), math.nan, "best must be a number, got nan"),
+        (("history",), 5, "history must be a list, got 5"),
+        (("epoch",), -1, "epoch must be an integer of 0 or more"),
+        (("window",), "one", "window must be an integer of 0 or more"),
+        (("note",), [], "note must be a dict"),
+        (("sums",), {}, "sums must have tokens, loss, norm, seconds"),
+        (("sums", "loss"), None, "sums.loss must be a number"),
+        (("best", "waited"), 0.5, "best.waited must be an integer"),
+        (("corpus", "train"), [1], "corpus.train must be a length and a checksum"),
+        (("metrics", "path"), 3, "metrics.path must be a str"),
+        (("random",), [], "random must have 2 states, got 0"),
+        (("random", 1, "state"), {"state": 10**400, "inc": 1}, "random must hold states"),
+        (("state",), "weights.0.weight", "state must have an entry for each of 5 layers"),
+        (("state", 2), "state.9", "state must name arrays of the file, got 'state.9'"),
+        (("state", 2), ["state.2.0"], "state must be None or the tuple"),
+    ],
+)
+def test_what_is_damaged_is_named(full, path, value, message):
+    arrays, metadata = read_safetensors(full)
+    write_safetensors(full, arrays, changed(metadata, path, value))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(plateau=True).load(full)
+
+
+def test_data_nested_too_deeply_are_refused(full):
+    from safetensors.numpy import save
+
+    full.write_bytes(save({}, {"lstmc": '{"kind": "checkpoint", "format": 1, "x": ' + "[" * 10**5}))
+    for load in (make_trainer().load, read_note, lstmc.LanguageModel.load, lstmc.load):
+        with pytest.raises(ValueError, match=r"full\.safetensors"):
+            load(full)
+
+
+# -- what must be as it was ------------------------------------------------------------------------
+
+
+def other_net(**options):
+    trainer = make_trainer()
+    net = lstmc.Sequential(
+        lstmc.Embedding(5, 4),
+        lstmc.Dropout(options.get("p", 0.3)),
+        options.get("recurrent", lstmc.LSTM(4, 9, 2)),
+        lstmc.Dropout(0.3),
+        lstmc.Linear(9, 5),
+    )
+    optimiser = options.get("optimiser", lstmc.Adam)(net, 1e-2, **options.get("with", {}))
+    return lstmc.Trainer(net, optimiser, trainer.batch, trainer.steps, options.get("clip", 5.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"p": 0.5}, r"network.options.layers\[1\].options must be {'p': 0.3}, .*, got {}"),
+        ({"recurrent": lstmc.RNN(4, 9, 2)}, r"layers\[2\].layer must be 'LSTM', .* got 'RNN'"),
+        ({"optimiser": lstmc.AdamW}, "optimiser.type must be 'Adam', .* got 'AdamW'"),
+        ({"with": {"betas": (0.5, 0.9)}}, r"optimiser.options.betas\[0\] must be 0.9, .*, got 0.5"),
+        ({"with": {"weight_decay": 0.1}}, "optimiser.options.weight_decay must be 0.0, .* got 0.1"),
+        ({"clip": 1.0}, "clip must be 5.0, as it was when training began, got 1.0"),
+        ({"clip": None}, "clip must be 5.0, as it was when training began, got None"),
+    ],
+)
+def test_another_network_or_optimiser_is_refused(checkpoint, options, message):
+    trainer = other_net(**options)
+    before = trainer.net.params.copy()
+    with pytest.raises(ValueError, match=message):
+        trainer.load(checkpoint)
+    assert np.array_equal(trainer.net.params, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda o: lstmc.PlateauDecay(o, 0.25, threshold=1.0),
+            "schedule.options.factor must be 0.5",
+        ),
+        (lambda o: lstmc.PlateauDecay(o, 0.5, 3, 1.0), "schedule.options.patience must be 1"),
+        (lambda o: lstmc.ExponentialDecay(o, 0.5), "schedule.* must be .*PlateauDecay"),
+    ],
+)
+def test_another_schedule_is_refused(full, make, message):
+    trainer = make_trainer()
+    trainer.schedule = make(trainer.optimiser)
+    with pytest.raises(ValueError, match=message):
+        trainer.load(full)
+
+
+def test_the_rate_the_threads_the_epochs_and_the_patience_may_be_others(full):
+    trainer = make_trainer(plateau=True)
+    trainer.optimiser.lr, trainer.num_threads = 123.0, 2
+    trainer.load(full)
+    assert trainer.optimiser.lr == read_safetensors(full)[1]["numbers"]["lr"] != 123
+    assert len(trainer.fit(TRAIN, VALID, epochs=3, patience=1)) == 3
+
+
+def test_a_checkpoint_of_the_version_before_is_refused_by_name(checkpoint):
+    arrays, metadata = read_safetensors(checkpoint)
+    del metadata["format"]
+    write_safetensors(checkpoint, arrays, metadata)
+    for load in (make_trainer().load, read_note):
+        with pytest.raises(ValueError, match=r"is a checkpoint of lstmc 0\.1"):
+            load(checkpoint)
+
+
+# -- outputs ---------------------------------------------------------------------------------------
 
 
 def test_an_output_that_cannot_be_written_is_found_before_training(tmp_path):
@@ -148,12 +348,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(checkpoint):
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_no_space_left_leaves_the_old_checkpoint(checkpoint):
+def test_no_space_left_leaves_the_old_checkpoint(checkpoint, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     before = checkpoint.read_bytes()
-    temporary = checkpoint.with_name(checkpoint.name + ".tmp")
-    temporary.symlink_to("/dev/full")
-    with pytest.raises(OSError, match="cannot write: No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write: No space left on device: .*checkpoint\.saf"):
         make_trainer().save(checkpoint)
     assert checkpoint.read_bytes() == before
     assert list(checkpoint.parent.iterdir()) == [checkpoint]

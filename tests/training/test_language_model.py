@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 from cases import KINDS
-from support import assert_close
+from support import assert_close, assert_same_bits
 
 from lstmc import LSTM, RNN, Adam, Dropout, LanguageModel, Trainer, Vocabulary
 from lstmc.files import read_safetensors, write_safetensors
@@ -297,8 +297,8 @@ def spoil_shape(arrays, metadata):
     arrays["2.bias"] = np.zeros(3, np.float32)
 
 
-def spoil_config(arrays, metadata):
-    metadata["config"]["cell"] = "gru"
+def in_layer(i, **changes):
+    return lambda a, m: m["network"]["options"]["layers"][i]["options"].update(changes)
 
 
 @pytest.mark.parametrize(
@@ -308,15 +308,20 @@ def spoil_config(arrays, metadata):
         (lambda a, m: a.update(extra=np.zeros(2, np.float32)), "'extra' is not one"),
         (spoil_shape, r"'2.bias' must be \(1\d,\), got \(3,\)"),
         (spoil_dtype, "'2.bias' must be float32, got float64"),
-        (spoil_config, "broken configuration: cell must be"),
-        (lambda a, m: m["config"].pop("hidden"), "broken configuration: 'hidden'"),
-        (lambda a, m: m["config"].update(hidden=20), "'1.bias_l0' must be"),
-        (lambda a, m: m["config"].update(hidden=10**9), "broken configuration"),
-        (lambda a, m: m["config"].update(wings=2), "broken configuration"),
-        (lambda a, m: m.update(config=3), "broken configuration"),
-        (lambda a, m: m.pop("vocabulary"), "broken configuration"),
-        (lambda a, m: m["vocabulary"].update(level="letter"), "broken configuration: level"),
+        (lambda a, m: m["network"]["options"]["layers"].pop(1), "has no recurrent layer"),
+        (lambda a, m: m["network"]["options"]["layers"].pop(2), "is not that of a language model"),
+        (in_layer(1, num_layers=3), "'1.bias_l2' is missing"),
+        (in_layer(1, num_layers=10**9), "num_layers is 1000000000, and no tensor is as large"),
+        (in_layer(1, wings=2), "is not that of a language model"),
+        (lambda a, m: m.update(network=3), "not a language model"),
+        (lambda a, m: m.pop("vocabulary"), "not a language model of lstmc: 'vocabulary'"),
+        (lambda a, m: m["vocabulary"].update(level="letter"), "level must be"),
+        (
+            lambda a, m: m["vocabulary"]["tokens"].pop(),
+            "is not that of a language model of so many",
+        ),
         (lambda a, m: m.update(format="something"), "not a language model"),
+        (lambda a, m: m.update(kind="network"), "it must be a language model, and is 'network'"),
     ],
 )
 def test_a_file_with_the_wrong_content_is_refused(tmp_path, spoil, message):
@@ -328,6 +333,30 @@ def test_a_file_with_the_wrong_content_is_refused(tmp_path, spoil, message):
     with pytest.raises(ValueError, match=message) as caught:
         LanguageModel.load(path)
     assert "model.safetensors" in str(caught.value)
+
+
+def test_a_model_of_the_version_before_is_read(tmp_path):
+    """Of 0.1: another format, with the arguments of the model instead of a description."""
+    model = make(dropout=0.25)
+    arrays = {name: array.copy() for name, array in model.net.items()}
+    vocabulary = {"level": model.vocabulary.level, "tokens": model.vocabulary.tokens}
+    old = {"format": "lstmc language model 1", "config": model.config, "vocabulary": vocabulary}
+    write_safetensors(tmp_path / "model", arrays, old)
+    loaded = LanguageModel.load(tmp_path / "model")
+    assert loaded.net.description == model.net.description
+    assert loaded.config == model.config
+    assert_same_bits(loaded.net.params, model.net.params)
+    for name, value in (
+        ("hidden", 10**9),
+        ("cell", "gru"),
+        ("layers", "two"),
+        ("layers", 10**9),
+        ("wings", 1),
+    ):
+        config = {**model.config, name: value}
+        write_safetensors(tmp_path / "model", arrays, {**old, "config": config})
+        with pytest.raises(ValueError, match="not a language model of lstmc"):
+            LanguageModel.load(tmp_path / "model")
 
 
 def test_a_checkpoint_is_not_a_model(tmp_path):

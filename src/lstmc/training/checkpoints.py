@@ -9,7 +9,8 @@ import numpy as np
 
 from .._kernels import kernels_of
 from .._kernels.devices import copy_into, host
-from ..files import read_safetensors, write_safetensors
+from ..files import FORMAT, check_kind, describe, read_safetensors, write_safetensors
+from ..optim import check_count, check_real
 
 __all__ = ["Progress", "load_checkpoint", "read_note", "save_checkpoint"]
 
@@ -65,6 +66,8 @@ def _unpack_state(form, arrays, put):
     """Return the state of a form; put(array) returns an array on the network's device."""
     if isinstance(form, list):
         return tuple(_unpack_state(part, arrays, put) for part in form)
+    if form is not None and (not isinstance(form, str) or form not in arrays):
+        raise ValueError(f"state must name arrays of the file, got {form!r:.100}")
     return None if form is None else put(arrays[form])
 
 
@@ -74,18 +77,45 @@ def _generators(layer):
     return own + [rng for part in getattr(layer, "layers", ()) for rng in _generators(part)]
 
 
-def _random_states(net):
-    return [rng.bit_generator.state for rng in _generators(net)]
+def _description(net):
+    """Return the description of a network, or None if it has layers that do not describe themselves."""
+    try:
+        return describe(net)
+    except TypeError:
+        return None
 
 
-def _kinds(states):
-    return [state["bit_generator"] for state in states]
+def _described(part):
+    """Return what an optimiser or a schedule is, and with which options, or None."""
+    return part and {"type": type(part).__name__, "options": part.options()}
+
+
+def _setting(trainer):
+    """Return all that must be as it was when training began, by name, as JSON has it."""
+    import json  # which costs `import lstmc` more than most of its modules
+
+    setting = {
+        "network": _description(trainer.net),
+        "optimiser": _described(trainer.optimiser),
+        "schedule": _described(trainer.schedule),
+        "batch": trainer.batch,
+        "steps": trainer.steps,
+        "clip": None if trainer.clip == math.inf else trainer.clip,
+        "generators": [
+            rng.bit_generator.state["bit_generator"] for rng in _generators(trainer.net)
+        ],
+    }
+    return json.loads(json.dumps(setting))
 
 
 def _read(path):
     arrays, metadata = read_safetensors(path)
-    if metadata.get("kind") != "checkpoint":
-        raise ValueError(f"{path} is not a checkpoint of training, but {metadata.get('kind')!r}")
+    if metadata.get("kind") == "checkpoint" and "format" not in metadata:
+        raise ValueError(f"{path} is a checkpoint of lstmc 0.1: that version can go on with it")
+    try:
+        check_kind(metadata, ("checkpoint",))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a checkpoint of training: {error}") from None
     return arrays, metadata
 
 
@@ -101,25 +131,28 @@ def read_note(path):
     FileNotFoundError, ValueError
         There is no such file, or it is not a checkpoint.
     """
-    return _read(path)[1].get("note") or {}
+    note = _read(path)[1].get("note") or {}
+    if not isinstance(note, dict):
+        raise ValueError(f"{path} is not a whole checkpoint: note must be a dict")
+    return note
 
 
 def save_checkpoint(trainer, path):
     """Save a Trainer, as its ``save`` says."""
     schedule, progress = trainer.schedule, trainer.progress
     moments, numbers = trainer.optimiser.state()
-    arrays = {f"weights.{name}": host(trainer.net[name]) for name in trainer.net.parameters()}
+    arrays = {f"weights.{name}": host(a) for name, a in trainer.net.items()}
     arrays |= {f"optimiser.{name}": host(array) for name, array in moments.items()}
     if progress.best_params is not None:
         arrays["best"] = host(progress.best_params)
     metadata = {
+        "format": FORMAT,
         "kind": "checkpoint",
-        "optimiser": [type(trainer.optimiser).__name__, numbers],
-        "schedule": schedule and [type(schedule).__name__, schedule.state()],
+        **_setting(trainer),
+        "numbers": numbers,
+        "decay": schedule and schedule.state(),
         "state": _pack_state(progress.state, arrays),
-        "random": _random_states(trainer.net),
-        "batch": trainer.batch,
-        "steps": trainer.steps,
+        "random": [rng.bit_generator.state for rng in _generators(trainer.net)],
         "epoch": trainer.epoch,
         "window": trainer.window,
         "sums": progress.sums,
@@ -133,55 +166,163 @@ def save_checkpoint(trainer, path):
 
 
 def load_checkpoint(trainer, path):
-    """Load a Trainer, as its ``load`` says."""
+    """Load a Trainer, as its ``load`` says: all is read and checked before anything changes."""
     arrays, metadata = _read(path)
     try:
-        _check(trainer, arrays, metadata)
-        _restore(trainer, arrays, metadata)
-    except (KeyError, TypeError, AttributeError) as error:
+        _check_setting(trainer, metadata)
+        _check_arrays(trainer, arrays)
+        checked = _checked(trainer, arrays, metadata)
+    except (KeyError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole checkpoint: {error!r}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} does not fit: {error}") from None
+    _restore(trainer, arrays, **checked)
 
 
-def _check(trainer, arrays, metadata):
-    """Refuse a checkpoint of another network, optimiser, schedule, batch or steps."""
-    schedule = None if trainer.schedule is None else type(trainer.schedule).__name__
-    for name, mine, theirs in (
-        ("batch", trainer.batch, metadata["batch"]),
-        ("steps", trainer.steps, metadata["steps"]),
-        ("the optimiser", type(trainer.optimiser).__name__, metadata["optimiser"][0]),
-        ("the schedule", schedule, (metadata["schedule"] or [None])[0]),
-        ("the random generators", _kinds(_random_states(trainer.net)), _kinds(metadata["random"])),
-    ):
-        if mine != theirs:
-            raise ValueError(f"{name} must be {theirs}, as it was when training began, got {mine}")
+def _check_setting(trainer, metadata):
+    """Refuse a checkpoint of another network, optimiser, schedule, batch, steps or clip.
+
+    The rate, which the checkpoint brings, the patience and the number of epochs, which are arguments of fit,
+    and the threads may be others.
+    """
+    for name, mine in _setting(trainer).items():
+        for where, saved, value in _difference(name, metadata[name], mine):
+            raise ValueError(
+                f"{where} must be {saved!r:.200}, as it was when training began, got {value!r:.200}"
+            )
+
+
+def _difference(where, saved, mine):
+    """Yield the places in which data differ, and what is there: (place, saved, mine)."""
+    if isinstance(saved, dict) and isinstance(mine, dict) and set(saved) == set(mine):
+        for name in mine:
+            yield from _difference(f"{where}.{name}", saved[name], mine[name])
+    elif isinstance(saved, list) and isinstance(mine, list) and len(saved) == len(mine):
+        for i, (one, other) in enumerate(zip(saved, mine)):
+            yield from _difference(f"{where}[{i}]", one, other)
+    elif saved != mine or type(saved) is not type(mine):
+        yield where, saved, mine
+
+
+def _check_arrays(trainer, arrays):
+    """Refuse arrays that are not those of the trainer."""
     flat, dtype = trainer.net.params.shape, trainer.net.params.dtype
     shapes = {f"weights.{name}": tuple(s) for name, s in trainer.net.parameters().items()}
     shapes |= {f"optimiser.{name}": flat for name in trainer.optimiser.state()[0]}
     shapes |= {"best": flat} if "best" in arrays else {}
-    theirs = {name: a.shape for name, a in arrays.items() if name.split(".")[0] != "state"}
-    for name in sorted(shapes.keys() | theirs.keys()):
-        if shapes.get(name) != theirs.get(name):
-            raise ValueError(f"{name} must be {shapes.get(name)}, got {theirs.get(name)}")
-        if arrays[name].dtype != dtype:
-            raise ValueError(f"{name} must be {dtype}, got {arrays[name].dtype}")
+    saved = {name: a.shape for name, a in arrays.items() if name.split(".")[0] != "state"}
+    for name in sorted(shapes.keys() | saved.keys()):
+        if shapes.get(name) != saved.get(name):
+            raise ValueError(f"{name} must be {shapes.get(name)}, got {saved.get(name)}")
+    for name, array in arrays.items():
+        if array.dtype != dtype:
+            raise ValueError(f"{name} must be {dtype}, got {array.dtype}")
 
 
-def _restore(trainer, arrays, metadata):
+def _checked(trainer, arrays, metadata):
+    """Return the arguments of _restore, each of them checked."""
     put = kernels_of(trainer.net.params).arrays.asarray
-    state = _unpack_state(metadata["state"], arrays, put)
     moments = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
-    position = {name: metadata[name] for name in ("epoch", "window", "history", "note")}
-    progress = {name: metadata[name] for name in ("sums", "best", "corpus", "metrics")}
-    trainer.optimiser.load_state(moments, metadata["optimiser"][1])
     if trainer.schedule is not None:
-        trainer.schedule.load_state(metadata["schedule"][1])
-    for rng, saved in zip(_generators(trainer.net), metadata["random"]):
-        rng.bit_generator.state = saved
+        trainer.schedule.checked_state(metadata["decay"])
+    sums = _fields("sums", metadata["sums"], _no_sums())
+    best = _fields("best", metadata["best"], {"loss": math.inf, "waited": 0})
+    metrics = metadata["metrics"]
+    if metrics is not None:
+        metrics = _fields("metrics", metrics, {"path": "", "size": 0})
+    return {
+        "moments": moments,
+        "numbers": trainer.optimiser.checked_numbers(metadata["numbers"]),
+        "decay": metadata["decay"],
+        "random": _checked_random(trainer.net, metadata["random"]),
+        "position": {
+            "epoch": check_count("epoch", metadata["epoch"]),
+            "window": check_count("window", metadata["window"]),
+            "history": _check_type("history", metadata["history"], list),
+            "note": _check_type("note", metadata["note"], dict),
+        },
+        "progress": Progress(
+            state=_checked_state(trainer, _unpack_state(metadata["state"], arrays, put)),
+            best_params=put(arrays["best"]) if "best" in arrays else None,
+            corpus=_checked_corpus(metadata["corpus"]),
+            sums=sums,
+            best=best,
+            metrics=metrics,
+        ),
+    }
+
+
+def _check_type(name, value, cls):
+    if not isinstance(value, cls):
+        raise ValueError(f"{name} must be a {cls.__name__}, got {value!r:.100}")
+    return value
+
+
+def _fields(name, value, example):
+    """Return a dict with the keys, and with values of the types, of an example: counts, numbers, texts."""
+    if set(_check_type(name, value, dict)) != set(example):
+        raise ValueError(f"{name} must have {', '.join(example)}, got {', '.join(value)}")
+    for key, one in example.items():
+        label = f"{name}.{key}"
+        if isinstance(one, str):
+            _check_type(label, value[key], str)
+        elif isinstance(one, float):
+            check_real(label, value[key])
+        else:
+            check_count(label, value[key])
+    return value
+
+
+def _checked_random(net, states):
+    """Return the states of the generators of a network, each of which was tried on a new one."""
+    generators = _generators(net)
+    if len(_check_type("random", states, list)) != len(generators):
+        raise ValueError(f"random must have {len(generators)} states, got {len(states)}")
+    for rng, state in zip(generators, states):
+        try:
+            type(rng.bit_generator)(0).state = state
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise ValueError(f"random must hold states of generators: {error!r}") from None
+    return states
+
+
+def _checked_state(trainer, state):
+    """Refuse a state that the network does not take."""
+    layers = trainer.net.layers if hasattr(trainer.net, "layers") else (trainer.net,)
+    parts = state if hasattr(trainer.net, "layers") else (state,)
+    if state is None:
+        return None
+    if not isinstance(parts, tuple) or len(parts) != len(layers):
+        raise ValueError(f"state must have an entry for each of {len(layers)} layers")
+    for layer, part in zip(layers, parts):
+        if part is not None and hasattr(layer, "enter_state"):
+            layer.enter_state("state", part, trainer.batch, False)
+    return state
+
+
+def _checked_corpus(corpus):
+    """Refuse what is not lengths and checksums of texts by name."""
+    if corpus is None:
+        return None
+    for name in ("train", "valid"):
+        digest = _check_type("corpus", corpus, dict)[name]
+        if digest is not None:
+            if len(_check_type(f"corpus.{name}", digest, list)) != 2:
+                raise ValueError(f"corpus.{name} must be a length and a checksum, got {digest}")
+            for number in digest:
+                check_count(f"corpus.{name}", number)
+    return corpus
+
+
+def _restore(trainer, arrays, moments, numbers, decay, random, position, progress):
+    """Change a trainer; what is not arrays of the right shape has been checked."""
+    trainer.optimiser.load_state(moments, numbers)
+    if trainer.schedule is not None:
+        trainer.schedule.load_state(decay)
+    for rng, state in zip(_generators(trainer.net), random):
+        rng.bit_generator.state = state
     trainer.net.params[:] = 0  # the padding between weights
     for name in trainer.net.parameters():
         copy_into(trainer.net[name], arrays[f"weights.{name}"])
-    best_params = put(arrays["best"]) if "best" in arrays else None
-    trainer.progress = Progress(state=state, best_params=best_params, **progress)
+    trainer.progress = progress
     vars(trainer).update(position)

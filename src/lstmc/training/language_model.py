@@ -8,20 +8,25 @@ import math
 
 import numpy as np
 
-from .._kernels import cpu
-from .._kernels.devices import copy_into, host
-from ..files import read_safetensors, write_safetensors
+from .._kernels.devices import host
+from ..files import (
+    FORMAT,
+    check_kind,
+    entry,
+    make,
+    make_network,
+    read_safetensors,
+    write_safetensors,
+)
 from ..layer import check_dtype, check_share, check_size
-from ..layers import Dropout, Embedding, Linear
 from ..losses import softmax_cross_entropy
-from ..network import Sequential
 from ..recurrent import KINDS
 from .text import UNKNOWN, tokenize
 from .vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
 
-FORMAT = "lstmc language model 1"
+OLD_FORMAT = "lstmc language model 1"  # of lstmc 0.1
 CHUNK = 256  # steps whose logits are held in memory at once
 
 
@@ -65,8 +70,7 @@ class LanguageModel:
             raise TypeError(f"vocabulary must be a Vocabulary, got {type(vocabulary).__name__}")
         if cell not in KINDS:
             raise ValueError(f"cell must be one of {', '.join(KINDS)}, got {cell!r}")
-        self.vocabulary = vocabulary
-        self.config = {
+        config = {
             "cell": cell,
             "layers": check_size("layers", layers),
             "hidden": check_size("hidden", hidden),
@@ -74,11 +78,28 @@ class LanguageModel:
             "dropout": check_share("dropout", dropout),
             "dtype": check_dtype(dtype).name,
         }
-        self.net = build_network(len(vocabulary), rng=np.random.default_rng(rng), **self.config)
-        self.net.to(device)
+        description = network_description(len(vocabulary), **config)
+        net = make(description, rng=np.random.default_rng(rng))
+        self._begin(vocabulary, net.to(device), config)
+
+    def _begin(self, vocabulary, net, config):
+        self.vocabulary, self.net, self.config = vocabulary, net, config
         self._stepper = None  # made by the first step
         self._stepper_device = None
         self._packed: list = []  # fingerprints of the weights that it has packed
+        self._before = None  # the state of the stepper that is to be made
+
+    def __repr__(self):
+        config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        return f"LanguageModel({self.vocabulary!r}, {config})"
+
+    def __getstate__(self):
+        state = self._before if self._stepper is None else _moved(self._stepper.state, host)
+        return {"parts": (self.vocabulary, self.net, self.config), "state": state}
+
+    def __setstate__(self, saved):
+        self._begin(*saved["parts"])
+        self._before = saved["state"]
 
     # -- one token at a time ---------------------------------------------------------------------
 
@@ -125,8 +146,10 @@ class LanguageModel:
         weights = [host(layer.fingerprint()) for layer in self.net.layers]
         if self._stepper is None or self._stepper_device != self.net.device:
             stepper = self.net.stepper(batch=1)
-            if self._stepper is not None:  # the network has moved, and its state moves along
-                stepper.state = _moved(self._stepper.state, self.net.kernels.arrays.asarray)
+            # The network may have moved, and its state moves along.
+            before = self._before if self._stepper is None else self._stepper.state
+            if before is not None:
+                stepper.state = _moved(before, self.net.kernels.arrays.asarray)
             self._stepper, self._stepper_device = stepper, self.net.device
         elif weights != self._packed:
             self._stepper.refresh()
@@ -306,13 +329,16 @@ class LanguageModel:
         OSError
             It cannot be written.
         """
-        vocabulary = {"level": self.vocabulary.level, "tokens": list(self.vocabulary.tokens)}
-        arrays = {name: host(self.net[name]) for name in self.net.parameters()}
-        metadata = {"format": FORMAT, "config": self.config, "vocabulary": vocabulary}
-        write_safetensors(path, arrays, metadata)
+        metadata = {
+            "format": FORMAT,
+            "kind": "language model",
+            "network": self.net.description,
+            "vocabulary": {"level": self.vocabulary.level, "tokens": self.vocabulary.tokens},
+        }
+        write_safetensors(path, {name: host(a) for name, a in self.net.items()}, metadata)
 
     @classmethod
-    def load(cls, path, device="cpu"):
+    def load(cls, path, device="cpu", verify=True):
         """Load what `save` wrote.
 
         Parameters
@@ -320,6 +346,8 @@ class LanguageModel:
         path : str or path
         device : "cpu", "cuda" or "cuda:N"
             Where the network is to be.
+        verify : bool
+            Compare the checksum.
 
         Returns
         -------
@@ -333,34 +361,62 @@ class LanguageModel:
         OSError
             It cannot be read.
         """
-        arrays, metadata = read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a language model of lstmc")
+        arrays, metadata = read_safetensors(path, verify)
         try:
-            vocabulary, config = Vocabulary(**metadata["vocabulary"]), metadata["config"]
-            _check_sizes(arrays, config)
-            model = cls(vocabulary, rng=0, **config)
+            if metadata.get("format") == OLD_FORMAT:
+                vocabulary, config = Vocabulary(**metadata["vocabulary"]), metadata["config"]
+                if config["layers"] > len(arrays):
+                    raise ValueError(f"layers is {config['layers']}, more than there are tensors")
+                description = network_description(len(vocabulary), **config)
+            else:
+                check_kind(metadata, ("language model",))
+                vocabulary, description = Vocabulary(**metadata["vocabulary"]), metadata["network"]
+            config = _config_of(description, len(vocabulary))
+            net = make_network(description, arrays)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: broken configuration: {error}") from None
-        _check_tensors(path, arrays, model.net)
-        for name, array in arrays.items():
-            copy_into(model.net[name], array)
-        model.net.to(device)
+            raise ValueError(f"{path}: not a language model of lstmc: {error}") from None
+        model = cls.__new__(cls)
+        model._begin(vocabulary, net.to(device), config)
         return model
 
 
-def build_network(tokens, cell, layers, hidden, embed, dropout, dtype, rng):
-    """Return the network of a LanguageModel; `rng` is a Generator."""
-    recurrent = KINDS[cell]
-    stack: list = [Embedding(tokens, embed, dtype=dtype, rng=rng)]
+def network_description(tokens, cell, layers, hidden, embed, dropout, dtype):
+    """Return the description of the network of a LanguageModel."""
+    recurrent = KINDS[cell].__name__
+    stack = [entry("Embedding", num_embeddings=tokens, embedding_dim=embed, dtype=dtype)]
     if dropout:
         for i in range(layers):
-            stack.append(Dropout(dropout, rng=int(rng.integers(2**63))))
-            stack.append(recurrent(hidden if i else embed, hidden, dtype=dtype, rng=rng))
-        stack.append(Dropout(dropout, rng=int(rng.integers(2**63))))
+            stack.append(entry("Dropout", p=dropout))
+            size = hidden if i else embed
+            stack.append(entry(recurrent, input_size=size, hidden_size=hidden, dtype=dtype))
+        stack.append(entry("Dropout", p=dropout))
     else:
-        stack.append(recurrent(embed, hidden, layers, dtype=dtype, rng=rng))
-    return Sequential(*stack, Linear(hidden, tokens, dtype=dtype, rng=rng))
+        sizes = {"input_size": embed, "hidden_size": hidden, "num_layers": layers}
+        stack.append(entry(recurrent, **sizes, dtype=dtype))
+    stack.append(entry("Linear", in_features=hidden, out_features=tokens, dtype=dtype))
+    return entry("Sequential", layers=stack)
+
+
+def _config_of(description, tokens):
+    """Return the arguments that network_description made a description of."""
+    layers = description["options"]["layers"]
+    kinds = {cls.__name__: kind for kind, cls in KINDS.items()}
+    recurrent = [one for one in layers if one["layer"] in kinds]
+    if not recurrent:
+        raise ValueError("its network has no recurrent layer")
+    dropout = [one["options"].get("p", 0.5) for one in layers if one["layer"] == "Dropout"]
+    first = recurrent[0]["options"]
+    config = {
+        "cell": kinds[recurrent[0]["layer"]],
+        "layers": len(recurrent) if dropout else first.get("num_layers", 1),
+        "hidden": first["hidden_size"],
+        "embed": first["input_size"],
+        "dropout": dropout[0] if dropout else 0.0,
+        "dtype": first.get("dtype", "float32"),
+    }
+    if network_description(tokens, **config) != description:
+        raise ValueError("its network is not that of a language model of so many tokens")
+    return config
 
 
 def _moved(state, put):
@@ -375,25 +431,3 @@ def _check_temperature(value):
     if not number or not 0 <= value < math.inf:
         raise ValueError(f"temperature must be a finite number, 0 or above, got {value!r}")
     return float(value)
-
-
-def _check_sizes(arrays, config):
-    """Refuse sizes that no tensor has, before a network of such sizes is made."""
-    largest = max((size for array in arrays.values() for size in array.shape), default=0)
-    for name, most in (("hidden", largest), ("embed", largest), ("layers", len(arrays))):
-        if config[name] > most:
-            raise ValueError(f"{name} is {config[name]}, and no tensor is as large")
-
-
-def _check_tensors(path, arrays, net):
-    """Refuse tensors other than the network's own."""
-    shapes = net.parameters()
-    for name in sorted(shapes.keys() | arrays.keys()):
-        if name not in arrays:
-            raise ValueError(f"{path}: tensor {name!r} is missing")
-        if name not in shapes:
-            raise ValueError(f"{path}: tensor {name!r} is not one of the model's")
-        try:
-            cpu.checked(f"tensor {name!r}", arrays[name], net.dtype, shapes[name])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None

@@ -2,7 +2,7 @@
 
 import math
 
-from ..optim import check_number
+from ..optim import check_count, check_number, check_real
 
 __all__ = ["ExponentialDecay", "PlateauDecay", "StepDecay"]
 
@@ -27,6 +27,8 @@ class StepDecay:
         A number does not fit.
     """
 
+    _options: tuple = ("factor", "every", "start")
+
     def __init__(self, optimiser, factor, every=1, start=0):
         self.optimiser = optimiser
         self.factor = check_number("factor", factor, open_low=True)
@@ -43,13 +45,39 @@ class StepDecay:
         if past >= 0 and past % self.every == 0 and self.epochs > 0:
             self.optimiser.lr *= self.factor
 
+    def options(self):
+        """Return what it was made with beside the optimiser, as plain data."""
+        return {name: getattr(self, name) for name in self._options}
+
+    def __repr__(self):
+        options = {**self.options(), **self.state()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+
     def state(self):
         """Return what a checkpoint needs: numbers by name."""
         return {"epochs": self.epochs}
 
+    def checked_state(self, numbers):
+        """Return what ``state()`` returned, checked.
+
+        Raises
+        ------
+        ValueError
+            A number is missing, negative, or of another type.
+        """
+        names = set(self.state())
+        if not isinstance(numbers, dict) or set(numbers) != names:
+            raise ValueError(
+                f"a state of {type(self).__name__} must be {sorted(names)}, got {numbers!r:.100}"
+            )
+        counts = {name: check_count(name, numbers[name]) for name in names - {"best"}}
+        if "best" in names:
+            counts["best"] = check_real("best", numbers["best"])
+        return counts
+
     def load_state(self, numbers):
-        """Restore what ``state()`` returned."""
-        self.epochs = int(numbers["epochs"])
+        """Restore what ``state()`` returned; nothing changes if it is not that."""
+        vars(self).update(self.checked_state(numbers))
 
 
 class ExponentialDecay(StepDecay):
@@ -66,6 +94,8 @@ class ExponentialDecay(StepDecay):
     ValueError
         The factor does not fit.
     """
+
+    _options = ("factor",)
 
     def __init__(self, optimiser, factor):
         super().__init__(optimiser, factor)
@@ -90,6 +120,8 @@ class PlateauDecay(StepDecay):
         A number does not fit.
     """
 
+    _options = ("factor", "patience", "threshold")
+
     def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
         super().__init__(optimiser, factor)
         self.patience = int(check_number("patience", patience, low=1))
@@ -112,8 +144,3 @@ class PlateauDecay(StepDecay):
     def state(self):
         """Return what a checkpoint needs: numbers by name."""
         return {"epochs": self.epochs, "best": self.best, "waited": self.waited}
-
-    def load_state(self, numbers):
-        """Restore what ``state()`` returned."""
-        super().load_state(numbers)
-        self.best, self.waited = float(numbers["best"]), int(numbers["waited"])

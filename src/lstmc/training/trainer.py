@@ -119,6 +119,15 @@ class Trainer:
         self.epoch = self.window = 0
         self.progress = Progress()
 
+    def __repr__(self):
+        clip = None if self.clip == math.inf else self.clip
+        schedule = "" if self.schedule is None else f", schedule={self.schedule!r}"
+        return (
+            f"<Trainer of {self.net.num_parameters:,} parameters after {self.epoch} epochs and "
+            f"{self.window} windows: {self.optimiser!r}, batch={self.batch}, steps={self.steps}, "
+            f"clip={clip}{schedule}>"
+        )
+
     # -- training ---------------------------------------------------------------------------------
 
     def fit(

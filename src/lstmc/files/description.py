@@ -1,0 +1,335 @@
+"""What a layer is, as plain data: the name of its class and its options, of networks those of its layers too.
+
+A network is saved, loaded, copied, pickled and printed from this one description. A class describes its
+layers by ``options()`` and makes them again by ``from_options()``.
+"""
+
+import contextlib
+import copy
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .._kernels import on_device
+from .._kernels.devices import copy_into, host
+from .disk import write_safetensors
+
+__all__ = ["FORMAT", "Described", "built_in", "describe", "entry", "generator", "make", "take_room"]
+
+FORMAT = 1
+# The options of each class in files of this format: those without a default, and the defaults of the rest,
+# which are left out of a description. They do not change with those of the classes.
+OPTIONS = {
+    "RNN": (("input_size", "hidden_size"), {"num_layers": 1, "nonlinearity": "tanh", "bias": True,
+                                            "batch_first": False, "dtype": "float32"}),
+    "LSTM": (("input_size", "hidden_size"), {"num_layers": 1, "bias": True, "batch_first": False,
+                                             "dtype": "float32"}),
+    "Linear": (("in_features", "out_features"), {"bias": True, "dtype": "float32"}),
+    "Embedding": (("num_embeddings", "embedding_dim"), {"dtype": "float32"}),
+    "Dropout": ((), {"p": 0.5}),
+    "Sequential": (("layers",), {}),
+}  # fmt: skip
+_BUILT_IN: dict = {}  # classes by name
+
+
+def built_in(cls):
+    """Let a class of lstmc be made from descriptions; a decorator."""
+    _BUILT_IN[cls.__name__] = cls
+    return cls
+
+
+# -- from descriptions to layers ------------------------------------------------------------------
+
+
+@dataclass
+class _Making:
+    """What holds while layers are made from a description."""
+
+    classes: dict
+    rng: np.random.Generator | None = None  # of initial weights; None leaves them zero
+    room: float = np.inf  # the elements that all parameters together may have
+    left: float = field(init=False)
+
+    def __post_init__(self):
+        self.left = self.room
+
+
+_making: ContextVar[_Making | None] = ContextVar("making", default=None)
+_describing: ContextVar[dict | None] = ContextVar("describing", default=None)  # classes by name
+
+
+@contextlib.contextmanager
+def _set(variable, value):
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
+
+
+def generator(rng, of_weights=True):
+    """Return the generator that a new layer draws from, or None if its weights are to stay zero.
+
+    While a layer is made from a description, what it was given (nothing) does not count.
+    """
+    making = _making.get()
+    if making is None:
+        return np.random.default_rng(rng)
+    if of_weights:
+        return making.rng
+    return np.random.default_rng(making.rng and int(making.rng.integers(2**63)))
+
+
+def take_room(name, count, each=False):
+    """Refuse what is larger than the tensors of the file that a layer is made for, before it is made.
+
+    Parameters
+    ----------
+    name : str
+    count : int
+        Elements.
+    each : bool
+        Whether this is a size, which the parameters have room for if each of them has.
+    """
+    making = _making.get()
+    if making is None:
+        return
+    if count > (making.room if each else making.left):
+        raise ValueError(f"{name} is {count}, and no tensor is as large")
+    if not each:
+        making.left -= count
+
+
+def make(description, layers=None, rng=None, room=np.inf):
+    """Return a new layer of a description, on the CPU.
+
+    Parameters
+    ----------
+    description : dict
+    layers : dict of str to class
+        Of layers that lstmc does not have, by name.
+    rng : numpy Generator or None
+        Draws the weights; None leaves them zero.
+    room : int
+        The elements that all parameters together may have.
+
+    Raises
+    ------
+    ValueError
+        It is not a description, a class is not known, or the parameters are larger.
+    """
+    with _set(_making, _Making({**_BUILT_IN, **(layers or {})}, rng, room)):
+        return _make(description)
+
+
+def _make(description):
+    """Return a layer of a description, within the making of the whole."""
+    if not isinstance(description, dict) or set(description) != {"layer", "options"}:
+        raise ValueError(f"a layer is described by its layer and options, got {description!r:.200}")
+    name, options = description["layer"], description["options"]
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise ValueError(
+            f"a layer is described by a name and its options, got {description!r:.200}"
+        )
+    classes = _making.get().classes
+    if name not in classes:
+        raise ValueError(
+            f"layer {name!r} is not one of {', '.join(classes)}: give its class in layers="
+        )
+    cls = classes[name]
+    if cls is _BUILT_IN.get(name):
+        required, defaults = OPTIONS[name]
+        unknown = set(options) - {*required, *defaults}
+        missing = set(required) - set(options)
+        if unknown or missing:
+            what = f"without {sorted(missing)}" if missing else f"with {sorted(unknown)}"
+            raise ValueError(f"{name} is described {what}")
+        full = {**defaults, **options}
+    else:
+        full = options
+    try:
+        layer = cls.from_options(full)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if describe(layer) != description:
+        raise ValueError(
+            f"{name}: its options are not {options!r:.200}, but another way to say them"
+        )
+    return layer
+
+
+# -- from layers to descriptions ------------------------------------------------------------------
+
+
+def describe(layer):
+    """Return the description of a layer.
+
+    Raises
+    ------
+    TypeError
+        Its class, or that of a layer in it, has no ``options()`` of its own.
+    """
+    cls = type(layer)
+    if not isinstance(layer, Described):
+        raise TypeError(f"{cls.__name__}: its class has no options() of its own")
+    classes = _describing.get()
+    if classes is not None and classes.setdefault(cls.__name__, cls) is not cls:
+        raise TypeError(f"{cls.__name__}: two classes have this name")
+    options = _plain(layer.own_options())
+    if cls is _BUILT_IN.get(cls.__name__):
+        return entry(cls.__name__, **options)
+    return {"layer": cls.__name__, "options": options}
+
+
+def entry(name, **options):
+    """Return the description of a layer of lstmc of these options."""
+    defaults = OPTIONS[name][1]
+    options = {k: v for k, v in options.items() if k not in defaults or v != defaults[k]}
+    return {"layer": name, "options": options}
+
+
+def _plain(value):
+    """Return data as JSON has them."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+class Described:
+    """What a layer has from its description: its like, files, copies, and what is printed of it."""
+
+    _not_pickled: tuple = ("kernels", "pool", "_params", "_grads", "in_network")
+
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data: sizes, flags, names.
+
+        The device and the values of the weights are not among them. A class defines its own; one that
+        inherits it may be made from other arguments, and has none until it does. Of layers within it,
+        a class returns their ``description``.
+
+        Raises
+        ------
+        TypeError
+            The class has none.
+        """
+        raise TypeError(f"{type(self).__name__}: its class has no options() of its own")
+
+    def own_options(self):
+        """Return options(), if the class itself defines it; raise TypeError otherwise."""
+        return self.options() if "options" in vars(type(self)) else Described.options(self)
+
+    @classmethod
+    def from_options(cls, options):
+        """Return a layer of what ``options()`` returned: by default, ``cls(**options)``.
+
+        A class around other layers makes them by ``from_description``.
+        """
+        return cls(**options)
+
+    @property
+    def description(self):
+        """What the layer is, as plain data: equal for layers that differ in weights and device alone.
+
+        Raises
+        ------
+        TypeError
+            Its class, or that of a layer in it, has no ``options()`` of its own.
+        """
+        return describe(self)
+
+    @staticmethod
+    def from_description(description, layers=None, rng=None):
+        """Return a new layer of a description, with fresh weights, on the CPU.
+
+        Parameters
+        ----------
+        description : dict
+        layers : dict of str to class, optional
+            Classes of your own by name.
+        rng : int, numpy Generator or None
+            Draws the weights.
+
+        Raises
+        ------
+        ValueError
+            It is not a description, or a class in it is not known.
+        """
+        if _making.get() is not None:  # a layer within one that is being made
+            return _make(description)
+        return make(description, layers, np.random.default_rng(rng))
+
+    def clone(self, rng=None):
+        """Return a layer of the same description and device, with fresh weights.
+
+        Parameters
+        ----------
+        rng : int, numpy Generator or None
+            Draws the weights.
+
+        Raises
+        ------
+        TypeError
+            A class has no ``options()`` of its own.
+        """
+        with _set(_describing, {}) as classes:
+            description = describe(self)
+        return make(description, classes, np.random.default_rng(rng)).to(self.device)
+
+    def save(self, path):
+        """Save the layer, what it is and its weights, in one safetensors file.
+
+        Parameters
+        ----------
+        path : str or path
+            Always a whole file, the old one or the new one. ``lstmc.load`` reads it.
+
+        Raises
+        ------
+        OSError
+            It cannot be written. An existing file does not change.
+        TypeError
+            A class has no ``options()`` of its own.
+        """
+        metadata = {"format": FORMAT, "kind": "network", "network": self.description}
+        write_safetensors(path, {name: host(self[name]) for name in self.parameters()}, metadata)
+
+    # -- copies and pickles -----------------------------------------------------------------------
+
+    def __getstate__(self):
+        state = {n: v for n, v in vars(self).items() if n not in self._not_pickled}
+        return {**state, "_arrays": self.own_arrays(), "_device": self.device}
+
+    def own_arrays(self):
+        """Return the parameters and the gradients by name, as NumPy arrays."""
+        return [{n: host(a) for n, a in views.items()} for views in (self._params, self._grads)]
+
+    def __setstate__(self, state):
+        arrays, device = state.pop("_arrays"), state.pop("_device")
+        vars(self).update(state)
+        self.restore(arrays, device)
+
+    def restore(self, arrays, device):
+        """Make buffers on a device, with the values of parameters and gradients by name."""
+        with on_device(device) as kernels:
+            self.use_kernels(kernels)
+            self._params, self._grads = self.buffers({n: a.shape for n, a in arrays[0].items()})
+            for views, values in zip((self._params, self._grads), arrays):
+                for name, view in views.items():
+                    copy_into(view, values[name])
+
+    def __copy__(self):
+        return copy.deepcopy(self)  # two layers never share their parameters
+
+    # -- what is printed --------------------------------------------------------------------------
+
+    def __repr__(self):
+        name = type(self).__name__
+        where = [] if self.device == "cpu" else [f"device={self.device!r}"]
+        try:
+            options = describe(self)["options"]
+        except TypeError:
+            return f"<{name} of {self.num_parameters:,} parameters>"
+        return f"{name}({', '.join([*(f'{k}={v!r}' for k, v in options.items()), *where])})"

@@ -1,0 +1,250 @@
+"""Files that are whole or absent: arrays and metadata in one safetensors file.
+
+Networks, language models and checkpoints of training are such files; each decides for itself what it holds.
+The metadata are the one entry "lstmc" of the file's own: an object in JSON, at whose end a checksum is added.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["append_record", "check_writable_folder", "read_safetensors", "write_safetensors"]
+
+_KEY = "lstmc"
+_CHECKSUM = '"crc32":'  # ends the metadata, with a number and a brace
+_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+}  # fmt: skip
+
+
+def _plain(value):
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"metadata must be what JSON can hold, got {type(value).__name__}")
+
+
+def _checksum(text, arrays):
+    """Return the CRC-32 of the metadata and of the bytes of all arrays in the order of their names."""
+    total = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), total)
+    return total
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def write_safetensors(path, arrays, metadata):
+    """Write a file so that at every moment either the old one or the new one exists, whole.
+
+    It is written under a name of its own in the same folder, synced to the disk, and renamed. If that fails,
+    that file is removed and an existing one does not change. What a link points to is replaced, not the link;
+    a file that is replaced passes on its permissions.
+
+    Parameters
+    ----------
+    path : path
+    arrays : dict of str to ndarray
+    metadata : dict
+        Anything that JSON can hold; arrays become lists. A checksum of it and of the arrays is added.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, for instance because the disk is full.
+    TypeError
+        The metadata hold something that JSON cannot.
+    """
+    import json  # which costs `import lstmc` more than most of its modules
+
+    from safetensors.numpy import save
+
+    text = json.dumps(metadata, default=_plain, separators=(",", ":"))
+    arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    comma = "," if metadata else ""
+    text = f"{text[:-1]}{comma}{_CHECKSUM}{_checksum(text, arrays)}}}"
+    _replace(Path(path), save(arrays, {_KEY: text}))
+
+
+def _replace(path, data):
+    """Write a file anew, or leave it as it was."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".lstmc-{os.urandom(8).hex()}.tmp")
+    try:
+        mode = _mode_of(target)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):  # if the disk is full, the error does not name the file
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+        raise
+    if os.name == "posix":  # the new name is on the disk once the folder is
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _mode_of(target):
+    """Return the permissions of a file that is to be replaced, None if there is none; refuse a device."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder: the renaming says so
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return stat.S_IMODE(mode)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_safetensors(path, verify=True):
+    """Read a file that ``write_safetensors`` wrote.
+
+    Parameters
+    ----------
+    path : path
+    verify : bool
+        Compare the checksum, if the file has one.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+        float16 and bfloat16 become float32.
+    metadata : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is truncated or damaged, or is not such a file.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    # Read, not mapped: a file may be overwritten meanwhile, and must not take the process along.
+    data = Path(path).read_bytes()
+    try:
+        tensors = deserialize(data)  # refuses what is not a whole file
+        text = _metadata_text(data)
+        del data
+        stored = {name: _array(tensor) for name, tensor in tensors}
+        metadata, checksum = _parse(text)
+        if verify and checksum is not None and _checksum(checksum[1], stored) != checksum[0]:
+            raise ValueError("its data are damaged: the checksum is another one")
+    except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a file of lstmc, or not all of it: {error}") from None
+    halves = {name for name, tensor in tensors if tensor["dtype"] in ("F16", "BF16")}
+    return {n: _widened(a) if n in halves else a for n, a in stored.items()}, metadata
+
+
+def _metadata_text(data):
+    """Return the entry "lstmc" in the header of a safetensors file."""
+    import json
+
+    size = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+    if _KEY not in entries:
+        raise ValueError(f"its metadata have no entry {_KEY!r}")
+    return entries[_KEY]
+
+
+def _parse(text):
+    """Return the metadata, and the checksum with the text that it belongs to, or None."""
+    import json
+
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"its entry {_KEY!r} is not an object")
+    if "crc32" not in metadata:
+        return metadata, None
+    return metadata, (metadata.pop("crc32"), text.rpartition(_CHECKSUM)[0].rstrip(",") + "}")
+
+
+def _array(tensor):
+    """Return a tensor as an array of its own; bfloat16 as the integers that its bits are."""
+    kind = tensor["dtype"]
+    if kind not in _TYPES:
+        raise ValueError(f"it holds a tensor of type {kind}, which lstmc does not know")
+    return np.frombuffer(tensor["data"], _TYPES[kind]).reshape(tensor["shape"])
+
+
+def _widened(array):
+    """Return float16, or the bits of bfloat16, as float32."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+# -- other files ----------------------------------------------------------------------------------
+
+
+def append_record(path, record):
+    """Append a record to a JSONL file, as one line.
+
+    Parameters
+    ----------
+    path : path
+    record : dict
+        Of what JSON can hold.
+
+    Returns
+    -------
+    int
+        The size of the file afterwards, in bytes.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    import json
+
+    with open(path, "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        return file.tell()
+
+
+def check_writable_folder(path):
+    """Check that a file can be written, before the work whose result it is to hold.
+
+    Parameters
+    ----------
+    path : path
+        Of the file. It need not exist, and is not touched.
+
+    Raises
+    ------
+    OSError
+        The folder is missing, is not a folder, or cannot be written to; or the file is a folder.
+    """
+    import tempfile
+
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "the output must be a file, and this is a folder", str(path)
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = f"cannot write {path.name} into this folder: {error.strerror}"
+        raise OSError(error.errno, reason, str(path.parent)) from None
