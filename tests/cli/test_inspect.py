@@ -28,10 +28,19 @@ def inspect(*arguments):
     return cli.main(["inspect", "model.safetensors", *map(str, arguments)])
 
 
-def test_the_reports_are_printed_and_written(model, tmp_path, capsys):
-    assert inspect("--text", TEXT, "--out", "seen") == 0
+def test_what_is_printed_and_written(model, tmp_path, capsys):
+    assert inspect("--text", TEXT, "--out", "seen", "--unit", 4, "--layer", 0) == 0
     output = capsys.readouterr().out
-    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    check_reports(model, json.loads((tmp_path / "seen" / "report.json").read_text()), output)
+    check_writers(model, output)
+    pictures = {path.name for path in (tmp_path / "seen").glob("*.png")}
+    if importlib.util.find_spec("matplotlib"):
+        assert {"flow.png", "gates.png", "histograms.png", "jacobian.png"} < pictures
+        assert any(name.startswith("spectrum") for name in pictures)
+    assert all(name in output for name in pictures)
+
+
+def check_reports(model, report, output):
     ids = model.vocabulary.encode(TEXT)[:, None]
     flow = lstmc.gradient_flow(model.net, ids[:-1], ids[1:])
     assert str(lstmc.gate_statistics(model.net, ids[:-1])) in output
@@ -43,19 +52,7 @@ def test_the_reports_are_printed_and_written(model, tmp_path, capsys):
     assert "singular values of d s_60" in output
 
 
-def test_the_pictures_are_written(model, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    assert inspect("--text", TEXT, "--out", "seen") == 0
-    pictures = {path.name for path in (tmp_path / "seen").glob("*.png")}
-    assert {"flow.png", "gates.png", "histograms.png", "jacobian.png"} < pictures
-    assert any(name.startswith("spectrum") for name in pictures)
-    output = capsys.readouterr().out
-    assert all(name in output for name in pictures)
-
-
-def test_it_tells_who_wrote_a_unit(model, capsys):
-    assert inspect("--text", TEXT, "--unit", 4, "--layer", 0) == 0
-    output = capsys.readouterr().out
+def check_writers(model, output):
     if model.config["cell"] == "rnn":
         assert "who wrote a unit: RNN layers have no cell state" in output
         return
@@ -64,6 +61,7 @@ def test_it_tells_who_wrote_a_unit(model, capsys):
     assert f"{first.contribution:+8.4f}  token {first.position:5} {first.token!r}" in listed
 
 
+@pytest.mark.parametrize("model", [("lstm", 0.0)], indirect=True)
 def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
     (tmp_path / "long.txt").write_text(TEXT * 20)
     assert inspect("--file", "long.txt", "--out", "seen") == 0

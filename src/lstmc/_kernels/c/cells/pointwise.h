@@ -110,8 +110,8 @@ static void OF_CELL(activate)(const forward_step *of, part mine)
 }
 
 /* One row, VL units. row_before: its row in what forward saved. */
-INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row,
-                                         ptrdiff_t row_before, ptrdiff_t unit)
+INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
+                                         ptrdiff_t unit)
 {
     const ptrdiff_t hidden = step->hidden, n = min_of(VL, hidden - unit), here = row * hidden + unit;
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
