@@ -8,6 +8,7 @@ import contextlib
 import copy
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class _Making:
     """What holds while layers are made from a description."""
 
     classes: dict
-    rng: np.random.Generator | None = None  # of initial weights; None leaves them zero
+    rng: Any = None  # the Generator of initial weights; None leaves them zero
     room: float = np.inf  # the elements that all parameters together may have
     left: float = field(init=False)
 
