@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -171,6 +173,47 @@ def test_arrays_do_not_hang_on_the_file(path):
     path.write_bytes(b"")
     arrays["a"] += 1
     assert np.array_equal(arrays["a"], ONE["a"] + 1)
+
+
+READER = """
+import sys
+from lstmc.files import read_safetensors
+print("begun", flush=True)
+whole = refused = 0
+while True:
+    try:
+        arrays, metadata = read_safetensors(sys.argv[1])
+        assert (arrays["a"] == metadata["number"]).all()
+        whole += 1
+    except FileNotFoundError:
+        break
+    except ValueError:
+        refused += 1
+print(whole, refused)
+"""
+
+
+def test_a_file_that_is_overwritten_in_place_is_refused_or_whole(tmp_path):
+    """As `cp` does it, while another process reads: a mapped file would end that process by SIGBUS."""
+    path = tmp_path / "model"
+    for number in (1, 2):
+        write_safetensors(path, {"a": np.full(500_000, number, np.float32)}, {"number": number})
+        path.rename(tmp_path / str(number))
+    both = [(tmp_path / str(number)).read_bytes() for number in (1, 2)]
+    path.write_bytes(both[0])
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        reader.stdout.readline()
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            for data in both:
+                with open(path, "wb") as file:
+                    file.write(data)
+                time.sleep(0.002)
+        path.unlink()
+        whole, refused = map(int, reader.communicate()[0].split())
+    assert reader.returncode == 0
+    assert whole + refused > 3
 
 
 def test_metadata_nested_too_deeply_are_refused(tmp_path):
