@@ -103,7 +103,8 @@ def set_matmul_precision(precision: Literal["float32", "tf32"]) -> None: ...
 def show_config(file: TextIO | None = None) -> None: ...
 
 class Layer:
-    dtype: np.dtype[Any]
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
     def __init__(self, dtype: DTypeLike = ..., device: _Device = "cpu") -> None: ...
     @property
     def device(self) -> str: ...
@@ -111,6 +112,7 @@ class Layer:
     in_network: bool
     kernels: ModuleType
     pool: Any
+    turns: Any
     def parameters(self) -> Mapping[str, tuple[int, ...]]: ...
     def bind(self, params: Mapping[str, _Array], grads: Mapping[str, _Array]) -> None: ...
     @property
@@ -134,9 +136,12 @@ class Layer:
     def check_form(self, trace: Any, dstate: _State = None) -> None: ...
 
 class Linear(Layer):
-    in_features: int
-    out_features: int
-    bias: bool
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
     def __init__(
         self,
         in_features: int,
@@ -165,8 +170,10 @@ class Linear(Layer):
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
 class Embedding(Layer):
-    num_embeddings: int
-    embedding_dim: int
+    @property
+    def num_embeddings(self) -> int: ...
+    @property
+    def embedding_dim(self) -> int: ...
     def __init__(
         self,
         num_embeddings: int,
@@ -205,16 +212,22 @@ class Dropout(Layer):
 
 class _Stepper:
     state: _State
+    def undo(self) -> None: ...
     def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
     def reset(self, mask: NDArray[np.bool_] | None = None) -> None: ...
     def refresh(self) -> None: ...
 
 class _Recurrent(Layer):
-    input_size: int
-    hidden_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def batch_first(self) -> bool: ...
     def forward(
         self,
         x: _Array,
@@ -236,7 +249,8 @@ class _Recurrent(Layer):
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
     # For those who look inside:
     handle: Any
-    cell: Any
+    @property
+    def cell(self) -> Any: ...
     def weights(self) -> list[Any]: ...
     def enter_state(
         self, name: str, state: _State, batch: int, unbatched: bool
@@ -253,7 +267,8 @@ class _Recurrent(Layer):
     ) -> _Array: ...
 
 class RNN(_Recurrent):
-    nonlinearity: str
+    @property
+    def nonlinearity(self) -> str: ...
     def __init__(
         self,
         input_size: int,
@@ -281,7 +296,8 @@ class LSTM(_Recurrent):
     ) -> None: ...
 
 class Sequential(Layer):
-    layers: tuple[Any, ...]
+    @property
+    def layers(self) -> tuple[Any, ...]: ...
     def __init__(self, *layers: Any) -> None: ...
     def forward(
         self,

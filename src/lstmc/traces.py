@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["LayerTrace", "StateGradients", "Trace", "freeze", "thaw"]
+__all__ = ["LayerTrace", "StateGradients", "Trace", "freeze", "thawed"]
 
 
 class Trace:
@@ -25,6 +25,10 @@ class Trace:
             freeze(value)
             setattr(self, name, value)
 
+    def __reduce__(self):
+        """Refuse to be copied or pickled: backward may write over what two traces would share."""
+        raise TypeError("a trace cannot be copied or pickled: call forward() again for another one")
+
 
 class LayerTrace:
     """What one layer of a stack did: read-only views, states 1..T.
@@ -46,7 +50,10 @@ class LayerTrace:
         self.cell = cell
         self.all_h, self.all_c, self.all_gates = h, c, gates
         self._unbatched = unbatched
-        for array in (h, c, gates):
+
+    def freeze(self):
+        """Make the arrays read-only, once forward has filled them in."""
+        for array in (self.all_h, self.all_c, self.all_gates):
             freeze(array)
 
     # Views are made when they are asked for: a training step asks for none.
@@ -149,7 +156,11 @@ def freeze(array):
         array.flags.writeable = False
 
 
-def thaw(array):
-    """Undo freeze."""
-    if isinstance(array, np.ndarray):
-        array.flags.writeable = True
+def thawed(array):
+    """Return a writable view of an array that was frozen; None for None."""
+    if array is None:
+        return None
+    view = array.view()
+    if isinstance(view, np.ndarray):
+        view.flags.writeable = True
+    return view
