@@ -112,7 +112,8 @@ def load(
 ) -> Layer: ...
 
 class Layer:
-    dtype: np.dtype[Any]
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
     def __init__(self, dtype: DTypeLike = ..., device: _Device = "cpu") -> None: ...
     @property
     def device(self) -> str: ...
@@ -120,6 +121,7 @@ class Layer:
     in_network: bool
     kernels: ModuleType
     pool: Any
+    turns: Any
     def parameters(self) -> Mapping[str, tuple[int, ...]]: ...
     def bind(self, params: Mapping[str, _Array], grads: Mapping[str, _Array]) -> None: ...
     @property
@@ -170,9 +172,12 @@ class Layer:
     def check_form(self, trace: Any, dstate: _State = None) -> None: ...
 
 class Linear(Layer):
-    in_features: int
-    out_features: int
-    bias: bool
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
     def __init__(
         self,
         in_features: int,
@@ -201,8 +206,10 @@ class Linear(Layer):
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
 class Embedding(Layer):
-    num_embeddings: int
-    embedding_dim: int
+    @property
+    def num_embeddings(self) -> int: ...
+    @property
+    def embedding_dim(self) -> int: ...
     def __init__(
         self,
         num_embeddings: int,
@@ -241,16 +248,22 @@ class Dropout(Layer):
 
 class _Stepper:
     state: _State
+    def undo(self) -> None: ...
     def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
     def reset(self, mask: NDArray[np.bool_] | None = None) -> None: ...
     def refresh(self) -> None: ...
 
 class _Recurrent(Layer):
-    input_size: int
-    hidden_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def batch_first(self) -> bool: ...
     def forward(
         self,
         x: _Array,
@@ -272,7 +285,8 @@ class _Recurrent(Layer):
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
     # For those who look inside:
     handle: Any
-    cell: Any
+    @property
+    def cell(self) -> Any: ...
     def weights(self) -> list[Any]: ...
     def enter_state(
         self, name: str, state: _State, batch: int, unbatched: bool
@@ -289,7 +303,8 @@ class _Recurrent(Layer):
     ) -> _Array: ...
 
 class RNN(_Recurrent):
-    nonlinearity: str
+    @property
+    def nonlinearity(self) -> str: ...
     def __init__(
         self,
         input_size: int,
@@ -317,7 +332,8 @@ class LSTM(_Recurrent):
     ) -> None: ...
 
 class Sequential(Layer):
-    layers: tuple[Any, ...]
+    @property
+    def layers(self) -> tuple[Any, ...]: ...
     def __init__(self, *layers: Any) -> None: ...
     def forward(
         self,

@@ -7,12 +7,14 @@ A layer is an object with ``forward(x, state, training=True) -> y, state, trace`
 """
 
 import math
+import operator
 
 import numpy as np
 
 from ._kernels import cpu, on_device
 from ._kernels.devices import copy_into, device_of, differ
-from ._kernels.messages import shape_text
+from ._kernels.messages import kind_of, shape_text
+from ._kernels.turns import Turns
 from .files import Described, take_room
 from .traces import Trace
 
@@ -23,9 +25,11 @@ __all__ = [
     "check_share",
     "check_size",
     "check_writable",
+    "fixed",
     "flat_views",
     "float_array",
     "leading_rows",
+    "write_out",
 ]
 
 ALIGNMENT = 64  # bytes: where every view of a flat buffer starts
@@ -102,6 +106,22 @@ def check_writable(name, array):
     return array
 
 
+def write_out(kernels, out, y):
+    """Write y into the `out` of a caller, which must have the type and the shape of y; return `out`."""
+    expected = f"out must be a writable {y.dtype.name} array {shape_text(y.shape)}"
+    if not isinstance(out, kernels.arrays.ndarray):
+        raise TypeError(f"{expected}, got {kind_of(out)}")
+    if out.dtype != y.dtype or out.shape != y.shape:
+        raise ValueError(f"{expected}, got {out.dtype.name} {shape_text(out.shape)}")
+    check_writable("out", out)[...] = y
+    return out
+
+
+def fixed(name, doc):
+    """Return a read-only property, for what is set once, under the name with an underscore."""
+    return property(operator.attrgetter("_" + name), doc=doc)
+
+
 class Layer(Described):
     """A layer whose parameters live in one flat array and their gradients in another.
 
@@ -125,6 +145,8 @@ class Layer(Described):
         Where large arrays come from.
     in_network : bool
         Whether the layer is part of a Sequential.
+    turns : Turns
+        Lets one thread at a time add to the gradients.
 
     Raises
     ------
@@ -135,9 +157,11 @@ class Layer(Described):
     """
 
     in_network = False
+    dtype = fixed("dtype", "The type of the parameters, and of all arrays of floats in calls.")
 
     def __init__(self, dtype=np.float32, device="cpu"):
-        self.dtype = check_dtype(dtype)
+        self._dtype = check_dtype(dtype)
+        self.turns = Turns()
         with on_device(device) as kernels:
             self.use_kernels(kernels)
             self._params, self._grads = (flat_views({}, self.dtype, kernels) for _ in range(2))
@@ -219,12 +243,12 @@ class Layer(Described):
     @property
     def params(self):
         """The flat array of all parameters."""
-        return self._params.flat
+        return self._params.flat.view()
 
     @property
     def grads(self):
         """The flat array of all gradients, in the layout of ``params``."""
-        return self._grads.flat
+        return self._grads.flat.view()
 
     @property
     def num_parameters(self):
@@ -261,12 +285,12 @@ class Layer(Described):
         return self._params.keys()
 
     def items(self):
-        """Return pairs of a name and the writable view of that parameter."""
-        return self._params.items()
+        """Return pairs of a name and a writable view of that parameter."""
+        return {name: self[name] for name in self}.items()
 
     def values(self):
-        """Return the writable views of the parameters."""
-        return self._params.values()
+        """Return writable views of the parameters."""
+        return {name: self[name] for name in self}.values()
 
     def grad(self, name):
         """Return the writable view of a parameter's gradient."""
@@ -275,7 +299,7 @@ class Layer(Described):
     def _view(self, views, name):
         if name not in views:
             raise KeyError(f"no parameter {name!r}: there are {', '.join(views) or 'none'}")
-        return views[name]
+        return views[name].view()  # a fresh one: whoever reshapes it does not reshape the layer's
 
     def zero_grad(self):
         """Set all gradients to zero."""

@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from ._kernels import kernels_of
+from ._kernels.turns import in_turn
 from .files import built_in, generator
-from .layer import Layer, check_share, check_size, check_writable, float_array, leading_rows
+from .layer import Layer, check_share, check_size, fixed, float_array, leading_rows, write_out
 from .steppers import LinearStepper
 from .traces import Trace
 
@@ -32,13 +33,17 @@ class Linear(Layer):
         A size is not a positive integer, or the type is another one.
     """
 
+    in_features = fixed("in_features", "The features of x.")
+    out_features = fixed("out_features", "The features of y.")
+    bias = fixed("bias", "Whether there is a bias.")
+
     def __init__(
         self, in_features, out_features, bias=True, dtype=np.float32, rng=None, device="cpu"
     ):
         super().__init__(dtype, device)
-        self.in_features = check_size("in_features", in_features)
-        self.out_features = check_size("out_features", out_features)
-        self.bias = bool(bias)
+        self._in_features = check_size("in_features", in_features)
+        self._out_features = check_size("out_features", out_features)
+        self._bias = bool(bias)
         bound = 1 / math.sqrt(self.in_features)
         self._allocate(generator(rng), {"weight": bound, "bias": bound})
 
@@ -79,6 +84,7 @@ class Linear(Layer):
             trace = Trace(self, self.fingerprint(), x=copy, shape=x.shape)
         return y, state, trace
 
+    @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
         """Add to the gradients, if needed; return dx in the shape of x, or None, and dstate unchanged.
 
@@ -129,10 +135,13 @@ class Embedding(Layer):
         A size is not a positive integer, or the type is another one.
     """
 
+    num_embeddings = fixed("num_embeddings", "V, the number of tokens.")
+    embedding_dim = fixed("embedding_dim", "The features of a row.")
+
     def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None, device="cpu"):
         super().__init__(dtype, device)
-        self.num_embeddings = check_size("num_embeddings", num_embeddings)
-        self.embedding_dim = check_size("embedding_dim", embedding_dim)
+        self._num_embeddings = check_size("num_embeddings", num_embeddings)
+        self._embedding_dim = check_size("embedding_dim", embedding_dim)
         rng = generator(rng)
         self._allocate(rng, {"weight": 0})
         if rng is not None:
@@ -159,14 +168,14 @@ class Embedding(Layer):
             x is not an int64 or int32 array, or a token is not in [0, V).
         """
         tokens = self.kernels.checked_tokens("tokens", x, self.num_embeddings)
+        # A copy, before it is used: backward is to see what forward saw.
+        if training and self.kernels.arrays.may_share_memory(tokens, self.kernels.adopt(x)):
+            tokens = tokens.copy()
         y = self._empty((*tokens.shape, self.embedding_dim))
         self.kernels.embedding_forward(y, tokens, self._params["weight"])
-        trace = None
-        if training:
-            same = self.kernels.arrays.may_share_memory(tokens, self.kernels.adopt(x))
-            trace = Trace(self, None, tokens=tokens.copy() if same else tokens)
-        return y, state, trace
+        return y, state, Trace(self, None, tokens=tokens) if training else None
 
+    @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True):
         """Add to the gradient, if needed; return None, as tokens have no gradient, and dstate unchanged.
 
@@ -192,10 +201,7 @@ class Embedding(Layer):
             if not hasattr(x, "shape") or isinstance(x, np.generic):
                 x = self.kernels.arrays.asarray(x)
             y = self.forward(x, training=False)[0]
-            if out is None:
-                return y
-            check_writable("out", out)[...] = y
-            return out
+            return y if out is None else write_out(self.kernels, out, y)
 
         return step
 
@@ -219,8 +225,25 @@ class Dropout(Layer):
 
     def __init__(self, p=0.5, rng=None):
         super().__init__()
-        self.p = check_share("p", p)
-        self.rng = generator(rng, of_weights=False)
+        self.p, self.rng = p, generator(rng, of_weights=False)
+
+    @property
+    def p(self):
+        """The share that is dropped, in [0, 1)."""
+        return self._p
+
+    @p.setter
+    def p(self, p):
+        self._p = check_share("p", p)
+
+    @property
+    def rng(self):
+        """The generator of the masks; an int or None, when set, makes a new one."""
+        return self._rng
+
+    @rng.setter
+    def rng(self, rng):
+        self._rng = np.random.default_rng(rng)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data; not where masks come from."""
@@ -248,7 +271,8 @@ class Dropout(Layer):
         if not training:
             return x.copy(), state, None
         mask = kernels.dropout_mask(self.rng, self.p, x.shape) if drop else None
-        trace = Trace(self, None, mask=mask, shape=x.shape, dtype=x.dtype, kernels=kernels)
+        form = {"shape": x.shape, "dtype": x.dtype, "kernels": kernels}
+        trace = Trace(self, None, mask=mask, factor=1 / (1 - self.p), **form)
         return self._masked(x, trace), state, trace
 
     def fingerprint(self):
@@ -259,7 +283,7 @@ class Dropout(Layer):
             return x.copy()
         pool = self.pool if trace.kernels is self.kernels else trace.kernels.Pool()
         y = pool.array(x.shape, trace.dtype)
-        trace.kernels.masked(y, x, trace.mask, 1 / (1 - self.p))
+        trace.kernels.masked(y, x, trace.mask, trace.factor)
         return y
 
     def backward(self, dy, trace, dstate=None):
@@ -278,9 +302,10 @@ class Dropout(Layer):
         """Return a function of one step. Stepping is inference, which drops nothing."""
 
         def step(x, out=None):
-            if out is None:
-                return x
-            out[...] = x
-            return out
+            is_plain = type(x) is np.ndarray and x.dtype.char in "fd" and x.dtype.isnative
+            kernels = self.kernels if is_plain else kernels_of(x)
+            if not is_plain:
+                x = float_array(kernels, "x", x)
+            return x.copy() if out is None else write_out(kernels, out, x)
 
         return step

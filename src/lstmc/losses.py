@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from ._kernels import kernels_of
 from ._kernels.messages import kind_of, shape_text
 from .layer import float_array
@@ -25,6 +27,15 @@ def _output(kernels, name, out, rows):
     if not same and kernels.arrays.may_share_memory(out, rows):
         raise ValueError(f"{name} must be logits itself or share no memory with it")
     return out
+
+
+def _index(name, value):
+    """Return an int of 64 bits; refuse anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
+    return int(value)
 
 
 def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, out=None):
@@ -59,12 +70,14 @@ def softmax_cross_entropy(logits, targets, ignore_index=-1, num_threads=None, ou
     rows = float_array(kernels, "logits", logits)
     if rows.ndim == 0 or rows.shape[-1] == 0:
         raise ValueError(f"logits must be (..., V) with V at least 1, got {shape_text(rows.shape)}")
-    classes = rows.shape[-1]
+    classes, ignore_index = rows.shape[-1], _index("ignore_index", ignore_index)
     ids = kernels.checked_tokens("targets", targets, classes, rows.shape[:-1], ignore_index)
     if out is None:
         dlogits = kernels.arrays.empty(rows.shape, rows.dtype)
     else:
         dlogits = _output(kernels, "out", out, rows)
+        if kernels.arrays.may_share_memory(dlogits, kernels.adopt(targets)):
+            raise ValueError("out must share no memory with targets")
     shape = (math.prod(rows.shape[:-1]), classes)
     loss = kernels.softmax_cross_entropy(
         dlogits.reshape(shape), rows.reshape(shape), ids, ignore_index, num_threads

@@ -6,8 +6,10 @@ import textwrap
 import numpy as np
 
 from ._kernels import on_device
+from ._kernels.environment import check_threads
+from ._kernels.turns import in_turn
 from .files import built_in, describe
-from .layer import ALIGNMENT, Layer, Views, check_size
+from .layer import ALIGNMENT, Layer, Views, check_size, fixed
 from .steppers import NetworkStepper
 from .traces import Trace
 
@@ -74,7 +76,7 @@ class Sequential(Layer):
     Raises
     ------
     ValueError
-        A layer is part of a network already, or the layers differ in type or device.
+        A layer is part of a network already, or the layers differ in type, device or ``batch_first``.
     TypeError
         An object is not a layer.
 
@@ -85,6 +87,8 @@ class Sequential(Layer):
     """
 
     _not_pickled = (*Layer._not_pickled, "_places", "_shapes")
+    _layers: tuple = ()  # until they are checked
+    layers = fixed("layers", "The layers, the first one first.")
 
     def __init__(self, *layers):
         _check_layers(layers)
@@ -99,7 +103,7 @@ class Sequential(Layer):
         if len(devices) > 1:
             raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
-        self.layers = layers
+        self._layers = layers
         self._join(shapes)
 
     def _join(self, shapes):
@@ -149,7 +153,7 @@ class Sequential(Layer):
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
         super().use_kernels(kernels)
-        for layer in getattr(self, "layers", ()):
+        for layer in self.layers:
             if isinstance(layer, Layer):
                 layer.use_kernels(kernels)
                 layer.pool = self.pool  # what one layer frees, the next one takes
@@ -176,7 +180,7 @@ class Sequential(Layer):
 
     def parameters(self):
         """Return the shapes of the parameters by "number.name"."""
-        return self._shapes
+        return dict(self._shapes)
 
     def bind(self, params, grads):
         """Move the parameters and gradients of all layers into other views by the same names."""
@@ -278,6 +282,7 @@ class Sequential(Layer):
         y, state, traces = self.walk(x, state, call)
         return y, state, Trace(self, None, layers=traces) if training else None
 
+    @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False):
         """Differentiate a forward call: add to ``grads``, and return the gradients of x and state.
 
@@ -306,6 +311,8 @@ class Sequential(Layer):
             changed then.
         """
         self.check_trace(trace, dstate)  # all layers, before the first gradient is touched
+        if num_threads is not None:
+            check_threads("num_threads", num_threads)
 
         def call(place, dy, trace, arriving):
             return place.backward(
@@ -394,6 +401,19 @@ def _check_layers(layers):
         if getattr(layer, "in_network", False) or id(layer) in seen:
             raise ValueError(f"layers[{i}] ({type(layer).__name__}) is part of a network already")
         seen.add(id(layer))
+    if len(_orders(layers)) > 1:
+        raise ValueError("layers must share one batch_first, got True and False")
+
+
+def _orders(layers):
+    """Return the values of batch_first of the layers that have it, inside networks too."""
+    orders = set()
+    for layer in layers:
+        if isinstance(layer, Sequential):
+            orders |= _orders(layer.layers)
+        elif hasattr(layer, "batch_first"):
+            orders.add(bool(layer.batch_first))
+    return orders
 
 
 def _part(views, i, kernels):

@@ -5,12 +5,14 @@ optimiser is plain numbers and arrays, for checkpoints.
 """
 
 import math
+import operator
 import sys
 
 import numpy as np
 
 from ._kernels import kernels_of
 from ._kernels.devices import copy_into
+from .layer import check_writable, float_array
 
 __all__ = [
     "SGD",
@@ -64,7 +66,21 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     """
     if not isinstance(max_norm, (int, float, np.number)) or not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
-    return kernels_of(net.grads).clip(net.grads, float(max_norm), num_threads)
+    grads = net.grads
+    kernels = kernels_of(grads)
+    plain = float_array(kernels, "grads", grads)
+    if kernels.address(plain) != kernels.address(grads) or grads.ndim != 1:
+        raise ValueError("grads must be one contiguous array, of which all gradients are views")
+    return kernels.clip(check_writable("grads", grads), float(max_norm), num_threads)
+
+
+def _number(name, doc, **bounds):
+    """Return a property that is checked when it is set: a number within bounds."""
+
+    def write(self, value):
+        setattr(self, "_" + name, check_number(name, value, **bounds))
+
+    return property(operator.attrgetter("_" + name), write, doc=doc)
 
 
 def check_real(name, value):
@@ -88,6 +104,8 @@ class Optimiser:
 
     _arrays: tuple = ()  # names of the state arrays, each as long as params
     _options: tuple = ("weight_decay",)  # names of what is given when it is made, beside the rate
+    lr = _number("lr", "The learning rate.")
+    weight_decay = _number("weight_decay", "The share of a parameter that decays.")
 
     def __init__(self, net, lr, weight_decay):
         self.net = net
@@ -112,8 +130,8 @@ class Optimiser:
                 raise ValueError(
                     "the network's parameters have moved since this optimiser was made: make a new one"
                 )
-        self.steps += 1
         self._update(kernels, self.net.params, self.net.grads, num_threads)
+        self.steps += 1  # the update has not failed
 
     def options(self):
         """Return what it was made with beside the network and the rate, as plain data."""
@@ -166,7 +184,25 @@ class Optimiser:
         }
 
 
-class SGD(Optimiser):
+class _Momentum(Optimiser):
+    """The base of those that may keep a velocity."""
+
+    velocity = None
+
+    @property
+    def momentum(self):
+        """The share of the velocity that stays, in [0, 1)."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value):
+        value = check_number("momentum", value, high=1)
+        if value and self.velocity is None and hasattr(self, "_momentum"):
+            raise ValueError("momentum was 0 when this optimiser was made: make a new one")
+        self._momentum = value
+
+
+class SGD(_Momentum):
     """Stochastic gradient descent, with momentum as in Sutskever et al. 2013 (PyTorch's form).
 
     Parameters
@@ -188,13 +224,20 @@ class SGD(Optimiser):
     _options = ("momentum", "nesterov", "weight_decay")
 
     def __init__(self, net, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        self.momentum = check_number("momentum", momentum, high=1)
-        if nesterov and not self.momentum:
-            raise ValueError("nesterov needs momentum above 0, got 0")
-        self.nesterov = bool(nesterov)
+        self.momentum, self.nesterov = momentum, nesterov
         self._arrays = ("velocity",) if self.momentum else ()
-        self.velocity = None
         super().__init__(net, lr, weight_decay)
+
+    @property
+    def nesterov(self):
+        """Whether the step looks ahead along the velocity."""
+        return self._nesterov
+
+    @nesterov.setter
+    def nesterov(self, value):
+        if value and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0, got 0")
+        self._nesterov = bool(value)
 
     def _update(self, kernels, params, grads, threads):
         kernels.sgd(
@@ -232,14 +275,22 @@ class Adam(Optimiser):
     _arrays = ("m", "v")
     _options = ("betas", "eps", "weight_decay")
     _decoupled = False
+    eps = _number("eps", "Added to the root in the denominator.", open_low=True)
+
+    @property
+    def betas(self):
+        """The decay of the averages of the gradient and of its square, each in [0, 1)."""
+        return self._betas
+
+    @betas.setter
+    def betas(self, betas):
+        betas = tuple(check_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas))
+        if len(betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {len(betas)}")
+        self._betas = betas
 
     def __init__(self, net, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        self.betas = tuple(
-            check_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas)
-        )
-        if len(self.betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {len(self.betas)}")
-        self.eps = check_number("eps", eps, open_low=True)
+        self.betas, self.eps = betas, eps
         super().__init__(net, lr, weight_decay)
 
     def _update(self, kernels, params, grads, threads):
@@ -248,7 +299,7 @@ class Adam(Optimiser):
             self.m,
             self.v,
             grads,
-            self.steps,
+            self.steps + 1,
             self.lr,
             *self.betas,
             self.eps,
@@ -280,7 +331,7 @@ class AdamW(Adam):
         super().__init__(net, lr, betas, eps, weight_decay)
 
 
-class RMSprop(Optimiser):
+class RMSprop(_Momentum):
     """RMSprop (Tieleman & Hinton 2012, lecture 6.5; PyTorch's form).
 
     Parameters
@@ -302,13 +353,12 @@ class RMSprop(Optimiser):
     """
 
     _options = ("alpha", "eps", "momentum", "weight_decay")
+    alpha = _number("alpha", "The decay of the average of the squared gradient.", high=1)
+    eps = _number("eps", "Added to the root in the denominator.", open_low=True)
 
     def __init__(self, net, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
-        self.alpha = check_number("alpha", alpha, high=1)
-        self.eps = check_number("eps", eps, open_low=True)
-        self.momentum = check_number("momentum", momentum, high=1)
+        self.alpha, self.eps, self.momentum = alpha, eps, momentum
         self._arrays = ("square_avg", "velocity") if self.momentum else ("square_avg",)
-        self.velocity = None
         super().__init__(net, lr, weight_decay)
 
     def _update(self, kernels, params, grads, threads):

@@ -10,11 +10,12 @@ import numpy as np
 
 from ._kernels.calls import BackwardLayer, ForwardLayer, Weights
 from ._kernels.messages import shape_text
+from ._kernels.turns import in_turn
 from .cells import CELLS, Cell
 from .files import built_in, generator
-from .layer import Layer, check_size
+from .layer import Layer, check_size, fixed
 from .steppers import stepper_of
-from .traces import LayerTrace, StateGradients, Trace, thaw
+from .traces import LayerTrace, StateGradients, Trace, thawed
 
 __all__ = ["KINDS", "LSTM", "RNN", "Recurrent"]
 
@@ -24,17 +25,22 @@ NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM."""
 
-    cell: Cell
     _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked")
+    cell: Cell = fixed("cell", "The record of the cell: its gates, its states, its weights.")
+    input_size = fixed("input_size", "I, the features of x.")
+    hidden_size = fixed("hidden_size", "H, the hidden units of each layer.")
+    num_layers = fixed("num_layers", "L, the stacked layers.")
+    bias = fixed("bias", "Whether there are biases.")
+    batch_first = fixed("batch_first", "Whether x and y are (B, T, .) instead of (T, B, .).")
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
         super().__init__(dtype, device)
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
-        self.bias = bool(bias)
-        self.batch_first = bool(batch_first)
+        self._input_size = check_size("input_size", input_size)
+        self._hidden_size = check_size("hidden_size", hidden_size)
+        self._num_layers = check_size("num_layers", num_layers)
+        self._bias = bool(bias)
+        self._batch_first = bool(batch_first)
         bound = 1 / math.sqrt(self.hidden_size)
         self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
 
@@ -205,9 +211,12 @@ class Recurrent(Layer):
             self.kernels.recurrent_forward(self.handle, calls, x_in, y, num_threads)
         trace = None
         if training:
+            for t in traces:
+                t.freeze()
             trace = Trace(self, self.fingerprint(), x=x_copy, layers=traces, unbatched=unbatched)
         return self._leave(y, unbatched), self._leave_state(final, unbatched), trace
 
+    @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
                  need_grads=True, record=None):  # fmt: skip
         """Differentiate a forward call: add to ``grads``, and return the gradients of x and state.
@@ -262,8 +271,7 @@ class Recurrent(Layer):
         ]
         dx = None
         if need_dx:
-            dx = trace.x.view() if consume else self._empty(trace.x.shape)
-            thaw(dx)
+            dx = thawed(trace.x) if consume else self._empty(trace.x.shape)
         recorded = None
         if record is not None:
             recorded = [StateGradients.empty(t, self.pool) for t in trace.layers]
@@ -271,7 +279,7 @@ class Recurrent(Layer):
             calls, (weights, dweights) = [], self._both_stacks()
             for i, t in enumerate(trace.layers):
                 fits = consume and len(self.cell.saved) == len(self.cell.gates)
-                at_states = {"dgates": t.all_gates if fits else None}
+                at_states = {"dgates": thawed(t.all_gates) if fits else None}
                 if recorded:
                     one = recorded[i]
                     at_states = {
@@ -395,14 +403,16 @@ class RNN(Recurrent):
         A size is not a positive integer, or the nonlinearity or the type is unknown.
     """
 
+    nonlinearity = fixed("nonlinearity", 'What bounds h: "tanh", "relu" or "identity".')
+
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
                  batch_first=False, dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(
                 f"nonlinearity must be one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}"
             )
-        self.nonlinearity = nonlinearity
-        self.cell = CELLS[f"rnn_{nonlinearity}"]
+        self._nonlinearity = nonlinearity
+        self._cell = CELLS[f"rnn_{nonlinearity}"]
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
 
     def options(self):
@@ -440,7 +450,7 @@ class LSTM(Recurrent):
         A size is not a positive integer, or the type is unknown.
     """
 
-    cell = CELLS["lstm"]
+    _cell = CELLS["lstm"]
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""

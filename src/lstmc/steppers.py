@@ -1,11 +1,17 @@
 """Layers and networks one step at a time, with packed weights and their own state."""
 
+import contextlib
+
+from ._kernels import kernels_of
 from ._kernels.binding.core import get_num_threads
+from ._kernels.environment import check_threads
 from ._kernels.messages import kind_of, shape_text
-from .layer import check_writable, leading_rows
+from .layer import check_writable, leading_rows, write_out
 from .traces import Bound
 
 __all__ = ["LinearStepper", "NetworkStepper", "stepper_of"]
+
+IN_USE = "this stepper is in use by another thread: give each thread one of its own"
 
 
 class Stepper(Bound):
@@ -30,16 +36,14 @@ class Stepper(Bound):
     @property
     def state(self):
         """The state: h (L, B, H), or (h, c). Reading copies; so does assigning, where None means zeros."""
-        parts = [part.copy() for part in self.states()]
+        parts = self.read_state()
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     @state.setter
     def state(self, state):
         if state is None:
             return self.reset()
-        parts = self._layer.enter_state("state", state, self._batch, False)
-        for mine, new in zip(self.states(), parts):
-            mine[...] = new
+        self.write_state(self._layer.enter_state("state", state, self._batch, False))
 
     def reset(self, mask=None):
         """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true.
@@ -50,10 +54,9 @@ class Stepper(Bound):
             mask is not such an array.
         """
         if mask is None:
-            for part in self.states():
-                part[...] = 0
-            return
-        array = self._layer.kernels.arrays.ndarray
+            return self.clear_state()
+        arrays = self._layer.kernels.arrays
+        array = arrays.ndarray
         if not isinstance(mask, array) or mask.dtype != bool or mask.shape != (self._batch,):
             got = (
                 f"{mask.dtype} {shape_text(mask.shape)}"
@@ -61,8 +64,7 @@ class Stepper(Bound):
                 else kind_of(mask)
             )
             raise ValueError(f"mask must be a bool array ({self._batch},), got {got}")
-        for part in self.states():
-            part[:, mask] = 0
+        self.clear_state(arrays.ascontiguousarray(mask))
 
 
 _CLASSES: dict = {}  # Stepper over the step of the kernels of a device, by these kernels
@@ -82,7 +84,7 @@ class LinearStepper(Bound):
 
     def __init__(self, layer, num_threads):
         self._layer = layer
-        self._threads = num_threads
+        self._threads = None if num_threads is None else check_threads("num_threads", num_threads)
         self._core = layer.kernels.LinearStepper(
             lambda: (layer["weight"], layer["bias"] if layer.bias else None)
         )
@@ -99,9 +101,9 @@ class LinearStepper(Bound):
         shape = (*x.shape[:-1], layer.out_features)
         if out is None:
             out = kernels.arrays.empty(shape, layer.dtype)
-        elif kernels.checked(
-            "out", out, layer.dtype, shape
-        ) is not out or kernels.arrays.may_share_memory(x, out):
+        elif kernels.address(kernels.checked("out", out, layer.dtype, shape)) != kernels.address(
+            out
+        ) or kernels.arrays.may_share_memory(x, out):
             raise ValueError("out must be contiguous and must not overlap x")
         check_writable("out", out)
         threads = get_num_threads() if self._threads is None else self._threads
@@ -114,13 +116,19 @@ class LayerStepper:
 
     def __init__(self, layer, batch):
         self._layer, self.state = layer, None
+        self._before, self.taken = None, 0
 
     def __call__(self, x, out=None):
-        y, self.state, _ = self._layer.forward(x[None], self.state, training=False)
-        if out is None:
-            return y[0]
-        out[...] = y[0]
-        return out
+        """Return y_t for x_t, in a new array or `out`."""
+        before = self.state
+        y, state, _ = self._layer.forward(x[None], before, training=False)
+        y = y[0] if out is None else write_out(kernels_of(y), out, y[0])
+        self._before, self.state, self.taken = before, state, self.taken + 1
+        return y
+
+    def undo(self):
+        """Return to the state before the last step."""
+        self.state, self.taken = self._before, self.taken - 1
 
     def reset(self, mask=None):
         """Set the state to zeros."""
@@ -146,6 +154,9 @@ class NetworkStepper(Bound):
             else LayerStepper(layer, batch)
             for layer in net.layers
         ]
+        *self._lower, self._last = self._steppers
+        self._in_use = False
+        self.taken = 0  # steps, each of them by all layers
 
     def __repr__(self):
         return f"<stepper of {self._net!r}, batch {self._batch}>"
@@ -154,15 +165,53 @@ class NetworkStepper(Bound):
         """Take one step and return the output of the last layer, in a new array or `out`.
 
         x is one step of what the first layer takes: (B,) token ids or (B, I); with batch=1 also one
-        token or (I,).
+        token or (I,). If a layer refuses its input, or the last one `out`, no layer has taken the step.
         """
-        for step in self._steppers[:-1]:
-            x = step(x)
-        return self._steppers[-1](x, out)
+        # As in _alone, without its cost. Threads do not change between the test and the assignment: they do
+        # so at calls and loops.
+        if self._in_use:
+            raise RuntimeError(IN_USE)
+        self._in_use = True
+        try:
+            for step in self._lower:
+                x = step(x)
+            y = self._last(x, out)
+            self.taken += 1
+            return y
+        except BaseException:
+            for step in self._steppers:
+                if getattr(step, "taken", self.taken) > self.taken:
+                    step.undo()
+            raise
+        finally:
+            self._in_use = False
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """Refuse to go on while another thread uses the stepper, and let no other one begin."""
+        if self._in_use:
+            raise RuntimeError(IN_USE)
+        self._in_use = True
+        try:
+            yield
+        finally:
+            self._in_use = False
+
+    def undo(self):
+        """Return to the state before the last step, where layers can."""
+        with self._alone():
+            for step in self._steppers:
+                if hasattr(step, "taken"):
+                    step.undo()
+            self.taken -= 1
 
     @property
     def state(self):
         """A copy of the state: a tuple with one entry per layer, None where a layer has none."""
+        with self._alone():
+            return self._state()
+
+    def _state(self):
         return tuple(getattr(step, "state", None) for step in self._steppers)
 
     @state.setter
@@ -171,6 +220,10 @@ class NetworkStepper(Bound):
             raise ValueError(
                 f"state must be a tuple of {len(self._steppers)} entries, one per layer"
             )
+        with self._alone(), self._all_or_none():
+            self._set(state)
+
+    def _set(self, state):
         for step, part in zip(self._steppers, state):
             if hasattr(step, "state"):
                 if part is None:
@@ -178,14 +231,26 @@ class NetworkStepper(Bound):
                 else:
                     step.state = part
 
+    @contextlib.contextmanager
+    def _all_or_none(self):
+        """Leave the states of all layers as they were if one of them raises an error."""
+        before = self._state()
+        try:
+            yield
+        except BaseException:
+            self._set(before)
+            raise
+
     def reset(self, mask=None):
         """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
-        for step in self._steppers:
-            if hasattr(step, "reset"):
-                step.reset(mask)
+        with self._alone(), self._all_or_none():
+            for step in self._steppers:
+                if hasattr(step, "reset"):
+                    step.reset(mask)
 
     def refresh(self):
         """Pack the weights anew."""
-        for step in self._steppers:
-            if hasattr(step, "refresh"):
-                step.refresh()
+        with self._alone():
+            for step in self._steppers:
+                if hasattr(step, "refresh"):
+                    step.refresh()

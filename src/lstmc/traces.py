@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["Bound", "LayerTrace", "StateGradients", "Trace", "freeze", "thaw"]
+__all__ = ["Bound", "LayerTrace", "StateGradients", "Trace", "freeze", "thawed"]
 
 
 class Bound:
@@ -58,7 +58,10 @@ class LayerTrace:
         self.cell = cell
         self.all_h, self.all_c, self.all_gates = h, c, gates
         self._unbatched = unbatched
-        for array in (h, c, gates):
+
+    def freeze(self):
+        """Make the arrays read-only, once forward has filled them in."""
+        for array in (self.all_h, self.all_c, self.all_gates):
             freeze(array)
 
     def __repr__(self):
@@ -165,7 +168,11 @@ def freeze(array):
         array.flags.writeable = False
 
 
-def thaw(array):
-    """Undo freeze."""
-    if isinstance(array, np.ndarray):
-        array.flags.writeable = True
+def thawed(array):
+    """Return a writable view of an array that was frozen; None for None."""
+    if array is None:
+        return None
+    view = array.view()
+    if isinstance(view, np.ndarray):
+        view.flags.writeable = True
+    return view

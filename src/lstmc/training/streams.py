@@ -5,8 +5,25 @@ import numpy as np
 from .._kernels import kernels_of
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
+from ..passes import recurrent_layers
 
-__all__ = ["check_tokens", "evaluate", "mean_loss", "on_device_of", "streams", "windows"]
+__all__ = [
+    "check_time_major",
+    "check_tokens",
+    "evaluate",
+    "mean_loss",
+    "on_device_of",
+    "streams",
+    "windows",
+]
+
+
+def check_time_major(net):
+    """Refuse a network with a layer that is batch_first: windows are (T, B)."""
+    for name, layer, _ in recurrent_layers(net):
+        if layer.batch_first:
+            place = f"its layer {name}{type(layer).__name__}" if name else type(layer).__name__
+            raise ValueError(f"net must take windows (T, B), but {place} is batch_first")
 
 
 def check_tokens(name, tokens):
@@ -104,6 +121,7 @@ def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
 
 def mean_loss(net, tokens, batch, steps, num_threads, after_each):
     """Return what `evaluate` does; call after_each() after every window."""
+    check_time_major(net)
     tokens = check_tokens("tokens", tokens)
     stream = streams(tokens, max(1, min(check_size("batch", batch), len(tokens) // 2)))
     stream = on_device_of(net, stream)

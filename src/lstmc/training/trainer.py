@@ -28,7 +28,14 @@ from ..optim import clip_grad_norm
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .interrupts import Interrupted, interrupts
 from .schedules import PlateauDecay
-from .streams import check_tokens, mean_loss, on_device_of, streams, windows
+from .streams import (
+    check_time_major,
+    check_tokens,
+    mean_loss,
+    on_device_of,
+    streams,
+    windows,
+)
 
 __all__ = ["Trainer"]
 
@@ -97,11 +104,13 @@ class Trainer:
     Raises
     ------
     TypeError, ValueError
-        The optimiser, the schedule or the watch is of another network, or a number does not fit.
+        The optimiser, the schedule or the watch is of another network, a layer is ``batch_first``, or a
+        number does not fit.
     """
 
     def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None,
                  watch=None):  # fmt: skip
+        check_time_major(net)
         if watch is not None and watch.net is not net:
             raise ValueError("watch must be of this net, got one of another")
         if optimiser.net is not net:

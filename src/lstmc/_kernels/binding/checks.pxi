@@ -49,10 +49,86 @@ def fingerprint(list arrays):
     """Return a 64-bit number that changes when any element of any of the arrays does."""
     cdef uint64_t all = 0
     for a in arrays:
-        all = all * 31 + float32_table.fingerprint(PyArray_DATA(<cnp.ndarray>a), a.nbytes)
+        all = all * 31 + float32_table.fingerprint(
+            address_of("params", a, PyArray_TYPE(<cnp.ndarray?>a), a.size, False), a.nbytes)
     return all
 
 
-cdef inline void *data_of(object a) except? NULL:
-    """Address of an array's data; NULL for None. The array must outlive its use."""
-    return NULL if a is None else PyArray_DATA(<cnp.ndarray?>a)
+# What follows is asked of every array right before a kernel runs on it, whatever was checked before: sizes come
+# from the arrays that the kernel reads, and nothing may have changed since.
+
+cdef void *address_of(str name, object array, int number, Py_ssize_t count, bint written, bint longer=False) \
+        except? NULL:
+    """Return where an array of `count` elements (or more, if it may be `longer`) begins.
+
+    It must be as kernels read arrays: of the type with this number, contiguous, aligned, native; and writable if it
+    is `written`. It must outlive the use of the address.
+    """
+    cdef cnp.ndarray a
+    cdef Py_ssize_t size
+    if isinstance(array, np.ndarray):
+        a = array
+        size = PyArray_SIZE(a)
+        if (PyArray_TYPE(a) == number and (PyArray_ISCARRAY(a) if written else PyArray_ISCARRAY_RO(a))
+                and (size == count or longer and size > count)):
+            return PyArray_DATA(a)
+    raise refusal(name, array, number, count, written)
+
+
+cdef void *optional_address(str name, object array, int number, Py_ssize_t count, bint written) except? NULL:
+    """Return the same; NULL for None."""
+    return NULL if array is None else address_of(name, array, number, count, written)
+
+
+cdef object refusal(str name, object array, int number, Py_ssize_t count, bint written):
+    """Return the error for an array that a kernel cannot take."""
+    kind = "float64" if number == NPY_DOUBLE else "float32" if number == NPY_FLOAT else "int64"
+    expected = f"{name} must be a {'writable ' if written else ''}contiguous {kind} array of {count} elements"
+    if not isinstance(array, np.ndarray):
+        return TypeError(f"{expected}, got {kind_of(array)}")
+    got = f"{array.dtype.name} {shape_text(array.shape)}"
+    if PyArray_TYPE(array) != number:
+        return TypeError(f"{expected}, got {got}")
+    if not PyArray_ISCARRAY_RO(array):
+        got += ", not contiguous" if not array.flags.c_contiguous else ", not aligned or not native"
+    elif written and not array.flags.writeable:
+        got += ", read-only"
+    return ValueError(f"{expected}, got {got}")
+
+
+cdef check_matrix(str name, object array):
+    """Refuse what is not an array of two axes."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be an array of 2 axes, got {kind_of(array)}")
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be an array of 2 axes, got {shape_text(array.shape)}")
+
+
+cdef check_apart(Py_ssize_t size, str name, const void *a, Py_ssize_t a_count, str other, const void *b,
+                 Py_ssize_t b_count):
+    """Refuse arrays that share memory, of elements of `size` bytes; those that are not there (NULL) share none."""
+    cdef const char *one = <const char *>a
+    cdef const char *two = <const char *>b
+    if one == NULL or two == NULL or one + a_count * size <= two or two + b_count * size <= one:
+        return
+    if a_count and b_count:
+        raise ValueError(f"{name} must not share memory with {other}")
+
+
+cdef Buffer copied_ids(str name, object array, Py_ssize_t count, Py_ssize_t limit, bint skips=False, int64_t skip=0):
+    """Return a copy of token ids: each is in [0, limit) or, if it `skips`, is `skip`.
+
+    The copy is what is checked and then read: another thread may write to the array meanwhile.
+    """
+    cdef int number = PyArray_TYPE(<cnp.ndarray?>array)
+    if number != NPY_LONGLONG or sizeof(long long) != sizeof(int64_t):  # which may be int64 by another number
+        number = NPY_INT64
+    cdef const int64_t *ids = <const int64_t *>address_of(name, array, number, count, False)
+    cdef Buffer copy = scratch_pool.take(count * sizeof(int64_t))
+    cdef int64_t *to = <int64_t *>copy.data()
+    cdef Py_ssize_t i
+    memcpy(to, ids, count * sizeof(int64_t))
+    for i in range(count):
+        if (to[i] < 0 or to[i] >= limit) and not (skips and to[i] == skip):
+            raise ValueError(f"{name} must be in [0, {limit}), got {to[i]} at {i}")
+    return copy

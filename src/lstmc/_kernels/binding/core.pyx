@@ -13,6 +13,7 @@ from lstmc._kernels.messages import kind_of, shape_text
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
@@ -23,8 +24,9 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_TYPE(cnp.ndarray) nogil
     int PyArray_CheckExact(object) nogil
     size_t PyArray_NBYTES(cnp.ndarray) nogil
+    Py_ssize_t PyArray_SIZE(cnp.ndarray) nogil
     object PyArray_EMPTY(int, cnp.npy_intp *, int, int)
-    enum: NPY_FLOAT, NPY_DOUBLE
+    enum: NPY_FLOAT, NPY_DOUBLE, NPY_INT64, NPY_LONGLONG, NPY_BOOL
 
 cdef extern from "team.h" nogil:
     int lstmc_openmp_version()

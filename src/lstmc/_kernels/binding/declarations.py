@@ -16,33 +16,87 @@ HEADER = HERE.parent / "c" / "kernels.h"
 STUB = HERE / "core.pyi"
 BEGIN = "# Written by declarations.py from kernels.h.\n"
 
+NDARRAY = "cnp.ndarray"
 SQUARES = "(n // 4096 + 1) * sizeof(double)"  # bytes of one sum a block
 LINEAR = {"rows": "x.shape[0]", "inputs": "weight.shape[1]", "outputs": "weight.shape[0]"}
 SOFTMAX = {"rows": "logits.shape[0]", "columns": "logits.shape[1]"}
-# By name: an expression for each size, and for each scratch argument its bytes; None for an array that is
-# never there; "optional": arrays that may be None.
+# By name: an expression for each size; for each array its elements; for token ids their number, what they are
+# below and, if there is one, the argument that they may be instead; for scratch its bytes. "optional": arrays
+# that may be None; "absent": one that never is there; "same": an output, and the input that it may be itself.
 FLAT = {
     "linear_forward": {
-        **LINEAR,
-        "packed": None,
-        "scratch": "table.linear_forward_scratch(rows, inputs, outputs, threads)",
+        "sizes": LINEAR,
+        "arrays": {
+            "y": "rows * outputs",
+            "x": "rows * inputs",
+            "weight": "outputs * inputs",
+            "bias": "outputs",
+        },
+        "scratch": {"scratch": "table.linear_forward_scratch(rows, inputs, outputs, threads)"},
         "optional": ("bias",),
+        "absent": ("packed",),
     },
     "linear_backward": {
-        **LINEAR,
-        "scratch": "table.linear_backward_scratch(rows, inputs, outputs, threads)",
+        "sizes": LINEAR,
+        "arrays": {
+            "dx": "rows * inputs",
+            "dweight": "outputs * inputs",
+            "dbias": "outputs",
+            "dy": "rows * outputs",
+            "x": "rows * inputs",
+            "weight": "outputs * inputs",
+        },
+        "scratch": {"scratch": "table.linear_backward_scratch(rows, inputs, outputs, threads)"},
         "optional": ("dx", "dweight", "dbias"),
     },
-    "embedding_forward": {"rows": "tokens.size", "columns": "weight.shape[1]"},
-    "embedding_backward": {"rows": "tokens.size", "columns": "dweight.shape[1]"},
-    "softmax": SOFTMAX,
-    "softmax_cross_entropy": {**SOFTMAX, "losses": "rows * sizeof(double)"},
-    "squared_error": {"n": "y.size", "sums": SQUARES},
-    "sum_of_squares": {"n": "a.size", "sums": SQUARES},
-    "scale": {"n": "a.size"},
-    "sgd": {"n": "params.size", "optional": ("velocity",)},
-    "adam": {"n": "params.size"},
-    "rmsprop": {"n": "params.size", "optional": ("velocity",)},
+    "embedding_forward": {
+        "sizes": {"rows": "tokens.size", "columns": "weight.shape[1]"},
+        "arrays": {"y": "rows * columns", "weight": "weight.size"},
+        "ids": {"tokens": ("rows", "weight.shape[0]", None)},
+    },
+    "embedding_backward": {
+        "sizes": {"rows": "tokens.size", "columns": "dweight.shape[1]"},
+        "arrays": {"dweight": "dweight.size", "dy": "rows * columns"},
+        "ids": {"tokens": ("rows", "dweight.shape[0]", None)},
+    },
+    "softmax": {
+        "sizes": SOFTMAX,
+        "arrays": dict.fromkeys(("out", "logits"), "rows * columns"),
+        "same": ("out", "logits"),
+    },
+    "softmax_cross_entropy": {
+        "sizes": SOFTMAX,
+        "arrays": dict.fromkeys(("dlogits", "logits"), "rows * columns"),
+        "ids": {"targets": ("rows", "columns", "ignored")},
+        "scratch": {"losses": "rows * sizeof(double)"},
+        "same": ("dlogits", "logits"),
+    },
+    "squared_error": {
+        "sizes": {"n": "y.size"},
+        "arrays": dict.fromkeys(("dy", "y", "target"), "n"),
+        "scratch": {"sums": SQUARES},
+        "same": ("dy", "y"),
+    },
+    "sum_of_squares": {
+        "sizes": {"n": "a.size"},
+        "arrays": {"a": "n"},
+        "scratch": {"sums": SQUARES},
+    },
+    "scale": {"sizes": {"n": "a.size"}, "arrays": {"a": "n"}},
+    "sgd": {
+        "sizes": {"n": "params.size"},
+        "arrays": dict.fromkeys(("params", "velocity", "grads"), "n"),
+        "optional": ("velocity",),
+    },
+    "adam": {
+        "sizes": {"n": "params.size"},
+        "arrays": dict.fromkeys(("params", "m", "v", "grads"), "n"),
+    },
+    "rmsprop": {
+        "sizes": {"n": "params.size"},
+        "arrays": dict.fromkeys(("params", "square_avg", "velocity", "grads"), "n"),
+        "optional": ("velocity",),
+    },
 }
 
 
@@ -93,36 +147,66 @@ def parameters(text, name):
     return result, [(kind.strip(), argument) for kind, argument in pairs]
 
 
+def checks(name, arguments):
+    """Return the lines that check the arrays of a function, and set the addresses of their elements."""
+    known = FLAT[name]
+    arrays, optional = known["arrays"], known.get("optional", ())
+    written = [a for kind, a in arguments if a in arrays and not kind.startswith("const")]
+    lines = []
+    for a, count in arrays.items():
+        one = "optional_address" if a in optional else "address_of"
+        lines.append(f'cdef void *{a}_data = {one}("{a}", {a}, number, {count}, {a in written})')
+    for i, (a, count) in enumerate(arrays.items()):
+        for b, other in list(arrays.items())[i + 1 :]:
+            if (a in written or b in written) and (a, b) != known.get("same"):
+                lines.append(
+                    f'check_apart(table.real_size, "{a}", {a}_data, {count}, "{b}", {b}_data, {other})'
+                )
+    if "same" in known:
+        a, b = known["same"]
+        lines.append(f"if {a}_data != {b}_data:")
+        lines.append(
+            f'    check_apart(table.real_size, "{a}", {a}_data, {arrays[a]}, "{b}", {b}_data, {arrays[b]})'
+        )
+    return lines
+
+
 def plan(text, name):
     """Sort the parameters of a function into what Python gives and what the binding adds."""
     known, (result, arguments) = FLAT[name], parameters(text, name)
+    arrays, ids, scratch = known["arrays"], known.get("ids", {}), known.get("scratch", {})
     optional = known.get("optional", ())
-    signature, lines, passed = [], [], []
-    scratch = [a for kind, a in arguments if kind in ("double *", "void *") and a in known]
-    arrays = [a for kind, a in arguments if kind.endswith("*") and a not in known]
-    sizes = [a for kind, a in arguments if kind == "Py_ssize_t"]
-    first = next(a for a in arrays if a not in optional and a != "tokens")
+    expressions = [*known["sizes"].values(), *(one[1] for one in ids.values())]
+    first = next(a for _, a in arguments if a in arrays and a not in optional)
+    lines = [
+        f'check_matrix("{a}", {a})' for a in arrays if any(f"{a}.shape[" in e for e in expressions)
+    ]
     lines.append(f"cdef const lstmc_kernels *table = table_of({first})")
+    lines.append(f"cdef int number = PyArray_TYPE({first})")
     if any(a == "threads" for _, a in arguments):
         lines.append("cdef int threads = threads_for(num_threads)")
-    lines += [f"cdef Py_ssize_t {a} = {known[a]}" for a in sizes]
+    lines += [f"cdef Py_ssize_t {a} = {size}" for a, size in known["sizes"].items()]
+    lines += checks(name, arguments)
+    for a, (count, limit, instead) in ids.items():
+        more = f", True, {instead}" if instead else ""
+        lines.append(f'cdef Buffer {a}_memory = copied_ids("{a}", {a}, {count}, {limit}{more})')
+    lines += [f"cdef Buffer {a}_memory = scratch_pool.take({size})" for a, size in scratch.items()]
+    lines += [f"cdef void *{a}_data = {a}_memory.data()" for a in (*ids, *scratch)]
+    signature, passed = [], []
     for kind, a in arguments:
-        if a in scratch:
-            lines.append(f"cdef Buffer {a}_memory = scratch_pool.take({known[a]})")
-            lines.append(f"cdef void *{a} = {a}_memory.data()")
-            passed.append(f"<{kind}>{a}")
-        elif a in known and known[a] is None:
-            passed.append("NULL")
-        elif a in optional:
-            signature.append((a, "object", "_Array | None"))
-            lines.append(f"cdef void *{a}_data = data_of({a})")
+        if a in arrays:
+            kinds = ("object", "_Array | None") if a in optional else (NDARRAY, "_Array")
+            signature.append((a, *kinds))
             passed.append(f"{a}_data")
-        elif kind.endswith("*"):
-            signature.append((a, "cnp.ndarray", "_Array"))
-            cast = "<const int64_t *>" if "int64_t" in kind else ""
-            passed.append(f"{cast}PyArray_DATA({a})")
+        elif a in ids:
+            signature.append((a, NDARRAY, "_Array"))
+            passed.append(f"<{kind}>{a}_data")
+        elif a in scratch:
+            passed.append(f"<{kind}>{a}_data")
+        elif a in known.get("absent", ()):
+            passed.append("NULL")
         else:
-            if a not in sizes and a != "threads":
+            if a not in known["sizes"] and a != "threads":
                 signature.append((a, kind, "float" if kind == "double" else "int"))
             passed.append(a)
     return result, signature, lines, passed
@@ -131,7 +215,10 @@ def plan(text, name):
 def binding(text, name):
     """Return the binding of one function."""
     result, signature, lines, passed = plan(text, name)
-    takes = ", ".join(f"{kind} {a}".removeprefix("object ") for a, kind, _ in signature)
+    takes = ", ".join(
+        f"cnp.ndarray {a} not None" if kind == NDARRAY else f"{kind} {a}".removeprefix("object ")
+        for a, kind, _ in signature
+    )
     if "threads" in passed:
         takes += ", num_threads=None"
     call = f"table.{name}({', '.join(passed)})"

@@ -55,6 +55,8 @@ cdef class Pool:
         """Return an array on a 64-byte boundary, not initialised; its memory comes back when the last view goes."""
         cdef cnp.npy_intp axes[MOST_AXES]
         cdef int ndim = len(shape), number = np.dtype(dtype).num
+        if number != NPY_FLOAT and number != NPY_DOUBLE:
+            raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
         if ndim > MOST_AXES:
             raise ValueError(f"shape must have at most {MOST_AXES} axes, got {ndim}")
         nbytes = np.dtype(dtype).itemsize

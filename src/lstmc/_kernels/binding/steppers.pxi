@@ -16,21 +16,28 @@ cdef class RecurrentStepper:
     cdef int type_number, worth_releasing, busy
     cdef Py_ssize_t inputs, outputs
     cdef readonly object dtype
-    cdef cnp.ndarray h, c  # (L, B, H); c None for an RNN
+    # Each part of the state, (2, L, B, H): as it is, and as it was before the last step. They take turns.
+    cdef list parts
+    cdef bint can_undo
+    cdef readonly int64_t taken  # steps, without those that were undone
 
     def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None):
         layers = weights()
-        cdef int n = len(layers)
+        cdef Py_ssize_t n = len(layers)
         cdef Pool pool = Pool()
         cdef Buffer buffer
-        self.dtype = layers[0].weight_ih.dtype
-        self.table = table_of(layers[0].weight_ih)
+        if n < 1 or batch < 1:
+            raise ValueError(f"there must be a layer and a row at least, got {n} and {batch}")
+        first = layers[0]
+        check_matrix("weight_ih", first.weight_ih)
+        self.dtype = first.weight_ih.dtype
+        self.table = table_of(first.weight_ih)
         self.type_number = NPY_DOUBLE if self.dtype == np.float64 else NPY_FLOAT
         self.weights = weights
-        self.inputs = layers[0].weight_ih.shape[1]
-        self.outputs = layers[-1].weight_hh.shape[1]
-        self.h = np.zeros((n, batch, self.outputs), self.dtype)
-        self.c = np.zeros((n, batch, self.outputs), self.dtype) if self.table.states_of(cell) == 2 else None
+        self.inputs = first.weight_ih.shape[1]
+        cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, self.inputs, first, 1, batch)
+        self.outputs = of.hidden
+        self.parts = [np.zeros((2, n, batch, of.hidden), self.dtype) for _ in range(of.states)]
         self.layers = <lstmc_forward_layer *>PyMem_Malloc(n * sizeof(lstmc_forward_layer))
         self.plan = PyMem_Malloc(self.table.forward_plan_size(n))
         if self.layers == NULL or self.plan == NULL:
@@ -40,16 +47,17 @@ cdef class RecurrentStepper:
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, steps=1, batch=batch,
                                   threads=threads_for(num_threads), scratch=NULL)
         operations = 0
-        for i, (weight_ih, weight_hh, _) in enumerate(layers):
-            h = data_of(self.h[i])
-            c = NULL if self.c is None else data_of(self.c[i])
+        for i in range(n):
             self.layers[i] = lstmc_forward_layer(
-                h_n=h, c_n=c, h=NULL, c=NULL, gates=NULL, h0=h, c0=c, weight_ih=NULL, weight_hh=NULL, bias=NULL,
-                packed=NULL, inputs=weight_ih.shape[1], hidden=weight_hh.shape[1])
+                h_n=self.place(0, 1, i), c_n=NULL, h=NULL, c=NULL, gates=NULL, h0=self.place(0, 0, i), c0=NULL,
+                weight_ih=NULL, weight_hh=NULL, bias=NULL, packed=NULL, inputs=of.inputs, hidden=of.hidden)
+            if of.states == 2:
+                self.layers[i].c_n, self.layers[i].c0 = self.place(1, 1, i), self.place(1, 0, i)
             buffer = pool.take(scratch_bytes(self.table.packed_size(&self.layers[i], cell)))
             self.layers[i].packed = buffer.data()
             self.memory.append(buffer)
-            operations += 2 * batch * (weight_ih.size + weight_hh.size)
+            operations += 2 * batch * of.gates * of.hidden * (of.inputs + of.hidden)
+            of.inputs = of.hidden
         self.worth_releasing = operations > 20000  # some 0.5 microseconds; the GIL costs 0.035
         self.refresh()
         buffer = pool.take(scratch_bytes(self.table.plan_forward(self.plan, &self.call)))
@@ -60,21 +68,101 @@ cdef class RecurrentStepper:
         PyMem_Free(self.layers)
         PyMem_Free(self.plan)
 
-    def refresh(self):
-        """Take the weights as they are now."""
-        cdef lstmc_forward_layer layer
-        for i, weights in enumerate(self.weights()):
-            if [(type(w), w.dtype, w.shape) for w in weights] != self.form[i]:
-                raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
-            layer = self.layers[i]
-            layer.weight_ih = data_of(weights.weight_ih)
-            layer.weight_hh = data_of(weights.weight_hh)
-            layer.bias = data_of(weights.bias)
-            self.table.pack_layer(<void *>self.layers[i].packed, &layer, self.call.cell)
+    cdef void *place(self, int part, int side, Py_ssize_t layer) noexcept:
+        """Return where a layer's part of the state is, (B, H), on one of its two sides."""
+        cdef cnp.ndarray array = self.parts[part]
+        cdef Py_ssize_t size = PyArray_NBYTES(array) // (2 * self.call.num_layers)
+        return <char *>PyArray_DATA(array) + (side * self.call.num_layers + layer) * size
 
-    def states(self):
-        """Return the arrays of the state itself, not copies: (h,) or (h, c)."""
-        return (self.h,) if self.c is None else (self.h, self.c)
+    cdef int check_idle(self) except -1:
+        """Refuse to touch what another thread's step reads and writes: steps of some size release the GIL."""
+        if self.busy:
+            raise RuntimeError("this stepper is in use by another thread: give each thread one of its own")
+        return 0
+
+    def refresh(self):
+        """Take the weights as they are now: those of all layers, or of none if they do not fit."""
+        cdef layer_sizes of
+        cdef lstmc_forward_layer layer
+        layers = self.weights()
+        if [[(type(w), w.dtype, w.shape) for w in one] for one in layers] != self.form:
+            raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
+        of = stack_sizes(self.table, self.call.cell, self.type_number, self.inputs, layers[0], 1, self.call.batch)
+        for packs in (False, True):
+            of.inputs = self.inputs
+            for i, weights in enumerate(layers):
+                layer = self.layers[i]
+                layer.weight_ih, layer.weight_hh = weight_ih_of(weights, &of), weight_hh_of(weights, &of)
+                layer.bias = bias_of(weights, &of)
+                self.check_idle()
+                if packs:
+                    self.table.pack_layer(<void *>layer.packed, &layer, self.call.cell)
+                of.inputs = of.hidden
+
+    def read_state(self):
+        """Return a copy of the state: a list of arrays (L, B, H)."""
+        shapes = [(self.call.num_layers, self.call.batch, self.outputs)] * len(self.parts)
+        cdef list copies = [np.empty(shape, self.dtype) for shape in shapes]
+        cdef cnp.ndarray copy
+        self.check_idle()  # and no Python runs from here on
+        for part in range(len(copies)):
+            copy = copies[part]
+            memcpy(PyArray_DATA(copy), self.now(part), PyArray_NBYTES(copy))
+        return copies
+
+    def write_state(self, list parts):
+        """Set the state to such arrays."""
+        cdef Py_ssize_t count = self.call.num_layers * self.call.batch * self.outputs
+        cdef cnp.ndarray array
+        if len(parts) != len(self.parts):
+            raise ValueError(f"state must have {len(self.parts)} parts, got {len(parts)}")
+        for array in parts:
+            address_of("state", array, self.type_number, count, False)
+        self.check_idle()
+        for part in range(len(parts)):
+            array = parts[part]
+            memcpy(self.now(part), PyArray_DATA(array), PyArray_NBYTES(array))
+        self.can_undo = False
+
+    def clear_state(self, cnp.ndarray mask=None):
+        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
+        cdef Py_ssize_t size = self.outputs * (8 if self.type_number == NPY_DOUBLE else 4)
+        cdef Py_ssize_t batch = self.call.batch, rows = self.call.num_layers * batch, row
+        cdef const char *chosen = NULL
+        if mask is not None:
+            chosen = <const char *>address_of("mask", mask, NPY_BOOL, batch, False)
+        self.check_idle()
+        for part in range(len(self.parts)):
+            for row in range(rows):
+                if chosen == NULL or chosen[row % batch]:
+                    memset(<char *>self.now(part) + row * size, 0, size)
+        self.can_undo = False
+
+    cdef void *now(self, Py_ssize_t part) noexcept:
+        """Return where a part of the state begins, (L, B, H), as it is now."""
+        return <void *>(self.layers[0].c0 if part else self.layers[0].h0)
+
+    cdef void change_sides(self) noexcept:
+        """Make the state that was written the one that is read."""
+        cdef lstmc_forward_layer *layer
+        cdef void *before
+        for i in range(self.call.num_layers):
+            layer = &self.layers[i]
+            before = <void *>layer.h0
+            layer.h0 = layer.h_n
+            layer.h_n = before
+            before = <void *>layer.c0
+            layer.c0 = layer.c_n
+            layer.c_n = before
+
+    def undo(self):
+        """Return to the state before the last step: once, and not after the state was set."""
+        self.check_idle()
+        if not self.can_undo:
+            raise RuntimeError("there is no step to undo")
+        self.change_sides()
+        self.can_undo = False
+        self.taken -= 1
 
     cdef bint fits(self, cnp.ndarray out, cnp.ndarray x) noexcept:
         """Whether out has the shape that belongs to x, and no byte in common with it."""
@@ -125,10 +213,7 @@ cdef class RecurrentStepper:
             raise ValueError(f"out must be a writable contiguous {self.dtype.name} array {shape_text(expected)} "
                              f"that does not overlap x, got {got}")
         target = out
-        if self.busy:
-            raise RuntimeError("this stepper is in use by another thread: give each thread one of its own")
-        if self.call.batch == 0:
-            return target
+        self.check_idle()
         self.call.x = PyArray_DATA(source)
         self.call.y = PyArray_DATA(target)
         if self.worth_releasing:
@@ -138,6 +223,9 @@ cdef class RecurrentStepper:
             self.busy = 0
         else:
             self.table.forward(self.plan, &self.call)
+        self.change_sides()
+        self.can_undo = True
+        self.taken += 1
         return target
 
 
@@ -148,12 +236,15 @@ cdef class LinearStepper:
     cdef object weights   # () -> (weight, bias or None)
     cdef Buffer packed
     cdef cnp.ndarray bias
+    cdef int type_number
     cdef Py_ssize_t inputs, outputs
 
     def __cinit__(self, weights):
         self.weights = weights
         weight, _ = weights()
+        check_matrix("weight", weight)
         self.table = table_of(weight)
+        self.type_number = PyArray_TYPE(weight)
         self.outputs, self.inputs = weight.shape
         cdef Pool pool = Pool()
         self.packed = pool.take(self.table.packed_linear_size(self.inputs, self.outputs))
@@ -162,11 +253,20 @@ cdef class LinearStepper:
     def refresh(self):
         """Take the weights as they are now."""
         weight, bias = self.weights()
+        cdef const void *from_weight = address_of("weight", weight, self.type_number, self.outputs * self.inputs, False)
+        optional_address("bias", bias, self.type_number, self.outputs, False)
         self.bias = None if bias is None else bias.copy()
-        self.table.pack_linear(self.packed.data(), data_of(weight), self.inputs, self.outputs)
+        self.table.pack_linear(self.packed.data(), from_weight, self.inputs, self.outputs)
 
-    def __call__(self, cnp.ndarray y, cnp.ndarray x, int threads):
+    def __call__(self, cnp.ndarray y not None, cnp.ndarray x not None, int threads):
         """Write y (rows, outputs) from x (rows, inputs); both contiguous."""
-        cdef const void *b = data_of(self.bias)
-        self.table.linear_forward(PyArray_DATA(y), PyArray_DATA(x), NULL, b, self.packed.data(), x.shape[0],
-                                  self.inputs, self.outputs, threads, NULL)
+        check_matrix("x", x)
+        cdef Py_ssize_t rows = x.shape[0]
+        cdef void *to = address_of("y", y, self.type_number, rows * self.outputs, True)
+        cdef const void *source = address_of("x", x, self.type_number, rows * self.inputs, False)
+        cdef const void *b = optional_address("bias", self.bias, self.type_number, self.outputs, False)
+        check_apart(self.table.real_size, "y", to, rows * self.outputs, "x", source, rows * self.inputs)
+        if threads < 1:
+            raise ValueError(f"threads must be 1 or more, got {threads}")
+        self.table.linear_forward(to, source, NULL, b, self.packed.data(), rows, self.inputs, self.outputs, threads,
+                                  NULL)

@@ -117,8 +117,11 @@ typedef struct lstmc_kernels {
     /* The number of a cell by its name, as cells/list.h has them; LSTMC_UNKNOWN for another name. The same in
        all tables. */
     int (*cell)(const char *name);
-    /* How many row blocks its weights have, and how many arrays its state: 1 for h, 2 for h and c. */
+    /* How many row blocks its weights have, and its bias, and what is saved for backward; and how many arrays
+       its state: 1 for h, 2 for h and c. LSTMC_UNKNOWN for an unknown cell. */
     int (*gates_of)(int cell);
+    int (*biases_of)(int cell);
+    int (*saved_of)(int cell);
     int (*states_of)(int cell);
     /* Lays down in `plan` (..._plan_size() bytes, aligned for a pointer) all that follows from a call's cell,
        sizes, threads, and from which of its pointers are NULL. Returns the bytes of scratch that the call

@@ -11,6 +11,7 @@ from .launch import flat_kernel, i32, i64, launch
 __all__ = [
     "address",
     "adopt",
+    "check_flat",
     "check_num_threads",
     "checked",
     "checked_tokens",
@@ -90,7 +91,9 @@ def checked_tokens(name, value, limit, shape=None, ignored=None):
         raise TypeError(f"{name} must be an int64 or int32 array on the GPU, got {got}")
     if shape is not None and value.shape != tuple(shape):
         raise ValueError(f"{name} must be {shape_text(shape)}, got {shape_text(value.shape)}")
-    ids = _contiguous(on_current_device(name, value).astype(np.int64, copy=False))
+    ids = on_current_device(name, value).astype(
+        np.int64, order="C"
+    )  # a copy, checked and then used
     if not ids.size:
         return ids
     first_bad = cupy.full(1, NEVER, np.uint64)
@@ -105,6 +108,14 @@ def checked_tokens(name, value, limit, shape=None, ignored=None):
         allowed = f"in [0, {limit})" + ("" if ignored is None else f" or {ignored}")
         raise ValueError(f"{name}[{at}] must be {allowed}, got {int(ids.reshape(-1)[first])}")
     return ids
+
+
+def check_flat(params, **others):
+    """Refuse arrays that do not belong to one another, element by element, as those of an optimiser do."""
+    on_current_device("params", params)
+    for name, array in {"params": params, **others}.items():
+        if array is not None and checked(name, array, params.dtype, params.shape) is not array:
+            raise ValueError(f"{name} must be contiguous")
 
 
 def check_num_threads(num_threads):

@@ -17,6 +17,7 @@ from . import cells
 from .checks import (  # noqa: F401 what cpu.py has, this one has
     address,
     adopt,
+    check_flat,
     check_num_threads,
     checked,
     checked_tokens,
@@ -336,8 +337,9 @@ def scale(a, factor, num_threads=None):
 def sgd(params, velocity, grads, lr, momentum, nesterov, weight_decay, num_threads=None):
     """One step of stochastic gradient descent over flat arrays; velocity may be None."""
     check_num_threads(num_threads)
+    check_flat(params, velocity=velocity, grads=grads)
     launch(
-        flat_kernel("sgd", params.dtype), params.size, on_current_device("params", params),
+        flat_kernel("sgd", params.dtype), params.size, params,
         or_null(velocity), grads, number(lr), number(momentum), i32(nesterov), number(weight_decay),
         i64(params.size),
     )  # fmt: skip
@@ -348,8 +350,9 @@ def adam(
 ):
     """One step of Adam (decoupled: AdamW) over flat arrays; step counts from 1."""
     check_num_threads(num_threads)
+    check_flat(params, m=m, v=v, grads=grads)
     launch(
-        flat_kernel("adam", params.dtype), params.size, on_current_device("params", params), m, v, grads,
+        flat_kernel("adam", params.dtype), params.size, params, m, v, grads,
         number(lr / (1 - beta1**step)), number(beta1), number(beta2), number(eps),
         number(0 if decoupled else weight_decay), number(1 - lr * weight_decay if decoupled else 1),
         number(math.sqrt(1 - beta2**step)), i64(params.size),
@@ -361,8 +364,9 @@ def rmsprop(
 ):
     """One step of RMSprop over flat arrays; velocity may be None."""
     check_num_threads(num_threads)
+    check_flat(params, square_avg=square_avg, velocity=velocity, grads=grads)
     launch(
-        flat_kernel("rmsprop", params.dtype), params.size, on_current_device("params", params), square_avg,
+        flat_kernel("rmsprop", params.dtype), params.size, params, square_avg,
         or_null(velocity), grads, number(lr), number(alpha), number(eps), number(momentum),
         number(weight_decay), i64(params.size),
     )  # fmt: skip

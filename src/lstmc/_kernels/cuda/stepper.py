@@ -46,9 +46,22 @@ class RecurrentStepper:
             for copy, now in zip(copies, layer):
                 copy[...] = now
 
-    def states(self):
-        """Return the arrays of the state itself, not copies: (h,) or (h, c)."""
+    def _state(self):
         return (self._h, self._c) if self._has_c else (self._h,)
+
+    def read_state(self):
+        """Return a copy of the state: a list of arrays (L, B, H)."""
+        return [part.copy() for part in self._state()]
+
+    def write_state(self, parts):
+        """Set the state to such arrays."""
+        for mine, new in zip(self._state(), parts):
+            mine[...] = new
+
+    def clear_state(self, mask=None):
+        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
+        for part in self._state():
+            part[:, slice(None) if mask is None else mask] = 0
 
     def __call__(self, x, out=None):
         """Read one step of input and return the output.

@@ -26,6 +26,10 @@ static int cell_number(const char *name)
 
 static int gates_of(int number) { return cell_of(number) ? cell_of(number)->gates : LSTMC_UNKNOWN; }
 
+static int biases_of(int number) { return cell_of(number) ? cell_of(number)->biases : LSTMC_UNKNOWN; }
+
+static int saved_of(int number) { return cell_of(number) ? cell_of(number)->saved : LSTMC_UNKNOWN; }
+
 static int states_of(int number) { return cell_of(number) ? 1 + cell_of(number)->has_c : LSTMC_UNKNOWN; }
 
 #endif

@@ -1,0 +1,358 @@
+"""Calls the public face with anything at all, in a process of its own: none of it may end the process.
+
+    python tests/fuzz/face.py --examples 100 --seed 1 --log FILE
+
+An example makes a layer or a network, and goes through some actions with it: calls with arguments that are
+nearly right, calls with anything, attributes that are set, views and traces that are tampered with. Python's
+errors are right answers; a SystemError, a byte written beside an array, or one in a read-only array is not. The
+log holds the last example, action by action, for when the process does not live to tell.
+"""
+
+import argparse
+import faulthandler
+import inspect
+import io
+import reprlib
+import sys
+import warnings
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+from values import KINDS, Memory, close_array, junk
+
+import lstmc
+
+T, B, I, H, V = 3, 2, 3, 4, 5  # noqa: E741 what is nearly right is nearly of these sizes
+MOST_BYTES = 4 << 30  # of the process: a size out of all proportion is to be a MemoryError
+# What is not called: it writes to a terminal, or is a report that only lstmc makes.
+LEFT_OUT = {
+    "GateReport", "GradientFlow", "GradientReport", "JacobianSpectrum", "LayerFlow", "LayerGates", "NonFinite",
+    "Reach", "TensorCheck", "Write", "Layer", "set_num_threads",
+}  # fmt: skip
+
+
+class Flat:
+    """A network as optimisers know it: two flat arrays."""
+
+    def __init__(self, params, grads):
+        self.params, self.grads = params, grads
+
+
+class Example:
+    """One example: what it has made so far, and what it can do next."""
+
+    def __init__(self, draw, log):
+        self.draw, self.log, self.memory = draw, log, Memory()
+        self.dtype = draw(st.sampled_from(("f4", "f8")))
+        self.net = self.make_net()
+        self.trace = self.stepper = None
+        self.y = self.memory.array(self.dtype, (T, B, self.features), "C")
+
+    # -- arguments ---------------------------------------------------------------------------------
+
+    def choose(self, *options):
+        return self.draw(st.sampled_from(options))
+
+    def odd(self):
+        """Return whether to pass anything at all in the place of what fits."""
+        return self.draw(st.integers(0, 5)) == 0
+
+    def junk(self):
+        return junk(self.draw, self.memory)
+
+    def floats(self, *shape):
+        """Return floats like those that fit: their own, or ones that lie in the layer's own memory."""
+        if self.odd():
+            return self.junk()
+        if self.odd():
+            flat = self.choose(self.net.params, self.net.grads)
+            size = int(np.prod(shape))
+            if flat.size >= size:
+                return flat[:size].reshape(shape)
+        return close_array(self.draw, self.memory, self.dtype, shape)
+
+    def tokens(self, *shape):
+        return self.junk() if self.odd() else close_array(self.draw, self.memory, "i8", shape)
+
+    def x(self, *shape):
+        return self.tokens(*shape) if self.kind == "embedding" else self.floats(*shape, I)
+
+    def state(self):
+        shape = (1, B, H)
+        if self.kind == "network":
+            parts = [None, self.floats(*shape), None]
+            return self.choose(None, tuple(parts), parts[:2])
+        one, two = self.floats(*shape), self.floats(*shape)
+        return self.choose(None, one, (one, two), [one, two])
+
+    def threads(self):
+        return self.junk() if self.odd() else self.choose(None, 1, 2, 3)
+
+    def flag(self):
+        return self.junk() if self.odd() else self.draw(st.booleans())
+
+    # -- what is looked at ---------------------------------------------------------------------------
+
+    def make_net(self):
+        options = {"dtype": np.dtype(self.dtype), "rng": 1}
+        self.kind = self.choose("lstm", "rnn", "linear", "embedding", "dropout", "network")
+        self.features = H
+        if self.kind == "lstm":
+            return lstmc.LSTM(I, H, bias=self.draw(st.booleans()), **options)
+        if self.kind == "rnn":
+            return lstmc.RNN(I, H, nonlinearity=self.choose("tanh", "relu"), **options)
+        if self.kind == "linear":
+            return lstmc.Linear(I, H, **options)
+        if self.kind == "embedding":
+            return lstmc.Embedding(V, H, **options)
+        if self.kind == "dropout":
+            self.features = I
+            return lstmc.Dropout(0.5, rng=1)
+        self.features = V
+        return lstmc.Sequential(
+            lstmc.Dropout(0.5, rng=1), lstmc.LSTM(I, H, **options), lstmc.Linear(H, V, **options)
+        )
+
+    # -- actions -------------------------------------------------------------------------------------
+
+    def forward(self):
+        result = self.call(self.net.forward, x=self.x(T, B), state=self.state(), training=True)
+        if result is not None:
+            self.y, _, self.trace = result
+
+    def infer(self):
+        self.call(self.net, x=self.x(T, B), state=self.state())
+
+    def backward(self):
+        if self.trace is None or self.odd():
+            self.forward()
+        self.call(
+            self.net.backward,
+            dy=self.choose(None, self.floats(T, B, self.features)),
+            trace=self.trace,
+            dstate=self.state(),
+            record=self.choose(None, []),
+        )
+
+    def step(self):
+        if self.stepper is None or self.odd():
+            self.stepper = self.call(self.net.stepper, batch=B)
+        stepper = self.stepper
+        if stepper is None:
+            return
+        for _ in range(2):
+            out = self.floats(B, self.features) if self.draw(st.booleans()) else None
+            self.call(stepper, x=self.x(B), out=out)
+        which = self.choose("state", "state is read", "reset", "refresh", "undo")
+        if which == "state":
+            self.attempt(setattr, stepper, "state", self.state())
+        elif which == "state is read":
+            self.attempt(getattr, stepper, "state")
+        elif hasattr(stepper, which):
+            masks = {"mask": close_array(self.draw, self.memory, "?", (B,))}
+            self.call(getattr(stepper, which), **(masks if which == "reset" else {}))
+
+    def set_attribute(self):
+        target = self.choose(self.net, *getattr(self.net, "layers", ()))
+        names = [name for name in dir(target) if not name.startswith("_")]
+        name = self.draw(st.sampled_from([n for n in names if n not in ("kernels", "turns")]))
+        if not callable(getattr(target, name, None)):
+            self.attempt(setattr, target, name, self.junk())
+
+    def tamper(self):
+        """Change the form of a view that the layer hands out, or an array or attribute of the trace."""
+        names = list(self.net.parameters())
+        views = [self.net.params, self.net.grads]
+        if names:
+            name = self.draw(st.sampled_from(names))
+            views += [self.net[name], self.net.grad(name)]
+        holders = [self.trace] if self.trace is not None else []
+        holders += list(getattr(self.trace, "layers", None) or ())
+        for holder in holders:
+            views += (
+                [a for a in vars(holder or {}).values() if isinstance(a, np.ndarray)]
+                if holder
+                else []
+            )
+        view = self.choose(*range(len(views)))
+        view = views[view]
+        which = self.choose("shape", "dtype", "writeable", "values", "trace")
+        if which == "shape":
+            shape = self.choose((1, -1), (-1,), (-1, 1), (1, 1, -1))
+            self.attempt(setattr, view, "shape", shape)
+        elif which == "dtype":
+            self.attempt(
+                setattr, view, "dtype", np.dtype(self.choose("f4", "f8", "i4", "u1", "i8"))
+            )
+        elif which == "writeable":
+            self.attempt(view.setflags, write=self.draw(st.booleans()))
+        elif which == "values":
+            self.attempt(view.fill, self.choose(0, -1, 7, 2**40, float("nan")))
+        elif holders:
+            holder = holders[self.choose(*range(len(holders)))]
+            if holder is not None:
+                name = self.draw(st.sampled_from(sorted(vars(holder))))
+                self.attempt(setattr, holder, name, self.junk())
+
+    def optimise(self):
+        size = self.choose(3, 8, 65)
+        net = self.choose(self.net, Flat(self.floats(size), self.floats(size)))
+        kind = self.choose(lstmc.SGD, lstmc.Adam, lstmc.AdamW, lstmc.RMSprop)
+        momentum = {} if issubclass(kind, lstmc.Adam) else {"momentum": self.choose(0.0, 0.5)}
+        optimiser = self.call(kind, net=net, lr=0.1, **momentum)
+        if optimiser is None:
+            return
+        if isinstance(net, Flat) and self.draw(st.booleans()):
+            net.grads = self.floats(size)
+        names = [name for name in vars(optimiser) if name != "net"]
+        if self.odd():
+            name = self.draw(st.sampled_from(names))
+            self.attempt(setattr, optimiser, name.removeprefix("_"), self.junk())
+        self.call(optimiser.step)
+        self.call(lstmc.clip_grad_norm, net=net, max_norm=1e-3)
+
+    def lose(self):
+        logits = self.floats(T, B, V)
+        targets, out = self.tokens(T, B), self.choose(None, logits, self.floats(T, B, V))
+        if self.odd() and isinstance(out, np.ndarray):
+            flat = out.reshape(-1)
+            whole = flat[: flat.size // 2 * 2]
+            self.attempt(lambda: None)
+            if whole.flags.c_contiguous and whole.nbytes >= 8 * T * B and whole.dtype.itemsize <= 8:
+                memory = memoryview(whole).cast("B") if whole.flags.writeable else None
+                if memory is not None:
+                    targets = np.frombuffer(memory, np.int64, T * B).reshape(T, B)
+        self.call(lstmc.softmax_cross_entropy, logits=logits, targets=targets, out=out)
+        self.call(lstmc.squared_error, y=logits, target=self.floats(T, B, V))
+
+    def call_any(self):
+        """Call anything that is public, with what its names suggest."""
+        name = self.draw(st.sampled_from(sorted(set(lstmc.__all__) - LEFT_OUT)))
+        if name == "show_config":
+            self.call(lstmc.show_config, file=io.StringIO())
+            return
+        fits = {
+            "net": self.net, "layer": self.net, "model": self.net, "x": self.x(T, B),
+            "targets": self.tokens(T, B), "dy": self.floats(T, B, self.features), "trace": self.trace,
+            "state": self.state(), "input_size": I, "hidden_size": H, "in_features": I, "out_features": H,
+            "num_embeddings": V, "embedding_dim": H, "lr": 0.1, "steps": T, "batch": B, "loss": "mean",
+            "y": self.y, "target": self.y, "logits": self.y, "max_norm": 1.0, "t": 1, "t0": 0, "t1": 2,
+            "tokens": ["a", "b"], "unit": "char", "factor": 0.5, "k": 2,
+        }  # fmt: skip
+        function = getattr(lstmc, name)
+        if name == "Sequential":
+            layers = [self.choose(self.net, lstmc.Linear(I, H, dtype=self.dtype), self.junk())]
+            result = self.attempt(
+                function, *layers, self.junk() if self.odd() else lstmc.LSTM(H, 2)
+            )
+        else:
+            result = self.call(function, **fits)
+        if isinstance(result, lstmc.Layer):
+            self.attempt(result, self.x(T, B))
+        if isinstance(result, lstmc.Trainer):
+            self.attempt(result.fit, self.tokens(40), progress=False)
+
+    # -- calls ---------------------------------------------------------------------------------------
+
+    def call(self, function, **fits):
+        """Call a function with what fits, but perhaps for one argument, and perhaps with more options."""
+        arguments = dict(fits)
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            parameters = {}
+        if parameters:
+            arguments = {name: value for name, value in fits.items() if name in parameters}
+        options = [name for name in parameters if name not in fits and name not in ("self", "path")]
+        for name in options:
+            if self.draw(st.integers(0, 3)) == 0:
+                arguments[name] = self.option(name)
+        if arguments and self.odd():
+            arguments[self.draw(st.sampled_from(sorted(arguments)))] = self.junk()
+        return self.attempt(function, **arguments)
+
+    def option(self, name):
+        if name == "num_threads":
+            return self.threads()
+        if name == "device":
+            return self.choose("cpu", "cpu", "cuda", 3)
+        if name == "dtype":
+            return self.choose(*KINDS, None, "?", object)
+        return self.flag()
+
+    def attempt(self, function, *arguments, **options):
+        """Call a function; return None if it raises one of Python's errors."""
+        name = getattr(function, "__qualname__", type(function).__name__)
+        passed = [reprlib.repr(a) for a in arguments]
+        passed += [f"{key}={describe(value)}" for key, value in options.items()]
+        print(f"{name}({', '.join(passed)})", file=self.log, flush=True)
+        try:
+            return function(*arguments, **options)
+        except (AssertionError, SystemError):
+            raise
+        except Exception as error:
+            print(f"    {type(error).__name__}: {error}", file=self.log, flush=True)
+            return None
+
+    def run(self):
+        actions = (
+            self.forward, self.infer, self.backward, self.step, self.set_attribute, self.tamper, self.optimise,
+            self.lose, self.call_any,
+        )  # fmt: skip
+        for _ in range(self.draw(st.integers(1, 8))):
+            self.choose(*actions)()
+        self.memory.check()
+
+
+def describe(value):
+    if isinstance(value, np.ndarray):
+        return f"<{type(value).__name__} {value.dtype} {value.shape} {value.strides}>"
+    return reprlib.repr(value)
+
+
+def limit_memory():
+    """Make too large a request fail; the address sanitizer, whose shadow is larger, has a limit of its own."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    with open("/proc/self/maps") as file:
+        if "libasan" not in file.read():
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", default="/dev/null")
+    options = parser.parse_args()
+    faulthandler.enable()
+    limit_memory()
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    lstmc.set_num_threads(2)
+    count = 0
+
+    @hypothesis.seed(options.seed)
+    @hypothesis.settings(
+        max_examples=options.examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(st.data())
+    def search(data):
+        nonlocal count
+        count += 1
+        with open(options.log, "w") as log:
+            Example(data.draw, log).run()
+
+    search()
+    print(f"{count} examples, seed {options.seed}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

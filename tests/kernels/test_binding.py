@@ -1,0 +1,214 @@
+"""Tests that no kernel is called with an array that it cannot take, whatever was checked before."""
+
+import numpy as np
+import pytest
+from recurrent_inputs import read_only, unaligned
+from support import assert_same_bits
+
+import lstmc
+from lstmc._kernels.binding import core
+
+ROWS, INPUTS, OUTPUTS = 3, 5, 4
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+# By name: the arrays of a call that fits, which of them are written, and what else it takes.
+CALLS = {
+    "linear_forward": (
+        {
+            "y": ones(ROWS, OUTPUTS),
+            "x": ones(ROWS, INPUTS),
+            "weight": ones(OUTPUTS, INPUTS),
+            "bias": ones(OUTPUTS),
+        },
+        "y",
+        {},
+    ),
+    "linear_backward": (
+        {
+            "dx": ones(ROWS, INPUTS),
+            "dweight": ones(OUTPUTS, INPUTS),
+            "dbias": ones(OUTPUTS),
+            "dy": ones(ROWS, OUTPUTS),
+            "x": ones(ROWS, INPUTS),
+            "weight": ones(OUTPUTS, INPUTS),
+        },
+        "dx dweight dbias",
+        {},
+    ),
+    "embedding_forward": (
+        {"y": ones(ROWS, OUTPUTS), "tokens": np.arange(ROWS), "weight": ones(INPUTS, OUTPUTS)},
+        "y",
+        {},
+    ),
+    "embedding_backward": (
+        {"dweight": ones(INPUTS, OUTPUTS), "dy": ones(ROWS, OUTPUTS), "tokens": np.arange(ROWS)},
+        "dweight",
+        {},
+    ),
+    "softmax": ({"out": ones(ROWS, OUTPUTS), "logits": ones(ROWS, OUTPUTS)}, "out", {}),
+    "softmax_cross_entropy": (
+        {
+            "dlogits": ones(ROWS, OUTPUTS),
+            "logits": ones(ROWS, OUTPUTS),
+            "targets": np.arange(ROWS),
+        },
+        "dlogits",
+        {"ignored": -1},
+    ),
+    "squared_error": ({name: ones(12) for name in ("dy", "y", "target")}, "dy", {}),
+    "sum_of_squares": ({"a": ones(12)}, "", {}),
+    "scale": ({"a": ones(12)}, "a", {"factor": 2.0}),
+    "sgd": (
+        {name: ones(12) for name in ("params", "velocity", "grads")},
+        "params velocity",
+        {"lr": 0.1, "momentum": 0.9, "nesterov": 0, "weight_decay": 0.0},
+    ),
+    "adam": (
+        {name: ones(12) for name in ("params", "m", "v", "grads")},
+        "params m v",
+        {
+            "step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0,
+            "decoupled": 0,
+        },
+    ),
+    "rmsprop": (
+        {name: ones(12) for name in ("params", "square_avg", "velocity", "grads")},
+        "params square_avg velocity",
+        {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.9, "weight_decay": 0.0},
+    ),
+}  # fmt: skip
+ARRAYS = [(name, array) for name, (arrays, _, _) in CALLS.items() for array in arrays]
+FORMS = {
+    "an element less": lambda a: a.reshape(-1)[:-1].copy(),
+    "an element more": lambda a: np.append(a, a[:1]),
+    "float16": lambda a: a.astype(np.float16),
+    "the other float": lambda a: a.astype(np.float64),
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "backwards": lambda a: a[::-1],
+    "unaligned": unaligned,
+    "swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "a list": lambda a: a.tolist(),
+}
+
+
+def call(name, **changed):
+    """Call a function with copies of arrays that fit but for `changed`; return all of them."""
+    arrays, _, numbers = CALLS[name]
+    arrays = {key: a.copy() for key, a in arrays.items()} | changed
+    before = {key: np.array(a) for key, a in arrays.items()}
+    try:
+        getattr(core, name)(**arrays, **numbers)
+    except (TypeError, ValueError):
+        assert_same_bits({key: np.array(a) for key, a in arrays.items()}, before)
+        raise
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "array"), ARRAYS)
+def test_arrays_that_are_refused(name, array, form):
+    """Of every function, every array, in every form that a kernel would read wrongly, or beyond."""
+    call(name)
+    if len(CALLS[name][0]) == 1 and form in (
+        "an element less",
+        "an element more",
+        "the other float",
+    ):
+        return  # the size and the type are its own
+    with pytest.raises((TypeError, ValueError), match="must be|incorrect type|kernels take"):
+        call(name, **{array: FORMS[form](CALLS[name][0][array])})
+
+
+@pytest.mark.parametrize(("name", "array"), ARRAYS)
+def test_outputs_that_are_read_only(name, array):
+    change = {array: read_only(CALLS[name][0][array])}
+    if array in CALLS[name][1].split():
+        with pytest.raises(ValueError, match=f"{array} must be a writable contiguous.*read-only"):
+            call(name, **change)
+    else:
+        call(name, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "other"),
+    [
+        (name, written, other)
+        for name, (arrays, outputs, _) in CALLS.items()
+        for written in outputs.split()
+        for other in arrays
+        if other not in (written, "tokens", "targets")
+    ],
+)
+def test_outputs_that_share_memory(name, written, other):
+    """By one element, at either end."""
+    a, b = (CALLS[name][0][key] for key in (written, other))
+    for first in (0, b.size - 1):
+        memory = ones(a.size + 2 * b.size)
+        start = b.size
+        place = start - first if first else start + a.size - 1
+        changed = {
+            written: memory[start : start + a.size].reshape(a.shape),
+            other: memory[place : place + b.size].reshape(b.shape),
+        }
+        with pytest.raises(ValueError, match="must not share memory with"):
+            call(name, **changed)
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
+@pytest.mark.parametrize(
+    "name", ["embedding_forward", "embedding_backward", "softmax_cross_entropy"]
+)
+def test_ids_out_of_range(name, bad):
+    ids = np.arange(ROWS)
+    ids[1] = bad
+    key = "targets" if name.startswith("softmax") else "tokens"
+    if (name, bad) == ("softmax_cross_entropy", -1):
+        call(name, **{key: ids})  # that one is ignored
+        return
+    with pytest.raises(ValueError, match=rf"{key} must be in \[0, \d\), got {bad} at 1"):
+        call(name, **{key: ids})
+
+
+def test_memory_of_a_pool_holds_floats_alone():
+    with pytest.raises(TypeError, match="dtype must be float32 or float64, got object"):
+        lstmc.LSTM(2, 3).pool.array((3,), object)
+
+
+# --------------------------------------------------------------------------------------------------
+# What a trace holds may be changed by who holds it
+# --------------------------------------------------------------------------------------------------
+
+
+def traced(hidden=5):
+    layer = lstmc.LSTM(3, hidden, num_layers=2, rng=1)
+    y, _, trace = layer.forward(np.ones((4, 2, 3), np.float32))
+    return layer, y, trace
+
+
+@pytest.mark.parametrize("name", ["all_h", "all_c", "all_gates"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a[1:], lambda a: a.astype(np.float64), lambda a: a[:, :, ::-1], lambda a: None],
+    ids=["shorter", "float64", "backwards", "None"],
+)
+def test_traces_that_were_tampered_with(name, change):
+    layer, y, trace = traced()
+    setattr(trace.layers[1], name, change(getattr(trace.layers[1], name)))
+    layer.grads[...] = 1
+    with pytest.raises((TypeError, ValueError), match="must be"):
+        layer.backward(np.ones_like(y), trace)
+    assert (layer.grads == 1).all()
+
+
+def test_gradients_in_the_memory_of_those_of_the_weights():
+    layer, y, trace = traced()
+    dy = layer.grads[: y.size].reshape(y.shape)
+    with pytest.raises(ValueError, match="dy must not share memory with the gradients"):
+        layer.backward(dy, trace)
+    linear = lstmc.Linear(4, 4)
+    y, _, trace = linear.forward(np.ones((4, 4), np.float32))
+    with pytest.raises(ValueError, match="dweight must not share memory with dy"):
+        linear.backward(linear.grad("weight"), trace)
