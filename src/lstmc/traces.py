@@ -51,10 +51,11 @@ class LayerTrace:
         self.all_h, self.all_c, self.all_gates = h, c, gates
         self._unbatched = unbatched
 
-    def freeze(self):
-        """Make the arrays read-only, once forward has filled them in."""
+    def frozen(self):
+        """Make the arrays read-only, once forward has filled them in; return the trace."""
         for array in (self.all_h, self.all_c, self.all_gates):
             freeze(array)
+        return self
 
     # Views are made when they are asked for: a training step asks for none.
 
