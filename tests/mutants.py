@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
-         "recurrent/test_recurrent_errors", "test_layers", "test_losses", "test_optim",
-         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
+         "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
+         "test_losses", "test_optim", "kernels/test_binding", "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
          "kernels/test_driver", "test_network",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
@@ -36,7 +36,7 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
                               "recurrent/test_recurrent_steppers"],
-         "c/team.c": ["recurrent/test_recurrent_inputs"],
+         "c/team.c": ["recurrent/test_recurrent_inputs"], "binding/checks.pxi": ["kernels/test_binding"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
@@ -221,6 +221,8 @@ MUTANTS = [
     ("stepper: refresh takes the first weights again", "binding/steppers.pxi",
      "        self.weights = weights\n        self.inputs",
      "        self.weights = list(layers).copy\n        self.inputs"),
+    ("stepper: undo leaves c", "binding/steppers.pxi", "layer.c0 = layer.c_n", "pass"),
+    ("binding: an element may be missing", "binding/checks.pxi", "(size == count or", "(size + 1 >= count or"),
     # Those of a GPU
     ("GPU LSTM: gates i and f swapped", "cuda/lstm.cu", "*c = f * *c + i * g;", "*c = i * *c + f * g;"),
     ("GPU LSTM: df from c, not c before", "cuda/lstm.cu", "d_f = d_c * c_before;", "d_f = d_c * c;"),

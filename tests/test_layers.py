@@ -327,3 +327,73 @@ def test_initial_values(make):
             assert np.abs(values).max() > 0.8 * bound  # of fifty numbers or more
             assert values.min() < 0 < values.max()
     assert not layer.grads.any()
+
+
+# --------------------------------------------------------------------------------------------------
+# What a layer is does not change
+# --------------------------------------------------------------------------------------------------
+
+
+FIXED = {
+    "LSTM": lambda: lstmc.LSTM(3, 4),
+    "RNN": lambda: lstmc.RNN(3, 4),
+    "Linear": lambda: lstmc.Linear(3, 4),
+    "Embedding": lambda: lstmc.Embedding(3, 4),
+    "Dropout": lambda: lstmc.Dropout(),
+    "Sequential": lambda: lstmc.Sequential(lstmc.Linear(3, 4)),
+}
+
+
+@pytest.mark.parametrize("make", FIXED.values(), ids=FIXED)
+def test_sizes_and_options_are_read_only(make):
+    """All that options() names, and the type; what can be set has an effect."""
+    layer = make()
+    names = {"dtype", "device", "params", "grads", "num_parameters"}
+    names |= {"layers"} if isinstance(layer, lstmc.Sequential) else set(layer.options()) - {"p"}
+    names |= {"cell"} if hasattr(layer, "cell") else set()
+    for name in names:
+        before = getattr(layer, name)
+        with pytest.raises(AttributeError, match="no setter"):
+            setattr(layer, name, 7)
+        assert np.all(getattr(layer, name) == before)
+
+
+@pytest.mark.parametrize("make", FIXED.values(), ids=FIXED)
+def test_views_are_fresh(make):
+    """Their shape and type are the caller's, their elements the layer's."""
+    layer = make()
+    for read in (lambda: layer.params, lambda: layer.grads, *views_of(layer)):
+        view = read()
+        shape, dtype = view.shape, view.dtype
+        view.shape, view.dtype = (-1,), np.int32
+        assert (read().shape, read().dtype) == (shape, dtype)
+        read()[...] = 3
+        assert (view.view(dtype) == 3).all()
+        view.flags.writeable = False
+        read()[...] = 2
+
+
+def views_of(layer):
+    for name in layer.parameters():
+        yield lambda name=name: layer[name]
+        yield lambda name=name: layer.grad(name)
+
+
+def test_shapes_of_a_network_are_the_callers():
+    net = lstmc.Sequential(lstmc.Linear(3, 4))
+    net.parameters().clear()
+    assert set(net.parameters()) == {"0.weight", "0.bias"}
+
+
+def test_a_share_of_dropout_that_changes():
+    """It is checked, takes effect, and a trace keeps the one that forward used."""
+    layer, x = lstmc.Dropout(0.5, rng=1), np.ones(1000, np.float32)
+    y, _, trace = layer.forward(x)
+    for p in (1, -0.1, "0.5", None, np.nan):
+        with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\), got"):
+            layer.p = p
+    layer.p = 0.9
+    assert_same_bits(layer.backward(x, trace)[0], y)
+    assert set(np.unique(layer.forward(x)[0])) == {0, np.float32(10)}
+    layer.rng = 7
+    assert_same_bits(layer.forward(x)[0], lstmc.Dropout(0.9, rng=7).forward(x)[0])

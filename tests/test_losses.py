@@ -237,3 +237,27 @@ def test_what_softmax_cross_entropy_refuses(logits, targets, error, message):
 def test_what_squared_error_refuses(y, target, error, message):
     with pytest.raises(error, match=message):
         lstmc.squared_error(y, target)
+
+
+@pytest.mark.parametrize("value", [1.5, "1", None, True, np.float32(1), [1]])
+def test_an_ignore_index_that_is_no_integer(value):
+    with pytest.raises(TypeError, match="ignore_index must be an integer, got"):
+        lstmc.softmax_cross_entropy(LOGITS, TARGETS, ignore_index=value)
+
+
+def test_an_ignore_index_of_more_than_64_bits():
+    with pytest.raises(ValueError, match="ignore_index must be an integer of 64 bits"):
+        lstmc.softmax_cross_entropy(LOGITS, TARGETS, ignore_index=2**63)
+    loss, _ = lstmc.softmax_cross_entropy(LOGITS, TARGETS, ignore_index=np.int32(-(2**31)))
+    assert loss == lstmc.softmax_cross_entropy(LOGITS, TARGETS)[0]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_targets_in_the_memory_of_out(inplace):
+    """The gradient would be written over the targets while they are read."""
+    memory = np.zeros(TARGETS.size * 2, np.int64)
+    out = memory.view(np.float32)[: LOGITS.size].reshape(LOGITS.shape)
+    targets = memory[: TARGETS.size].reshape(TARGETS.shape)
+    with pytest.raises(ValueError, match="out must share no memory with targets"):
+        lstmc.softmax_cross_entropy(out if inplace else LOGITS, targets, out=out)
+    assert not memory.any()

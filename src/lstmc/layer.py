@@ -117,9 +117,9 @@ def write_out(kernels, out, y):
     return out
 
 
-def fixed(name, doc):
+def fixed(name):
     """Return a read-only property, for what is set once, under the name with an underscore."""
-    return property(operator.attrgetter("_" + name), doc=doc)
+    return property(operator.attrgetter("_" + name))
 
 
 class Layer(Described):
@@ -157,7 +157,7 @@ class Layer(Described):
     """
 
     in_network = False
-    dtype = fixed("dtype", "The type of the parameters, and of all arrays of floats in calls.")
+    dtype = fixed("dtype")
 
     def __init__(self, dtype=np.float32, device="cpu"):
         self._dtype = check_dtype(dtype)

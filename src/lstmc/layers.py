@@ -33,9 +33,9 @@ class Linear(Layer):
         A size is not a positive integer, or the type is another one.
     """
 
-    in_features = fixed("in_features", "The features of x.")
-    out_features = fixed("out_features", "The features of y.")
-    bias = fixed("bias", "Whether there is a bias.")
+    in_features = fixed("in_features")
+    out_features = fixed("out_features")
+    bias = fixed("bias")
 
     def __init__(
         self, in_features, out_features, bias=True, dtype=np.float32, rng=None, device="cpu"
@@ -135,8 +135,8 @@ class Embedding(Layer):
         A size is not a positive integer, or the type is another one.
     """
 
-    num_embeddings = fixed("num_embeddings", "V, the number of tokens.")
-    embedding_dim = fixed("embedding_dim", "The features of a row.")
+    num_embeddings = fixed("num_embeddings")
+    embedding_dim = fixed("embedding_dim")
 
     def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None, device="cpu"):
         super().__init__(dtype, device)

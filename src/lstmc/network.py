@@ -88,7 +88,7 @@ class Sequential(Layer):
 
     _not_pickled = (*Layer._not_pickled, "_places", "_shapes")
     _layers: tuple = ()  # until they are checked
-    layers = fixed("layers", "The layers, the first one first.")
+    layers = fixed("layers")
 
     def __init__(self, *layers):
         _check_layers(layers)

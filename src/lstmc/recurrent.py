@@ -19,6 +19,7 @@ from .traces import LayerTrace, StateGradients, Trace, thawed
 
 __all__ = ["KINDS", "LSTM", "RNN", "Recurrent"]
 
+OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first")  # of all cells
 NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
@@ -26,12 +27,8 @@ class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM."""
 
     _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked")
-    cell: Cell = fixed("cell", "The record of the cell: its gates, its states, its weights.")
-    input_size = fixed("input_size", "I, the features of x.")
-    hidden_size = fixed("hidden_size", "H, the hidden units of each layer.")
-    num_layers = fixed("num_layers", "L, the stacked layers.")
-    bias = fixed("bias", "Whether there are biases.")
-    batch_first = fixed("batch_first", "Whether x and y are (B, T, .) instead of (T, B, .).")
+    cell: Cell = fixed("cell")
+    input_size, hidden_size, num_layers, bias, batch_first = map(fixed, OPTIONS)
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
@@ -39,15 +36,13 @@ class Recurrent(Layer):
         self._input_size = check_size("input_size", input_size)
         self._hidden_size = check_size("hidden_size", hidden_size)
         self._num_layers = check_size("num_layers", num_layers)
-        self._bias = bool(bias)
-        self._batch_first = bool(batch_first)
+        self._bias, self._batch_first = bool(bias), bool(batch_first)
         bound = 1 / math.sqrt(self.hidden_size)
         self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first")
-        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        return {name: getattr(self, name) for name in OPTIONS} | {"dtype": self.dtype.name}
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
@@ -211,9 +206,8 @@ class Recurrent(Layer):
             self.kernels.recurrent_forward(self.handle, calls, x_in, y, num_threads)
         trace = None
         if training:
-            for t in traces:
-                t.freeze()
-            trace = Trace(self, self.fingerprint(), x=x_copy, layers=traces, unbatched=unbatched)
+            saved = {"x": x_copy, "layers": [t.frozen() for t in traces]}
+            trace = Trace(self, self.fingerprint(), **saved, unbatched=unbatched)
         return self._leave(y, unbatched), self._leave_state(final, unbatched), trace
 
     @in_turn
@@ -403,7 +397,7 @@ class RNN(Recurrent):
         A size is not a positive integer, or the nonlinearity or the type is unknown.
     """
 
-    nonlinearity = fixed("nonlinearity", 'What bounds h: "tanh", "relu" or "identity".')
+    nonlinearity = fixed("nonlinearity")
 
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
                  batch_first=False, dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
@@ -411,8 +405,7 @@ class RNN(Recurrent):
             raise ValueError(
                 f"nonlinearity must be one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}"
             )
-        self._nonlinearity = nonlinearity
-        self._cell = CELLS[f"rnn_{nonlinearity}"]
+        self._nonlinearity, self._cell = nonlinearity, CELLS[f"rnn_{nonlinearity}"]
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
 
     def options(self):

@@ -101,9 +101,9 @@ class LinearStepper(Bound):
         shape = (*x.shape[:-1], layer.out_features)
         if out is None:
             out = kernels.arrays.empty(shape, layer.dtype)
-        elif kernels.address(kernels.checked("out", out, layer.dtype, shape)) != kernels.address(
-            out
-        ) or kernels.arrays.may_share_memory(x, out):
+        elif kernels.checked(
+            "out", out, layer.dtype, shape
+        ) is not out or kernels.arrays.may_share_memory(x, out):
             raise ValueError("out must be contiguous and must not overlap x")
         check_writable("out", out)
         threads = get_num_threads() if self._threads is None else self._threads

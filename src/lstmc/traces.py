@@ -59,10 +59,11 @@ class LayerTrace:
         self.all_h, self.all_c, self.all_gates = h, c, gates
         self._unbatched = unbatched
 
-    def freeze(self):
-        """Make the arrays read-only, once forward has filled them in."""
+    def frozen(self):
+        """Make the arrays read-only, once forward has filled them in; return the trace."""
         for array in (self.all_h, self.all_c, self.all_gates):
             freeze(array)
+        return self
 
     def __repr__(self):
         steps, batch, hidden = self.all_h.shape

@@ -43,8 +43,9 @@ class Memory:
         elif layout == "broadcast" and shape:
             stored = (1, *shape[1:]) if shape[0] else shape
         array = self._between_guards(dtype, stored, layout == "unaligned")
-        with np.errstate(all="ignore"):
-            array[...] = np.array(fill).astype(dtype) if dtype.kind != "V" else 0
+        if dtype.kind != "V":
+            with np.errstate(all="ignore"):
+                array[...] = np.array(fill).astype(dtype)
         if layout == "every second" and shape:
             array = array[..., ::2]
         elif layout == "broadcast":
@@ -65,6 +66,7 @@ class Memory:
         memory = np.full(size + 2 * GUARD + 1, PATTERN, np.uint8)
         start = GUARD + unaligned
         inside = slice(start, start + size)
+        memory[inside] = 0
         self._guarded.append((memory, inside))
         return memory[inside].view(dtype).reshape(shape)
 

@@ -138,6 +138,13 @@ def make_layer(problem, **options):
     return layer
 
 
+def batch_first(layer):
+    """Return a layer with the same weights that takes (B, T, I)."""
+    turned = type(layer)(**layer.options() | {"batch_first": True})
+    turned.params[...] = layer.params
+    return turned
+
+
 def collect(layer, problem, y, state, dx, dstate):
     """Return copies of what a layer's forward and backward gave, by golden key."""
     result = {"y": y, "dx": dx}

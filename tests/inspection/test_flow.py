@@ -26,7 +26,16 @@ from flow_cases import (
     norms,
 )
 from own_layers import Bare, Halve
-from stacks import as_state, as_type, first_state, make_layer, parts_of, random_problem, seed_of
+from stacks import (
+    as_state,
+    as_type,
+    batch_first,
+    first_state,
+    make_layer,
+    parts_of,
+    random_problem,
+    seed_of,
+)
 from support import assert_close, assert_same_bits, numerical_gradient
 
 import lstmc
@@ -229,7 +238,7 @@ def test_forms_of_a_sequence(form, name, cell, layers):
 
 def test_an_unbatched_sequence_in_a_batch_first_layer(dtype):
     case = make_case("bare", "lstm", 2, dtype, "unbatched")
-    case.net.batch_first = True
+    case.net = batch_first(case.net)
     check_flow(case, case.flow(arrays=True))
 
 

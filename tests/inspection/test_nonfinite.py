@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from stacks import batch_first
 from watch_cases import BATCH, STEPS, draw_tokens, linear, make_net
 
 import lstmc
@@ -53,7 +54,7 @@ def test_a_state_that_overflows(form, steps):
     x[steps, 1] = 1
     row = 1
     if form == "batch first":
-        net.batch_first, x = True, np.ascontiguousarray(x.swapaxes(0, 1))
+        net, x = batch_first(net), np.ascontiguousarray(x.swapaxes(0, 1))
     elif form == "unbatched":
         x, row = x[:, 1], 0
     first = found_both_ways(net, x)

@@ -1,12 +1,16 @@
 """Tests of what a trace keeps, of what belongs to the caller, and of traces that are refused."""
 
+import copy
 import gc
+import pickle
 
 import numpy as np
 import pytest
 from recurrent_inputs import float32_problem
 from stacks import arriving_state, as_state, first_state, make_layer, parts_of, solution
 from support import assert_same_bits
+
+import lstmc
 
 
 def test_inputs_are_not_written_and_not_kept(cell):
@@ -105,3 +109,26 @@ def test_traces_that_are_refused():
     with pytest.raises(ValueError, match="trace was consumed by an earlier backward"):
         layer.backward(problem["dy"], trace)
     assert_same_bits(layer.grads, after)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_traces_cannot_be_copied(copied):
+    """A copy would share its arrays, and backward with consume writes over them."""
+    problem = float32_problem()
+    for layer in (make_layer(problem), lstmc.Sequential(make_layer(problem))):
+        _, _, trace = layer.forward(problem["x"])
+        with pytest.raises(TypeError, match="a trace cannot be copied or pickled"):
+            copied(trace)
+
+
+def test_arrays_of_a_trace_are_read_only(cell):
+    problem = float32_problem(cell)
+    layer = make_layer(problem)
+    _, _, trace = layer.forward(problem["x"], first_state(problem))
+    for array in (trace.x, trace.layers[1].h, *trace.layers[1].gates.values()):
+        assert not array.flags.writeable
+    with pytest.raises(ValueError, match="num_threads"):
+        layer.backward(problem["dy"], trace, consume=True, num_threads=0)
+    assert not trace.layers[1].h.flags.writeable
+    dx, _ = layer.backward(problem["dy"], trace, arriving_state(problem))
+    assert_same_bits(dx, solution(problem)["dx"])

@@ -248,3 +248,19 @@ def test_metrics_go_on_without_a_gap_or_a_line_twice(tmp_path):
     history = resumed.fit(TRAIN, VALID, epochs=3, metrics=metrics, checkpoint=checkpoint)
     assert positions() == [*expected, (2, None), (3, None)]
     assert [line for line in read_lines(metrics) if "window" not in line] == history
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_network_that_is_batch_first_is_refused(nested):
+    """Windows are (T, B): it would train with steps and rows swapped."""
+    layers = [
+        lstmc.Embedding(5, 4, rng=1),
+        lstmc.LSTM(4, 4, batch_first=True, rng=1),
+        lstmc.Linear(4, 5, rng=1),
+    ]
+    net = lstmc.Sequential(lstmc.Sequential(*layers)) if nested else lstmc.Sequential(*layers)
+    message = rf"its layer {'0.' if nested else ''}1\.LSTM is batch_first"
+    with pytest.raises(ValueError, match=message):
+        Trainer(net, lstmc.SGD(net, 0.1), batch=2, steps=3)
+    with pytest.raises(ValueError, match=message):
+        evaluate(net, np.arange(20) % 5)

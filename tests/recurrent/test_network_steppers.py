@@ -1,4 +1,4 @@
-"""Tests of steppers of networks and of layers without a recurrence: a step is taken by all layers or by none."""
+"""Tests of steppers of networks and of layers without a recurrence: all layers take a step, or none."""
 
 import numpy as np
 import pytest
