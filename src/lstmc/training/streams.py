@@ -1,12 +1,22 @@
 """A corpus as parallel streams of tokens, cut into windows, and the loss over it."""
 
+import math
+
 import numpy as np
 
 from .._kernels import kernels_of
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
 
-__all__ = ["check_tokens", "evaluate", "mean_loss", "on_device_of", "streams", "windows"]
+__all__ = [
+    "check_tokens",
+    "evaluate",
+    "mean_loss",
+    "on_device_of",
+    "perplexity_of",
+    "streams",
+    "windows",
+]
 
 
 def check_tokens(name, tokens):
@@ -114,6 +124,14 @@ def mean_loss(net, tokens, batch, steps, num_threads, after_each):
         count += x.size
         after_each()
     return float(total / count)
+
+
+def perplexity_of(loss):
+    """Return the exponential of a loss in nats; infinity where that is beyond all numbers, above 709 nats."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def on_device_of(net, stream):

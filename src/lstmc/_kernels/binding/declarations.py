@@ -38,7 +38,7 @@ FLAT = {
     "softmax": SOFTMAX,
     "softmax_cross_entropy": {**SOFTMAX, "losses": "rows * sizeof(double)"},
     "squared_error": {"n": "y.size", "sums": SQUARES},
-    "sum_of_squares": {"n": "a.size", "sums": SQUARES},
+    "norm": {"n": "a.size", "sums": SQUARES},
     "scale": {"n": "a.size"},
     "sgd": {"n": "params.size", "optional": ("velocity",)},
     "adam": {"n": "params.size"},
