@@ -164,6 +164,89 @@ def test_options_that_are_refused(make, options, message):
         make(Flat(3, np.float32), **options)
 
 
+# --------------------------------------------------------------------------------------------------
+# Numbers at the edges
+# --------------------------------------------------------------------------------------------------
+
+ADAPTIVE = [
+    (lstmc.Adam, reference_adam),
+    (lstmc.AdamW, reference_adamw),
+    (lstmc.RMSprop, reference_rmsprop),
+]
+
+
+@pytest.mark.parametrize(("make", "judge"), ADAPTIVE, ids=lambda value: value.__name__)
+@pytest.mark.parametrize(
+    "edge", ["squares overflow", "shares of squares are denormal", "large eps"]
+)
+def test_gradients_whose_squares_are_at_the_edge(isa, dtype, make, judge, edge):
+    """Judged with all of it scaled to where nothing is near an edge."""
+    scale, eps = {
+        "squares overflow": {np.float32: (1e19, 1e-8), np.float64: (1e154, 1e-8)},
+        "shares of squares are denormal": {
+            np.float32: (1e-18, 1e-20),
+            np.float64: (1e-153, 1e-155),
+        },
+        "large eps": {np.float32: (1e-18, 1e-8), np.float64: (1e-153, 1e-8)},
+    }[edge][dtype.type]
+    net = Flat(17, dtype)
+    optimiser = make(net, lr=0.1, eps=eps)
+    params = net.params.astype(np.float64)
+    states = {name: np.zeros(17) for name in optimiser.state()[0]}
+    for step in range(1, 6):
+        net.draw()
+        drawn = net.grads.astype(np.float64)
+        net.grads[...] *= dtype.type(scale)
+        optimiser.step()
+        params, states = judge(params, drawn, states, step, lr=0.1, eps=eps / scale)
+    # Denormal squares have fewer digits: 1e-39 is rounded to 1e-45, and some gradients are smaller.
+    assert_close(net.params, params, 1e-3 if "denormal" in edge else TOLERANCE[dtype], "params")
+
+
+@pytest.mark.parametrize(("make", "judge"), ADAPTIVE, ids=lambda value: value.__name__)
+@pytest.mark.parametrize("share", [1e-6, 0.9])
+def test_the_largest_gradients_move_a_weight_on_and_on(isa, dtype, make, judge, share):
+    """None of these steps is larger than the first would be, nor is a weight frozen or not a number."""
+    net = Flat(9, dtype)
+    signs = np.sign(net.grads)
+    optimiser = make(net, lr=0.1)
+    for _ in range(60):
+        before = net.params.copy()
+        net.grads[...] = share * np.finfo(dtype).max * signs
+        optimiser.step()
+        moved = (before - net.params) * signs
+        assert ((moved > 0.01) & (moved < 1.01)).all()
+    for _ in range(5):  # what follows it does not explode
+        before = net.params.copy()
+        net.draw()
+        optimiser.step()
+        assert (np.abs(before - net.params) < 1.01).all()
+
+
+@pytest.mark.parametrize(("make", "judge"), ADAPTIVE, ids=lambda value: value.__name__)
+@pytest.mark.parametrize("eps", [1e-38, 1e-300, 5e-324])
+def test_no_gradient_moves_nothing(isa, dtype, make, judge, eps):
+    """However small eps is."""
+    net = Flat(9, dtype)
+    net.grads[...] = 0
+    before = net.params.copy()
+    optimiser = make(net, lr=0.1, eps=eps, weight_decay=0)
+    for _ in range(3):
+        optimiser.step()
+    assert_same_bits(net.params, before)
+
+
+@pytest.mark.parametrize(("make", "judge"), ADAPTIVE, ids=lambda value: value.__name__)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_gradients_that_are_not_finite_are_seen(isa, dtype, make, judge, value):
+    """In the weight that has one, and in no other."""
+    net = Flat(9, dtype)
+    net.grads[3] = value
+    make(net, lr=0.1).step()
+    assert not np.isfinite(net.params[3])
+    assert np.isfinite(np.delete(net.params, 3)).all()
+
+
 def test_parameters_of_another_size_are_refused():
     net = Flat(9, np.float32)
     optimiser = lstmc.Adam(net)
@@ -213,12 +296,40 @@ def test_clip_grad_norm_of_what_is_not_finite(isa, dtype, value, place):
     assert_same_bits(net.grads, before)
 
 
-def test_clip_grad_norm_of_large_numbers(isa):
-    """Their squares overflow float32."""
-    net = Flat(9, np.float32)
-    net.grads[...] = 1e30
-    assert_close(lstmc.clip_grad_norm(net, 1.0), 3e30, 1e-7)  # the rounding of 1e30 to float32
-    assert_close(net.grads, np.full(9, 1 / 3), 1e-6)
+EDGES = {
+    np.dtype(np.float32): [1e30, 1e37, 1e-30],
+    np.dtype(np.float64): [1e200, 1e305, 1e-200, 1e-290],
+}
+
+
+@pytest.mark.parametrize("size", [9, 10_000])
+def test_clip_grad_norm_of_large_and_small_numbers(isa, dtype, size):
+    """Their squares, or the factor that clips them, leave the range of the type; the norm does not."""
+    for value in EDGES[dtype]:
+        net = Flat(size, dtype)
+        ordinary = net.grads.astype(np.float64)
+        net.grads[...] *= dtype.type(value)
+        exact = math.sqrt(np.square(ordinary).sum())
+        before = net.grads.copy()
+        assert abs(lstmc.clip_grad_norm(net, math.inf) / (exact * value) - 1) <= TOLERANCE[dtype]
+        assert_same_bits(net.grads, before)
+        most = 5.0 if value > 1 else value
+        assert abs(lstmc.clip_grad_norm(net, most) / (exact * value) - 1) <= TOLERANCE[dtype]
+        assert_close(net.grads, ordinary * (most / exact), TOLERANCE[dtype])
+
+
+def test_a_norm_beyond_all_numbers_changes_nothing(isa):
+    net = Flat(9, np.float64)
+    net.grads[...] = before = 1e308
+    assert lstmc.clip_grad_norm(net, 1.0) == math.inf
+    assert (net.grads == before).all()
+
+
+def test_the_norm_of_denormals_is_zero(isa, dtype):
+    """As they are in every call."""
+    net = Flat(9, dtype)
+    net.grads[...] = np.finfo(dtype).tiny / 4
+    assert lstmc.clip_grad_norm(net, 1.0) == 0
 
 
 @pytest.mark.parametrize("value", [0, -1.0, NAN, "1", None])
@@ -250,6 +361,18 @@ SCHEDULES = [
 ]
 
 
+SCHEDULES += [
+    (
+        lambda o: lstmc.PlateauDecay(o, 0.5, min_lr=0.3),
+        [1.0] * 5,
+        [1, 0.5, 0.3, 0.3, 0.3],
+    ),
+    (lambda o: lstmc.PlateauDecay(o, 0.5, min_lr=2.0), [1.0] * 3, [1, 1, 1]),
+    (lambda o: lstmc.PlateauDecay(o, 1e-5), [1.0] * 4, [1, 1e-5, 1e-8, 1e-8]),
+    (lambda o: lstmc.PlateauDecay(o, 1e-5, min_lr=0), [1.0] * 3, [1, 1e-5, 1e-5 * 1e-5]),
+]
+
+
 @pytest.mark.parametrize(("make", "losses", "rates"), SCHEDULES)
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_schedules(make, losses, rates, interrupted):
@@ -270,6 +393,12 @@ def test_schedules(make, losses, rates, interrupted):
 def test_a_plateau_needs_a_loss():
     with pytest.raises(ValueError, match="loss must be the validation loss"):
         lstmc.PlateauDecay(lstmc.SGD(Flat(3, np.float32), lr=1.0)).epoch_ended()
+
+
+@pytest.mark.parametrize("value", [-1, NAN, math.inf, "0"])
+def test_lowest_rates_that_are_refused(value):
+    with pytest.raises(ValueError, match="min_lr must be a finite number"):
+        lstmc.PlateauDecay(lstmc.SGD(Flat(3, np.float32), lr=1.0), min_lr=value)
 
 
 @pytest.mark.parametrize("options", [{"factor": 0}, {"factor": NAN}, {"factor": 0.5, "every": 0}])

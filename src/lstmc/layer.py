@@ -310,6 +310,15 @@ class Layer(Described):
         y, state, _ = self.forward(x, state, training=False)
         return y, state
 
+    def release(self):
+        """Return the memory that the layer keeps for its next calls to the system.
+
+        A layer keeps the memory that its last calls used, for the next ones: no more than its last 128 large
+        arrays needed, which are those of some 20 steps of training. Arrays that are alive are not touched. On
+        a GPU, the free memory of CuPy's pool is returned.
+        """
+        self.pool.release()
+
     def astype(self, dtype):
         """Return a copy of the layer in another type, with the same weights, on the same device.
 
@@ -339,6 +348,7 @@ class Layer(Described):
     def _empty(self, shape):
         """Return an array for the caller, a large one from the pool, whose pages are in memory already."""
         if math.prod(shape) < 2**15:
+            self.pool.tick()
             return self.kernels.arrays.empty(shape, self.dtype)
         return self.pool.array(shape, self.dtype)
 

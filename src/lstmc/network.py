@@ -158,6 +158,13 @@ class Sequential(Layer):
                 layer.use_kernels(kernels)
                 layer.pool = self.pool  # what one layer frees, the next one takes
 
+    def release(self):
+        """Return the memory that the network keeps for its next calls: see ``Layer.release``."""
+        super().release()
+        for layer in self.layers:
+            if isinstance(layer, Layer):
+                layer.release()
+
     def check_movable(self, kernels):
         """Refuse to move to the device of these kernels, before anything has moved."""
         for i, layer in enumerate(self.layers):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstmc import LanguageModel, cli, set_num_threads
+from lstmc import LanguageModel, Vocabulary, cli, set_num_threads
 from lstmc.cli import train as cli_train
 from lstmc.files import read_safetensors, write_safetensors
 
@@ -108,6 +108,27 @@ def test_train_next_sample_eval(capsys):
     output = capsys.readouterr().out
     perplexity = LanguageModel.load("out/model.safetensors").perplexity(TEXT)
     assert f"perplexity {perplexity:.4f}" in output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("next", "the"), ("eval", "text.txt"), ("sample",), ("inspect", "--text", "the cat")],
+)
+def test_a_diverged_model_is_an_error(command, capsys):
+    model = LanguageModel(Vocabulary.from_text(TEXT), layers=1, hidden=4, embed=4, rng=1)
+    model.net["2.bias"][1] = np.nan
+    model.save("diverged.safetensors")
+    name, *arguments = command
+    assert run(name, "diverged.safetensors", *arguments) == 1
+    assert "not finite" in error_of(capsys)
+
+
+def test_a_loss_beyond_all_perplexities(capsys):
+    model = LanguageModel(Vocabulary.from_text(TEXT), layers=1, hidden=4, embed=4, rng=1)
+    model.net["2.bias"][1] = 1e9
+    model.save("sure.safetensors")
+    assert run("eval", "sure.safetensors", "text.txt") == 0
+    assert "perplexity inf" in capsys.readouterr().out
 
 
 def test_standard_input_is_read(capsys):

@@ -27,7 +27,7 @@ from stacks import as_state, seed_of
 from support import assert_close, assert_same_bits
 
 import lstmc
-from lstmc.inspection import jacobians
+from lstmc.inspection import sweeps
 
 
 def exact_input_jacobian(layer, x, state, t, form="time first"):
@@ -144,7 +144,7 @@ def test_sweeps_in_pieces(monkeypatch, dtype, cell, layers, sweep_bytes):
     monkeypatch.setattr(type(layer), "carry_back", counted)
     results()
     before = len(calls)
-    monkeypatch.setattr(jacobians, "SWEEP_BYTES", sweep_bytes)
+    monkeypatch.setattr(sweeps, "SWEEP_BYTES", sweep_bytes)
     for actual, expected in zip(results(), whole, strict=True):
         assert_close(actual, expected, CLOSED_TOLERANCE[dtype])
     assert len(calls) - before > before  # they were cut indeed

@@ -224,8 +224,8 @@ static void losses(const double *number, int threads)
     put(find("cross_entropy"), 0,
         kernels->softmax_cross_entropy(find("dlogits"), take(rows * sizeof(double)), find("logits"), targets,
                                        -1, rows, columns, threads));
-    put(find("squares"), 0,
-        kernels->sum_of_squares(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"),
+    put(find("norm"), 0,
+        kernels->norm(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"),
                                 rows * columns, threads));
 }
 

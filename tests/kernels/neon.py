@@ -98,7 +98,7 @@ def losses(rows, columns):
     logits, targets = 4 * draw(rows, columns), np.arange(rows) * 7 % columns
     targets[1] = -1  # ignored
     loss, dlogits = reference.softmax_cross_entropy(logits, targets)
-    expected = {"cross_entropy": loss, "dlogits": dlogits, "squares": np.sum(logits**2)}
+    expected = {"cross_entropy": loss, "dlogits": dlogits, "norm": np.sqrt(np.sum(logits**2))}
     return [rows, columns], {"logits": logits, "targets": targets}, expected
 
 

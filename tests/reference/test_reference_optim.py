@@ -101,6 +101,39 @@ def test_clip_grad_norm_sums_in_float64():
     assert_close(clipped, np.full(2, np.sqrt(0.5)), 1e-6)  # three roundings to float32
 
 
+@pytest.mark.parametrize("power", [-300, -160, 160, 300])
+def test_clip_grad_norm_of_what_has_no_square(power):
+    grads = np.array([3.0, 0.0, -4.0]) * 10.0**power
+    clipped, norm = reference.clip_grad_norm(grads, 10.0**power)
+    assert_close(norm, 5 * 10.0**power, HAND_TOLERANCE)
+    assert_close(clipped, np.array([0.6, 0, -0.8]) * 10.0**power, HAND_TOLERANCE)
+
+
+def test_clip_grad_norm_by_a_factor_below_all_numbers():
+    clipped, norm = reference.clip_grad_norm(np.full(4, 1e37, np.float32), 1.0)
+    assert_close(norm, 2e37, 1e-7)
+    assert_close(clipped, np.full(4, 0.5), 1e-6)
+
+
+@pytest.mark.parametrize("value", [1e20, 1e30, 3e38, -1e25])
+def test_a_first_step_is_the_rate_however_large_the_gradient(value):
+    """Kingma & Ba, section 2.1: m and the root of v are the gradient then."""
+    p, g, zero = np.ones(3, np.float32), np.full(3, value, np.float32), np.zeros(3, np.float32)
+    actual = reference.adam(p, g, zero, zero, 1, 0.1)[0]
+    # 1 / sqrt(0.001) of it where m had to stop at the root of the largest number, and v at that number
+    moved = (1 - actual) * np.sign(value)
+    assert (moved >= 0.0031).all()
+    assert (moved <= 0.1 + 1e-6).all()
+    assert np.isfinite(reference.rmsprop(p, g, zero, 0.1)[0]).all()
+
+
+@pytest.mark.parametrize("eps", [1e-38, 1e-300])
+def test_no_gradient_is_no_step_however_small_eps(eps):
+    p, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    np.testing.assert_array_equal(reference.adam(p, zero, zero, zero, 1, 0.1, eps=eps)[0], p)
+    np.testing.assert_array_equal(reference.rmsprop(p, zero, zero, 0.1, eps=eps)[0], p)
+
+
 def test_sgd_with_momentum():
     """With a constant gradient g, v_n = g (1 - mu^n) / (1 - mu)."""
     lr, mu, gradient = 0.1, 0.5, np.array([1.0, -4.0])

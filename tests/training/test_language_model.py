@@ -251,8 +251,21 @@ def test_bad_types_are_refused(call):
 def test_a_diverged_network_is_told():
     model = make()
     model.net["2.bias"][3] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
-        model.sample("the")
+    for call in (model.sample, model.continuations, model.perplexity, model.loss):
+        with pytest.raises(ValueError, match="output is not finite: its training has diverged"):
+            call("the")
+
+
+def test_a_perplexity_beyond_all_numbers():
+    """Logits of 1e5 for the wrong token: a loss of as many nats."""
+    model = make()
+    model.net["2.weight"][...] = 0
+    model.net["2.bias"][...] = 0
+    model.net["2.bias"][model.vocabulary.index("t")] = 1e5
+    assert model.loss("the") == pytest.approx(1e5)
+    assert model.perplexity("the") == math.inf
+    model.net["2.bias"][model.vocabulary.index("t")] = 705
+    assert model.perplexity("the") == pytest.approx(math.exp(705), rel=1e-4)
 
 
 # -- files ----------------------------------------------------------------------------------------

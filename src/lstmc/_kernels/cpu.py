@@ -20,6 +20,7 @@ from .binding.core import (
     fingerprint,
     linear_backward,
     linear_forward,
+    norm,
     recurrent_backward,
     recurrent_forward,
     rmsprop,
@@ -28,7 +29,6 @@ from .binding.core import (
     softmax,
     softmax_cross_entropy,
     squared_error,
-    sum_of_squares,
 )
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "linear_backward",
     "linear_forward",
     "masked",
+    "norm",
     "recurrent_backward",
     "recurrent_forward",
     "rmsprop",
@@ -58,7 +59,6 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "squared_error",
-    "sum_of_squares",
 ]
 
 arrays = np  # the module whose arrays these functions take
@@ -76,10 +76,21 @@ def adopt(value):
 
 def clip(grads, max_norm, num_threads=None):
     """Scale a flat array to a norm of at most max_norm, if its norm is finite; return the norm before."""
-    norm = math.sqrt(sum_of_squares(grads, num_threads))
-    if math.isfinite(norm) and norm > max_norm:
-        scale(grads, max_norm / norm, num_threads)
-    return norm
+    before = norm(grads, num_threads)
+    if math.isfinite(before) and before > max_norm:
+        for factor in _factors(max_norm, before, np.finfo(grads.dtype).tiny):
+            scale(grads, factor, num_threads)
+    return before
+
+
+def _factors(numerator, denominator, least):
+    """Return a quotient below 1 as factors, none of which is below `least`, where there is a way."""
+    quotient = numerator / denominator
+    if quotient >= least:
+        return (quotient,)
+    (a, up), (b, down) = math.frexp(numerator), math.frexp(denominator)
+    half = (up - down) // 2
+    return math.ldexp(1.0, half), math.ldexp(a / b, up - down - half)
 
 
 def dropout_mask(rng, share, shape):

@@ -3,6 +3,7 @@
 import math
 
 from ..training.language_model import LanguageModel
+from ..training.streams import perplexity_of
 from ..training.text import read_text
 from .options import UNITS, add_model
 
@@ -25,6 +26,6 @@ def run(args):
     loss = model.loss(text)
     ids = model.vocabulary.encode(text)
     print(f"{len(ids):,} {unit}s: loss {loss:.4f} nats per {unit}, {loss / math.log(2):.4f} bits, "
-          f"perplexity {math.exp(min(loss, 700)):.4f}")  # fmt: skip
+          f"perplexity {perplexity_of(loss):.4f}")  # fmt: skip
     if model.vocabulary.level == "word":
         print(f"{(ids == 0).mean():.2%} of the words are unknown to the model")

@@ -27,6 +27,7 @@ from ..training import (
     read_text,
 )
 from ..training.language_model import LanguageModel
+from ..training.streams import perplexity_of
 from .options import UNITS, UsageError, count, natural, positive, share
 
 __all__ = ["DEFAULTS", "EXAMPLE", "HELP", "add_options", "new_settings", "run"]
@@ -355,7 +356,7 @@ def show_losses(history, best, unit):
             loss, seconds = r["train_loss"], r["seconds"]
             print(f"epoch {r['epoch']}: training loss {loss:.4f}{valid}, {seconds:.1f} s")
     if best < math.inf:
-        perplexity = math.exp(min(best, 700))
+        perplexity = perplexity_of(best)
         print(f"validation loss {best:.4f} nats per {unit} (perplexity {perplexity:.2f})")
     elif history:
         print(f"training loss {history[-1]['train_loss']:.4f} nats per {unit}")

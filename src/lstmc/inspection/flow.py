@@ -14,8 +14,8 @@ from .._kernels.devices import host
 from ..passes import recurrent_layers, run_back
 from .inputs import loss_and_trace, recurrent_network
 from .plots import plot_flow
-from .reach import Reach, at_step, norms_over_time, reach_of
-from .reports import count_of, plain
+from .reach import Reach, at_step, exponents_of, norms_over_time, reach_of
+from .reports import BEYOND, count_of, plain
 
 __all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 
@@ -100,7 +100,7 @@ class GradientFlow:
         if reach.verdict == "none":
             return f"{layer.name}: no gradient of {self.asked} arrives"
         if not math.isfinite(reach.kept):
-            size = "the gradient is beyond all numbers"
+            size = f"the gradient is {BEYOND}"
         elif reach.kept > 1:
             size = f"the gradient is {reach.kept:.2g} times as large"
         else:
@@ -170,7 +170,7 @@ class GradientFlow:
                 }
             )
         return {
-            "loss": self.loss,
+            "loss": plain(self.loss),
             "steps": self.steps,
             "batch": self.batch,
             "at": list(self.at),
@@ -319,6 +319,18 @@ def contribution_norms(dgates, x):
     at_once = max(1, 2**20 // max(1, dgates[0].size + x[0].size + len(x[0]) ** 2))
     for t in range(0, len(x), at_once):
         g, v = (a[t : t + at_once].astype(np.float64) for a in (dgates, x))
-        squares = ((g @ g.swapaxes(1, 2)) * (v @ v.swapaxes(1, 2))).sum((1, 2))
-        out[t : t + at_once] = host(np.sqrt(np.maximum(squares, 0)))
+        norms = host(_product_norms(g, v))
+        if x.dtype == np.float64:  # squares of float32 do not leave the range of float64
+            odd = ~((norms > 1e-140) & (norms < math.inf))
+            g, v = (host(a)[odd] for a in (g, v))
+            exponents = [exponents_of(a) for a in (g, v)]
+            g, v = (np.ldexp(a, -e[:, None, None]) for a, e in zip((g, v), exponents))
+            norms[odd] = np.ldexp(_product_norms(g, v), sum(exponents))
+        out[t : t + at_once] = norms
     return out
+
+
+def _product_norms(g, v):
+    """Return the norm of each g' v, of g (T, B, G*H) and v (T, B, I), without these matrices."""
+    squares = ((g @ g.swapaxes(1, 2)) * (v @ v.swapaxes(1, 2))).sum((1, 2))
+    return np.sqrt(np.maximum(squares, 0))

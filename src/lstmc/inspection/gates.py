@@ -11,7 +11,7 @@ from ..layer import check_size
 from ..passes import recurrent_layers, run
 from .inputs import recurrent_network
 from .plots import plot_gates, plot_histograms
-from .reports import count_of, plain
+from .reports import BEYOND, count_of, number_text, plain
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
 
@@ -32,7 +32,7 @@ class LayerGates:
     histograms : dict of gate to ndarray (40,)
         The share of all values in bins of equal width.
     ranges : dict of gate to (float, float)
-        What the bins cover: the bounds of the gate, or all values of one without bounds.
+        What the bins cover: the bounds of the gate, or all finite values of one without bounds.
     low, high : dict of gate to float
         The share below and above the limits of saturation: 0.1 and 0.9 for a sigmoid, -0.9 and 0.9 for a
         tanh. What does not saturate has none.
@@ -47,6 +47,8 @@ class LayerGates:
         Units whose tanh(c) (without c: h) stays saturated on one side.
     gates : dict of gate to Gate
         The records of the gates, and of h.
+    beyond : dict of gate to float
+        The share of values that are not finite. They are in no bin.
     """
 
     name: str
@@ -61,6 +63,7 @@ class LayerGates:
     shut: list
     pegged: list
     gates: dict = field(default_factory=dict, repr=False, compare=False)
+    beyond: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -77,15 +80,18 @@ class GateReport:
             count = len(next(iter(layer.means.values()))[0])
             lines.append(f"  {layer.name}: {count} units")
             for gate, mean in layer.means.items():
-                line = f"    {gate}: mean {mean.mean():6.3f}"
+                with np.errstate(all="ignore"):
+                    line = f"    {gate}: mean {number_text(mean.mean(), '6.3f')}"
                 if gate in layer.low:
                     low, high = layer.gates[gate].limits
                     line += f", {layer.low[gate]:4.0%} below {low:g}"
                     line += f", {layer.high[gate]:4.0%} above {high:g}"
+                if layer.beyond.get(gate):
+                    line += f", {layer.beyond[gate]:.2g} of the values {BEYOND}"
                 lines.append(line)
             if layer.memory is not None:
                 quantiles = np.quantile(layer.memory, (0.1, 0.5, 0.9), method="nearest")
-                steps = ", ".join(f"{q:.3g}" for q in quantiles)
+                steps = ", ".join("?" if math.isnan(q) else f"{q:.3g}" for q in quantiles)
                 lines.append(
                     f"    memory, steps to 1/e: {steps} (10 %, median and 90 % of the units)"
                 )
@@ -105,6 +111,7 @@ class GateReport:
                 "means": {gate: plain(a) for gate, a in layer.means.items()},
                 "histograms": {gate: plain(a) for gate, a in layer.histograms.items()},
                 "ranges": {gate: list(ends) for gate, ends in layer.ranges.items()},
+                "beyond": layer.beyond,
                 "low": layer.low,
                 "high": layer.high,
                 "memory": plain(layer.memory),
@@ -170,15 +177,20 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
 
 def _describe(name, trace):
     """Return the LayerGates of one layer of a stack."""
+    with np.errstate(all="ignore"):  # the report says what is not finite
+        return _statistics(name, trace)
+
+
+def _statistics(name, trace):
     cell, hidden = trace.cell, trace.h.shape[-1]
     arrays = {**trace.gates, "h": trace.h}
     values = {gate: host(a).reshape(len(a), -1, hidden) for gate, a in arrays.items()}
     gates = {gate.name: gate for gate in (*cell.gates, cell.h)}
-    histograms, ranges, low, high = {}, {}, {}, {}
+    histograms, ranges, low, high, beyond = {}, {}, {}, {}, {}
     for gate, a in values.items():
         bounds, limits = gates[gate].bounds, gates[gate].limits
-        counts, edges = np.histogram(a, BINS, bounds or (float(a.min()), float(a.max())))
-        histograms[gate], ranges[gate] = counts / a.size, (float(edges[0]), float(edges[-1]))
+        counts, ranges[gate], beyond[gate] = _histogram(a, bounds)
+        histograms[gate] = counts / a.size
         if limits:
             low[gate], high[gate] = float((a < limits[0]).mean()), float((a > limits[1]).mean())
     h = values["h"]
@@ -196,7 +208,24 @@ def _describe(name, trace):
         shut=_shut(values, [gates[door] for door in cell.doors]),
         pegged=_pegged(trace, h),
         gates=gates,
+        beyond=beyond,
     )
+
+
+def _histogram(values, bounds):
+    """Return counts in bins within bounds (None: of all that is finite), the range, and the share beyond."""
+    finite = np.isfinite(values)
+    beyond = float(1 - finite.mean())
+    if beyond:
+        values = values[finite]
+    if not bounds:
+        bounds = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        if not math.isfinite(bounds[1] - bounds[0]):  # bins are as wide as that
+            bounds, values = tuple(end / 4 for end in bounds), values / 4
+            counts, edges = np.histogram(values, BINS, bounds)
+            return counts, (4 * float(edges[0]), 4 * float(edges[-1])), beyond
+    counts, edges = np.histogram(values, BINS, bounds)
+    return counts, (float(edges[0]), float(edges[-1])), beyond
 
 
 def _memory(forget):

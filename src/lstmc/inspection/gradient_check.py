@@ -8,10 +8,13 @@ import numpy as np
 from .._kernels.devices import copy_into, host
 from ..layer import Layer, check_size
 from ..passes import run
-from .inputs import loss_and_trace, network_of
+from .inputs import loss_and_trace, loss_at, network_of
 from .reports import plain
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
+
+EPSILON = float(np.finfo(np.float64).eps)
+LEAST_STEP = 1e-12
 
 
 @dataclass
@@ -34,7 +37,7 @@ class TensorCheck:
         Its gradient by backward, and by differences.
     measurable : bool
         Whether the gradient is large enough to be measured by differences. If not, its errors are relative to
-        the smallest that would be, and mean nothing.
+        the smallest that would be: a gradient that is wrong by less is not found.
     direction_error : float
         The largest difference along random directions over the whole tensor, relative to the gradient's norm.
     """
@@ -144,7 +147,8 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         The largest error allowed: for an element relative to the largest of its tensor's gradient, along a
         direction relative to the norm of that gradient.
     step : float
-        By how much an element is changed; along a direction, the norm of the change.
+        By how much an element is changed; along a direction, the norm of the change. From 1e-12 to 1, and
+        large enough that float64 tells an element from the changed one.
     rng : int or numpy Generator
         Draws the samples and the directions.
 
@@ -158,6 +162,13 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     TypeError, ValueError
         An argument does not fit, the loss is not finite, or a layer of a float32 network has no
         ``options()``.
+
+    Notes
+    -----
+    Where a difference is off by more than the tolerance, a second one, over twice the step, tells the error
+    of the method (Richardson), which is large beside the gradient near a minimum of the loss. It is taken
+    off, and a sixteenth of it is allowed; so is the rounding of the loss, which is 16 machine epsilons of
+    the sum of |y dy| (y the output), and in the cross-entropy, for its logarithm, of 1.
     """
     net = network_of(net)
     if not isinstance(net, Layer):
@@ -167,9 +178,10 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     x, state = _as_float64(x), _as_float64(state)
     if targets is not None and not callable(targets):
         targets = _as_float64(targets if hasattr(targets, "dtype") else np.asarray(targets))
-    for name, value in (("tolerance", tolerance), ("step", step)):
-        if not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    _check_positive("tolerance", tolerance)
+    _check_positive("step", step)
+    if not LEAST_STEP <= step <= 1:
+        raise ValueError(f"step must be a number in [{LEAST_STEP:g}, 1], got {step!r}")
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
     rng = np.random.default_rng(rng)
@@ -183,23 +195,96 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
             tensors.append(("x", x, dx))
         tensors += _parts("state", state, dstate)
 
-        def value():
-            return _loss_of(net, x, targets, state, dy)
-
-        loss = value() if loss is None else loss
-        # Differences cannot measure gradients below the rounding of the loss.
-        least = 16 * np.finfo(np.float64).eps * abs(loss) / step / tolerance
+        measured = _Loss(net, x, targets, state, dy)
+        loss = measured() if loss is None else loss
+        check = _Differences(measured, loss, step, tolerance)
         with np.errstate(all="ignore"):  # the report says what is not finite
-            checks = [_check(*t, value, least, samples, directions, step, rng) for t in tensors]
+            checks = [_check(*t, check, samples, directions, rng) for t in tensors]
         return GradientReport(loss, tolerance, checks)
     finally:
         net.params[:], net.grads[:] = before
 
 
-def _loss_of(net, x, targets, state, dy):
-    if targets is None:  # a random gradient is that of a sum with these weights
-        return float((run(net, _copy(x), state)[0] * dy).sum())
-    return loss_and_trace(net, _copy(x), targets, state, None, None, None)[0]
+def _check_positive(name, value):
+    if not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+class _Loss:
+    """The loss of a network as it is now, and by how much that is rounded."""
+
+    def __init__(self, net, x, targets, state, dy):
+        self.net, self.x, self.targets, self.state, self.dy = net, x, targets, state, dy
+
+    def __call__(self):
+        if self.targets is None:  # a random gradient is that of a sum with these weights
+            return float((self._output() * self.dy).sum())
+        return loss_and_trace(self.net, _copy(self.x), self.targets, self.state, None, None, None)[
+            0
+        ]
+
+    def rounding(self):
+        """Return the size of what is rounded on the way to the loss."""
+        y, dy, logarithm = self._output(), self.dy, 0.0
+        if self.targets is not None:
+            dy = loss_at(y, self.targets)[1]
+            kind = getattr(getattr(self.targets, "dtype", None), "kind", "f")
+            logarithm = 1.0 if kind in "iu" else 0.0
+        return float(abs(y * dy).sum()) + logarithm
+
+    def _output(self):
+        return run(self.net, _copy(self.x), self.state)[0]
+
+
+class _Differences:
+    """Compares gradients with central differences of a loss.
+
+    Attributes
+    ----------
+    least : float
+        The smallest gradient that the rounding of the loss lets differences measure.
+    """
+
+    def __init__(self, loss, value, step, tolerance):
+        self.loss, self.step, self.tolerance = loss, step, tolerance
+        self.least = max(16 * EPSILON * abs(value) / step / tolerance, 1e-30)
+
+    def error(self, move, gradient, size):
+        """Return the slope by differences, its error relative to `size`, and the least size they measure.
+
+        Parameters
+        ----------
+        move : function of a number of steps
+            Moves what the gradient is of, and returns its place then.
+        gradient, size : float
+        """
+        slope = self._slope(move, 1)
+        error, least = abs(slope - gradient) / size, self.least
+        if not error <= self.tolerance and math.isfinite(slope):
+            rounding = self._rounding(move)
+            bend = (
+                self._slope(move, 2) - slope
+            ) / 3  # a sixth of the third derivative times step squared
+            slope -= bend
+            allowed = abs(bend) / 16 + rounding / self.step
+            least = max(least, allowed / self.tolerance)
+            error = abs(slope - gradient) / max(size, least)
+        move(0)
+        return slope, error, least
+
+    def _slope(self, move, steps):
+        above = move(steps)
+        upper = self.loss()
+        below = move(-steps)
+        return (upper - self.loss()) / (above - below)
+
+    def _rounding(self, move):
+        """Return by how much the loss is rounded where it was measured."""
+        sizes = []
+        for steps in (1, -1):
+            move(steps)
+            sizes.append(abs(self.loss()) + self.loss.rounding())
+        return 16 * EPSILON * max(sizes)
 
 
 def _copy(x):
@@ -207,43 +292,58 @@ def _copy(x):
     return x.copy() if hasattr(x, "dtype") else x
 
 
-def _check(name, tensor, gradient, value, least, samples, directions, step, rng):
+def _check(name, tensor, gradient, check, samples, directions, rng):
     flat, gradient = tensor.reshape(-1), host(gradient).reshape(-1)
     n = flat.size
     chosen = np.arange(n)
     if samples is not None and samples < n:
         chosen = np.sort(rng.choice(n, samples, replace=False))
-    least = max(least, 1e-30)
-    largest = float(np.abs(gradient).max(initial=0))
-    measurable = not largest < least
-    largest = max(largest, least)
+    largest, least = float(np.abs(gradient).max(initial=0)), check.least
     worst = (-1.0, 0, 0.0, 0.0)
     for i in chosen:
-        before = float(flat[i])
-        flat[i] = above = before + step
-        upper = value()
-        flat[i] = below = before - step
-        slope = (upper - value()) / (above - below)
-        flat[i] = before
-        error = abs(slope - gradient[i]) / largest
+        move = _mover(name, flat, i, check.step)
+        slope, error, measured = check.error(move, gradient[i], max(largest, check.least))
+        least = max(least, measured)
         if not error <= worst[0]:  # so that NaN is the worst
             worst = (float(error), int(i), float(gradient[i]), float(slope))
             if math.isnan(error):
                 break
-    before, norm, off = host(flat.copy()), max(float(np.linalg.norm(gradient)), least), 0.0
+    norm, off = max(float(np.linalg.norm(gradient)), check.least), 0.0
     for _ in range(directions if n else 0):
         direction = rng.standard_normal(n)
         direction /= np.linalg.norm(direction)
-        copy_into(flat, before + step * direction)
-        upper = value()
-        copy_into(flat, before - step * direction)
-        slope = (upper - value()) / (2 * step)
-        copy_into(flat, before)
-        error = abs(slope - direction @ gradient) / norm
+        move = _mover_along(flat, direction, check.step)
+        _, error, _ = check.error(move, direction @ gradient, norm)
         off = error if not error <= off else off
     where = tuple(int(k) for k in np.unravel_index(worst[1], tensor.shape)) if n else ()
     return TensorCheck(name, n, len(chosen), max(worst[0], 0.0) if worst[0] == worst[0] else math.nan,
-                       where, worst[2], worst[3], float(off), measurable)  # fmt: skip
+                       where, worst[2], worst[3], float(off), not largest < least)  # fmt: skip
+
+
+def _mover(name, flat, i, step):
+    """Return a function that moves one element by a number of steps, and returns where it is then."""
+    before = float(flat[i])
+    if before + step == before or before - step == before:
+        raise ValueError(
+            f"step must be large enough to change {name}, which holds {before:g}, got {step!r}"
+        )
+
+    def move(steps):
+        flat[i] = after = before + steps * step
+        return after
+
+    return move
+
+
+def _mover_along(flat, direction, step):
+    """Return a function that moves an array along a direction, and returns by how much."""
+    before = host(flat.copy())
+
+    def move(steps):
+        copy_into(flat, before + steps * step * direction)
+        return steps * step
+
+    return move
 
 
 def _parts(name, state, dstate):

@@ -6,6 +6,8 @@ style of its own; heat maps are viridis, or blue to red around zero.
 
 import numpy as np
 
+from .reports import BEYOND, number_text
+
 __all__ = [
     "plot_comparisons",
     "plot_flow",
@@ -45,12 +47,18 @@ def _positive(values):
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
+def _finite(values):
+    """Return values for a heat map: what is not finite becomes NaN, which is not drawn."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def _log(axes):
     """Make the y axis logarithmic if there is anything above zero to show."""
     if any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in axes.lines):
         axes.set_yscale("log")
     else:
-        axes.text(0.5, 0.5, "zero throughout", transform=axes.transAxes, ha="center")
+        what = f"zero or {BEYOND} throughout"
+        axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center")
 
 
 def plot_losses(path, epochs, train, valid):
@@ -148,9 +156,10 @@ def _draw_gate(axes, layer, name):
     """Draw the heat map of one gate; return the image."""
     bounds = layer.gates[name].bounds
     is_share = bounds is not None and bounds[0] == 0
-    far = max(map(abs, layer.ranges[name]))  # where there are no bounds, as far as the values go
+    # Where there are no bounds, as far as the values go; what is beyond all numbers stays white.
+    far = max(map(abs, layer.ranges[name])) or 1.0
     return axes.imshow(
-        layer.means[name].T,
+        _finite(layer.means[name].T),
         aspect="auto",
         interpolation="nearest",
         cmap="viridis" if is_share else "RdBu_r",
@@ -202,7 +211,10 @@ def plot_spectrum(path, spectrum):
     values, k = spectrum.singular_values, spectrum.distances
     flat = values.reshape(len(k), -1)
     floor = spectrum.precision * values[:, :, 0].max(1)  # what is below is rounding
-    low, high = (np.maximum(np.quantile(flat, q, axis=1), floor) for q in (0.25, 0.75))
+    with np.errstate(all="ignore"):
+        low, high = (
+            _positive(np.maximum(np.quantile(flat, q, axis=1), floor)) for q in (0.25, 0.75)
+        )
     axes.fill_between(k, low, high, color=COLOURS[0], alpha=0.2, label="middle half")
     lines = (
         ("largest", values[:, :, 0].max(1)),
@@ -212,7 +224,7 @@ def plot_spectrum(path, spectrum):
     for i, (name, line) in enumerate(lines):
         line = np.where(line >= floor, line, np.nan)
         axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
-    if floor.all():
+    if floor.all() and np.isfinite(floor).all():
         axes.fill_between(k, floor / 10, floor, color="#888888", alpha=0.4, label="below: rounding")
     _log(axes)
     axes.axhline(1, color="#888888", linewidth=0.8)
@@ -220,10 +232,10 @@ def plot_spectrum(path, spectrum):
         axes.set_xscale("log")
     axes.set_xlabel("distance k, steps")
     axes.set_ylabel("singular value")
-    most = values[-1, :, 0].max()
+    most = number_text(values[-1, :, 0].max(), ".2g")
     axes.set_title(
         f"d s({spectrum.t1}) / d s({spectrum.t1} - k): over {k[-1]} steps changes of the state\n"
-        f"are multiplied by {most:.2g} at most",
+        f"are multiplied by {most + (' at most' if most != BEYOND else '')}",
         fontsize=10,
     )
     axes.grid(alpha=0.3)
@@ -255,7 +267,12 @@ def plot_jacobian(
     axes = figure.add_subplot()
     most = float(np.abs(jacobian[np.isfinite(jacobian)]).max(initial=0)) or 1.0
     image = axes.imshow(
-        jacobian, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
+        _finite(jacobian),
+        cmap="RdBu_r",
+        vmin=-most,
+        vmax=most,
+        interpolation="nearest",
+        aspect="auto",
     )
     figure.colorbar(image, ax=axes, label="derivative")
     axes.set_xlabel("number of the earlier vector")

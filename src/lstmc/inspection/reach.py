@@ -7,7 +7,7 @@ import numpy as np
 
 from .._kernels.devices import host
 
-__all__ = ["Reach", "at_step", "norms_over_time", "reach_of"]
+__all__ = ["Reach", "at_step", "exponents_of", "norms_of_rows", "norms_over_time", "reach_of"]
 
 VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
 STEADY = 0.5  # from this R squared on, the gradient changes at one rate
@@ -88,10 +88,36 @@ def at_step(top, s):
 
 def norms_over_time(*arrays):
     """Return the norm over all but the first axis, of several arrays together, in float64, on the host."""
-    squares = sum(
-        np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays if a is not None
-    )
-    return host(np.sqrt(squares))
+    arrays = [a for a in arrays if a is not None]
+    squares = sum(np.square(a, dtype=np.float64).reshape(len(a), -1).sum(1) for a in arrays)
+    norms = host(np.sqrt(squares))
+    if arrays[0].dtype == np.float64:  # squares of float32 do not leave the range of float64
+        odd = ~((norms > 1e-140) & (norms < math.inf))
+        if odd.any():
+            rows = [host(a).reshape(len(a), -1)[odd] for a in arrays]
+            norms[odd] = norms_of_rows(np.concatenate(rows, axis=1))
+    return norms
+
+
+def exponents_of(array):
+    """Return, for each entry of the first axis, the power of two that brings its largest element near 1.
+
+    It is 0 where that element is zero or not finite.
+    """
+    largest = np.abs(array).max(tuple(range(1, array.ndim)), initial=0)
+    usable = np.isfinite(largest) & (largest > 0)
+    return np.where(usable, np.frexp(np.where(usable, largest, 1.0))[1], 0)
+
+
+def norms_of_rows(rows, counts=1):
+    """Return the norm of each row (n, m) of float64, of a sum of squares divided by `counts`.
+
+    The squares are those of numbers scaled by a power of two, so that none overflows or vanishes.
+    """
+    exponents = exponents_of(rows)
+    with np.errstate(all="ignore"):
+        squares = np.square(np.ldexp(rows, -exponents[:, None])).sum(1)
+        return np.ldexp(np.sqrt(squares / counts), exponents)
 
 
 def reach_of(runs):
@@ -115,12 +141,13 @@ def reach_of(runs):
     norms = curves[0]
     if len(curves) > 1:
         curves = [curve for curve in curves if curve[1]] or curves[:1]
-        size = math.sqrt(np.mean([curve[1] ** 2 for curve in curves])) or 1.0
-        squares, counts = np.zeros(max(map(len, curves))), np.zeros(max(map(len, curves)))
-        for curve in curves:
-            squares[: len(curve)] += (curve / (curve[1] or 1.0)) ** 2
-            counts[: len(curve)] += 1
-        norms = size * np.sqrt(squares / counts)
+        size = norms_of_rows(np.array([[curve[1] for curve in curves]]), len(curves))[0] or 1.0
+        relative, counts = np.zeros((max(map(len, curves)), len(curves))), 0
+        for i, curve in enumerate(curves):
+            relative[: len(curve), i] = curve / (curve[1] or 1.0)
+            counts = counts + (np.arange(len(relative)) < len(curve))
+        norms = size * norms_of_rows(relative, counts)
+    norms = np.where(np.isnan(norms), math.inf, norms)  # of infinite gradients that were added
     return Reach(norms, *_fit(norms))
 
 

@@ -11,7 +11,7 @@ from ..files import append_record, check_writable_folder
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
 from .inputs import check_trace, loss_at, recurrent_network
-from .reach import at_step, norms_over_time, reach_of
+from .reach import at_step, norms_of_rows, norms_over_time, reach_of
 from .reports import plain
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
@@ -159,7 +159,8 @@ class Watch:
     ----------
     records : list of dict
         One per look: "window" (calls, from 1), "loss" and, for each layer by name, "gradient" (the norm of
-        the loss's gradient at h, over all steps), "half_life" (in steps, of the last step's loss; None if it
+        the loss's gradient at h, over all steps; None, as every number here, where it is beyond all numbers),
+        "half_life" (in steps, of the last step's loss; None if it
         does not shrink or cannot be measured), "kept" (the share of it that reaches the initial state),
         "saturated" (the share of saturated values: of the gates, or of h where that is the only gate; None if
         they do not saturate), "forget" (the mean of the gate that keeps c, or None) and "weights" (the norm
@@ -234,18 +235,18 @@ class Watch:
         last_dy[where] = dy[where]
         last = run_back(self.net, last_dy, trace)
         seen = {}
-        for i, (name, layer, layer_trace) in enumerate(layers):
-            for number, one in enumerate(layer_trace.layers):
-                with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # what overflows is recorded as None
+            for i, (name, layer, layer_trace) in enumerate(layers):
+                for number, one in enumerate(layer_trace.layers):
                     reach = reach_of([(steps - 1, last[i], number)])
                     norms = norms_over_time(total[i].stack[number].dh)
-                seen[f"{name}l{number}"] = {
-                    "gradient": plain(np.sqrt(np.square(norms).sum())),
-                    "half_life": plain(reach.half_life),
-                    "kept": plain(reach.kept),
-                    **_of_gates(one),
-                    "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
-                }
+                    seen[f"{name}l{number}"] = {
+                        "gradient": plain(norms_of_rows(norms[None])[0]),
+                        "half_life": plain(reach.half_life),
+                        "kept": plain(reach.kept),
+                        **_of_gates(one),
+                        "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
+                    }
         return seen
 
     def _write(self, record):
@@ -276,7 +277,7 @@ def _of_gates(trace):
         saturated = float(count / max(1, size))
     return {
         "saturated": saturated,
-        "forget": float(gates[cell.keeps].mean()) if cell.keeps else None,
+        "forget": plain(gates[cell.keeps].mean()) if cell.keeps else None,
     }
 
 

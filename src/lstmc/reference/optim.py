@@ -18,12 +18,43 @@ def clip_grad_norm(grads, max_norm):
     -------
     grads : array
     norm : float
-        The norm before clipping, summed in float64.
+        The norm before clipping, summed in float64 relative to the largest element, so that no square
+        overflows or vanishes.
     """
-    norm = float(np.sqrt(np.sum(np.square(grads, dtype=np.float64))))
+    wide = np.asarray(grads, np.float64)
+    norm = float(np.abs(wide).max(initial=0))
+    if 0 < norm < np.inf:
+        exponent = np.frexp(norm)[1]
+        squares = np.square(np.ldexp(wide, -exponent))
+        norm = float(np.ldexp(np.sqrt(squares.sum()), exponent))
     if np.isfinite(norm) and norm > max_norm:
-        grads = grads * (max_norm / norm)
+        grads = (wide / norm * max_norm).astype(np.asarray(grads).dtype)
     return grads, norm
+
+
+def _mean_of_squares(mean, grads, decay):
+    """Return the running mean of squares after these gradients: at most the largest number there is.
+
+    Infinity would never fade. The factor comes first where the square alone overflows.
+    """
+    with np.errstate(over="ignore"):
+        square = np.square(grads)
+        share = np.where(np.isinf(square), (1 - decay) * grads * grads, (1 - decay) * square)
+        return np.minimum(decay * mean + share, np.finfo(share.dtype).max)
+
+
+def _beside_root(values, mean):
+    """Return what is divided by the root of that mean: no larger than the root where the mean had to stop.
+
+    What is not finite stays, to be seen.
+    """
+    most = np.finfo(mean.dtype).max
+    limited = np.clip(values, -np.sqrt(most), np.sqrt(most))
+    return np.where((mean >= most) & np.isfinite(values), limited, values)
+
+
+def _not_zero(eps, params):
+    return max(eps, float(np.finfo(params.dtype).tiny))
 
 
 def sgd(params, grads, velocity, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -73,6 +104,7 @@ def adam(
     step : int
         The number of this step, counted from 1.
     lr, beta1, beta2, eps : float
+        eps counts as the smallest normal number at least.
     weight_decay : float
         Times the parameters, added to the gradient; if decoupled, instead times lr times the
         parameters, taken from them before the step.
@@ -86,11 +118,11 @@ def adam(
         params = params * (1 - lr * weight_decay)
     else:
         grads = grads + weight_decay * params
-    m = beta1 * m + (1 - beta1) * grads
-    v = beta2 * v + (1 - beta2) * grads**2
+    v = _mean_of_squares(v, grads, beta2)
+    m = _beside_root(beta1 * m + (1 - beta1) * grads, v)
     m_corrected = m / (1 - beta1**step)
-    v_corrected = v / (1 - beta2**step)
-    return params - lr * m_corrected / (np.sqrt(v_corrected) + eps), m, v
+    root_corrected = np.sqrt(v) / (1 - beta2**step) ** 0.5
+    return params - lr * m_corrected / (root_corrected + _not_zero(eps, params)), m, v
 
 
 def rmsprop(
@@ -111,7 +143,8 @@ def rmsprop(
     params, grads, square_avg : arrays of one shape
         The running mean of the squared gradient starts at zero.
     lr, alpha, eps : float
-        Learning rate, decay of the running mean, and what is added to its root.
+        Learning rate, decay of the running mean, and what is added to its root: the smallest normal number at
+        least.
     momentum_buffer : array of the same shape, or None
         None means zeros. Without momentum it is neither read nor changed.
     momentum : float
@@ -124,8 +157,8 @@ def rmsprop(
     momentum_buffer : array or None
     """
     grads = grads + weight_decay * params
-    square_avg = alpha * square_avg + (1 - alpha) * grads**2
-    step = grads / (np.sqrt(square_avg) + eps)
+    square_avg = _mean_of_squares(square_avg, grads, alpha)
+    step = _beside_root(grads, square_avg) / (np.sqrt(square_avg) + _not_zero(eps, params))
     if momentum:
         previous = np.zeros_like(params) if momentum_buffer is None else momentum_buffer
         step = momentum_buffer = momentum * previous + step

@@ -54,12 +54,14 @@ class ExponentialDecay(StepDecay):
 class PlateauDecay(StepDecay):
     patience: int
     threshold: float
+    min_lr: float
     def __init__(
         self,
         optimiser: _Optimiser,
         factor: float = 0.5,
         patience: int = 1,
         threshold: float = 0.0,
+        min_lr: float = 1e-8,
     ) -> None: ...
 
 class Vocabulary:

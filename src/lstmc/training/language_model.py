@@ -21,6 +21,7 @@ from ..files import (
 from ..layer import check_dtype, check_share, check_size
 from ..losses import softmax_cross_entropy
 from ..recurrent import KINDS
+from .streams import perplexity_of
 from .text import UNKNOWN, tokenize
 from .vocabulary import Vocabulary
 
@@ -199,11 +200,14 @@ class LanguageModel:
         Raises
         ------
         TypeError, ValueError
-            An argument does not fit, or a character was not in the training text.
+            An argument does not fit, a character was not in the training text, or the output of the network
+            is not finite.
         """
         k = check_size("k", k)
         ids = self._encode("text", text, least=1)
-        probabilities = self._probabilities(self._read(self.net.stepper(), ids))
+        logits = self._read(self.net.stepper(), ids)
+        _check_output(host(logits))
+        probabilities = self._probabilities(logits)
         best = np.argsort(-probabilities, kind="stable")[:k]
         return [(self.vocabulary.tokens[i], float(probabilities[i])) for i in best]
 
@@ -259,13 +263,15 @@ class LanguageModel:
         Returns
         -------
         float
+            Infinity where the loss is above 709 nats: the perplexity is beyond all numbers then.
 
         Raises
         ------
         TypeError, ValueError
-            It is not such a text, or a character was not in the training text.
+            It is not such a text, a character was not in the training text, or the output of the network is
+            not finite.
         """
-        return math.exp(self.loss(text))
+        return perplexity_of(self.loss(text))
 
     def loss(self, text):
         """Return the mean loss of every token but the first, in nats; see `perplexity`."""
@@ -275,6 +281,7 @@ class LanguageModel:
             read = ids[start : start + CHUNK + 1, None]
             logits, state, _ = self.net.forward(read[:-1], state, training=False)
             total += softmax_cross_entropy(logits, read[1:])[0] * (len(read) - 1)
+        _check_output(float(total))
         return float(total / (len(ids) - 1))
 
     def _encode(self, name, text, least=0):
@@ -301,8 +308,7 @@ class LanguageModel:
     def _draw(self, logits, temperature, top_k, rng):
         """Draw an id from logits (V,)."""
         logits = logits.astype(np.float64)
-        if not np.isfinite(logits).all():
-            raise ValueError("the network's output is not finite: its training has diverged")
+        _check_output(logits)
         if self.vocabulary.level == "word" and len(logits) > 1:
             logits[0] = -np.inf  # <unk>
         if temperature == 0:
@@ -424,6 +430,12 @@ def _moved(state, put):
     if isinstance(state, tuple):
         return tuple(_moved(part, put) for part in state)
     return None if state is None else put(host(state))
+
+
+def _check_output(values):
+    """Refuse logits, or a loss of them, that are not finite."""
+    if not np.isfinite(values).all():
+        raise ValueError("the network's output is not finite: its training has diverged")
 
 
 def _check_temperature(value):

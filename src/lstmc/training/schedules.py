@@ -113,6 +113,8 @@ class PlateauDecay(StepDecay):
         In epochs, at least 1.
     threshold : float
         An improvement must be larger, in nats.
+    min_lr : float
+        lr does not fall below it.
 
     Raises
     ------
@@ -120,12 +122,13 @@ class PlateauDecay(StepDecay):
         A number does not fit.
     """
 
-    _options = ("factor", "patience", "threshold")
+    _options = ("factor", "patience", "threshold", "min_lr")
 
-    def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0):
+    def __init__(self, optimiser, factor=0.5, patience=1, threshold=0.0, min_lr=1e-8):
         super().__init__(optimiser, factor)
         self.patience = int(check_number("patience", patience, low=1))
         self.threshold = check_number("threshold", threshold)
+        self.min_lr = check_number("min_lr", min_lr)
         self.best, self.waited = math.inf, 0
 
     def epoch_ended(self, loss=None):
@@ -138,7 +141,8 @@ class PlateauDecay(StepDecay):
             return
         self.waited += 1
         if self.waited >= self.patience:
-            self.optimiser.lr *= self.factor
+            lr = self.optimiser.lr
+            self.optimiser.lr = max(lr * self.factor, min(lr, self.min_lr))
             self.waited = 0
 
     def state(self):

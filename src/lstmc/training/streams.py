@@ -1,5 +1,7 @@
 """A corpus as parallel streams of tokens, cut into windows, and the loss over it."""
 
+import math
+
 import numpy as np
 
 from .._kernels import kernels_of
@@ -13,6 +15,7 @@ __all__ = [
     "evaluate",
     "mean_loss",
     "on_device_of",
+    "perplexity_of",
     "streams",
     "windows",
 ]
@@ -132,6 +135,14 @@ def mean_loss(net, tokens, batch, steps, num_threads, after_each):
         count += x.size
         after_each()
     return float(total / count)
+
+
+def perplexity_of(loss):
+    """Return the exponential of a loss in nats; infinity where that is beyond all numbers, above 709 nats."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def on_device_of(net, stream):

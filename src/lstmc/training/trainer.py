@@ -33,6 +33,7 @@ from .streams import (
     check_tokens,
     mean_loss,
     on_device_of,
+    perplexity_of,
     streams,
     windows,
 )
@@ -46,10 +47,6 @@ def _digest(tokens):
 
 def _digest_text(digest):
     return "none" if digest is None else "{} tokens (checksum {:08x})".format(*digest)
-
-
-def _perplexity(loss):
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 @dataclass(eq=False, repr=False)
@@ -315,7 +312,7 @@ class Trainer:
 
     @staticmethod
     def _show(bar, tokens, **losses):
-        perplexity = _perplexity(losses.get("validation", losses["loss"]))
+        perplexity = perplexity_of(losses.get("validation", losses["loss"]))
         bar.set_postfix(**losses, perplexity=perplexity, refresh=not tokens)
         bar.update(tokens)
 
@@ -356,7 +353,7 @@ class Trainer:
         return {
             "train_loss": train_loss,
             "valid_loss": valid_loss,
-            "perplexity": _perplexity(train_loss if valid_loss is None else valid_loss),
+            "perplexity": perplexity_of(train_loss if valid_loss is None else valid_loss),
             "lr": self.optimiser.lr,
             "seconds": sums["seconds"],
             "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),

@@ -77,7 +77,7 @@ FLAT = {
         "scratch": {"sums": SQUARES},
         "same": ("dy", "y"),
     },
-    "sum_of_squares": {
+    "norm": {
         "sizes": {"n": "a.size"},
         "arrays": {"a": "n"},
         "scratch": {"sums": SQUARES},

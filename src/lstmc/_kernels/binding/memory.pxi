@@ -2,16 +2,20 @@
 
 cdef enum:
     MOST_BLOCKS = 32
+    PATIENCE = 128  # requests after which a block that none of them could use is freed
     MOST_AXES = 8
 
 cdef class Pool:
     """Memory that is used again: fresh pages cost more than the arithmetic of a small layer.
 
-    The GIL guards a pool: none of its methods runs Python code in between.
+    What the last PATIENCE requests had no use for goes back to the system: a pool holds no more than these used,
+    beside the arrays that are alive. The GIL guards a pool: none of its methods runs Python code in between.
     """
 
     cdef void *blocks[MOST_BLOCKS]  # the one that came back last at the end
     cdef size_t sizes[MOST_BLOCKS]
+    cdef unsigned long long used[MOST_BLOCKS]  # the number of requests until when each was of use
+    cdef unsigned long long requests
     cdef int count
     cdef bint any_size  # a block of any size that fits will do: for what comes back soon
 
@@ -21,7 +25,25 @@ cdef class Pool:
         for i in range(which, self.count):
             self.blocks[i] = self.blocks[i + 1]
             self.sizes[i] = self.sizes[i + 1]
+            self.used[i] = self.used[i + 1]
         return block
+
+    cpdef void tick(self) noexcept:
+        """Count a request, and free what the last ones had no use for."""
+        self.requests += 1
+        for i in reversed(range(self.count)):
+            if self.requests - self.used[i] > PATIENCE:
+                PyMem_RawFree(self.remove(i))
+
+    def release(self):
+        """Free all that is not in use."""
+        while self.count:
+            PyMem_RawFree(self.remove(self.count - 1))
+
+    @property
+    def nbytes(self):
+        """How many bytes wait to be used again."""
+        return sum([self.sizes[i] for i in range(self.count)])
 
     cdef Buffer take(self, size_t nbytes):
         """Return a Buffer of at least so many bytes, not initialised.
@@ -31,6 +53,7 @@ cdef class Pool:
         """
         cdef Buffer buffer = Buffer.__new__(Buffer)
         cdef int i, best = -1
+        self.tick()
         buffer.pool = self
         if nbytes < 64:
             nbytes = 64
@@ -40,6 +63,8 @@ cdef class Pool:
                 best = i
         if best >= 0:
             buffer.size = self.sizes[best]
+            if buffer.size > 2 * nbytes + 4096:
+                buffer.used = self.used[best]
             buffer.raw = self.remove(best)
             return buffer
         for i in reversed(range(self.count)):
@@ -71,11 +96,12 @@ cdef class Pool:
         cnp.set_array_base(array, buffer)
         return array
 
-    cdef void give_back(self, void *raw, size_t size) noexcept:
+    cdef void give_back(self, void *raw, size_t size, unsigned long long used) noexcept:
         if self.count == MOST_BLOCKS:
             PyMem_RawFree(self.remove(0))
         self.blocks[self.count] = raw
         self.sizes[self.count] = size
+        self.used[self.count] = used or self.requests
         self.count += 1
 
     def __dealloc__(self):
@@ -88,6 +114,7 @@ cdef class Buffer:
 
     cdef void *raw
     cdef size_t size
+    cdef unsigned long long used  # what it was before, where it is too large for what it is used for; else 0
     cdef Pool pool
 
     cdef void *data(self) noexcept:
@@ -108,7 +135,7 @@ cdef class Buffer:
 
     def __dealloc__(self):
         if self.raw != NULL:
-            self.pool.give_back(self.raw, self.size)
+            self.pool.give_back(self.raw, self.size, self.used)
 
 
 cdef Pool scratch_pool = Pool()  # of what a call needs while it runs

@@ -1,4 +1,4 @@
-/* What works on flat arrays: the embedding, softmax and losses, norms, optimisers.
+/* What works on flat arrays: the embedding, softmax and losses, norms. Optimisers are in optimisers.h.
  *
  * Sums over an array go over fixed blocks in a fixed order, so that they do not depend on threads.
  */
@@ -170,6 +170,7 @@ typedef struct {
     real *dy;
     const real *a, *target; /* target NULL: zeros */
     double weight;
+    double scale; /* of what is squared, a power of two: its squares then neither overflow nor vanish */
     ptrdiff_t n;
 } NAME(squares_work);
 
@@ -186,7 +187,8 @@ static void NAME(squares_member)(void *work, const team *member)
         for (ptrdiff_t i = block * SUM_BLOCK; i < end; i += CHAINS)
             for (ptrdiff_t j = 0; j < min_of(CHAINS, end - i); j++) {
                 real difference = w->target ? w->a[i + j] - w->target[i + j] : w->a[i + j];
-                sums[j] += (double)difference * difference;
+                double scaled = difference * w->scale;
+                sums[j] += scaled * scaled;
                 if (w->dy) /* loss = weight * difference^2 */
                     w->dy[i + j] = (real)(2 * w->weight * difference);
             }
@@ -209,14 +211,43 @@ static double NAME(add_squares)(NAME(squares_work) * work, int threads)
 static double NAME(squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
                                   ptrdiff_t n, int threads)
 {
-    NAME(squares_work) work = {sums, dy, y, target, n ? 1.0 / n : 0, n};
+    NAME(squares_work) work = {sums, dy, y, target, n ? 1.0 / n : 0, 1, n};
     return NAME(add_squares)(&work, threads) * work.weight;
 }
 
-static double NAME(sum_of_squares)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads)
+/* sums[block] = the largest |a| of the block. */
+static void NAME(largest_member)(void *work, const team *member)
 {
-    NAME(squares_work) work = {sums, NULL, a, NULL, 1, n};
-    return NAME(add_squares)(&work, threads);
+    const NAME(squares_work) *w = work;
+    ptrdiff_t from, to;
+    team_share(member, ceil_div(w->n, SUM_BLOCK), &from, &to);
+    for (ptrdiff_t block = from; block < to; block++) {
+        double largest = 0;
+        for (ptrdiff_t i = block * SUM_BLOCK; i < min_of(w->n, (block + 1) * SUM_BLOCK); i++)
+            largest = fabs((double)w->a[i]) > largest ? fabs((double)w->a[i]) : largest;
+        w->sums[block] = largest;
+    }
+}
+
+/* Where the squares as they are overflow, or are so small that some may have been flushed to zero, they are
+ * taken again, of a times a power of two that brings the largest near 1. */
+static double NAME(norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads)
+{
+    NAME(squares_work) work = {sums, NULL, a, NULL, 1, 1, n};
+    const double sum = NAME(add_squares)(&work, threads);
+    if (isnan(sum) || (sum >= 0x1p-900 && sum < INFINITY))
+        return sqrt(sum);
+    lstmc_team_run(flat_threads(threads, n), NAME(largest_member), &work);
+    double largest = 0;
+    for (ptrdiff_t block = 0; block < ceil_div(n, SUM_BLOCK); block++)
+        largest = sums[block] > largest ? sums[block] : largest;
+    if (largest == 0 || largest == INFINITY)
+        return largest;
+    int exponent;
+    frexp(largest, &exponent);
+    exponent = exponent < 1000 ? exponent : 1000; /* its inverse is not denormal */
+    work.scale = ldexp(1, -exponent);
+    return ldexp(sqrt(NAME(add_squares)(&work, threads)), exponent);
 }
 
 /* ---- fingerprint --------------------------------------------------------------------------------- */
@@ -258,157 +289,5 @@ static uint64_t NAME(fingerprint)(const void *bytes, size_t size)
     }
     return all;
 }
-
-/* ---- optimisers ---------------------------------------------------------------------------------- */
-
-typedef struct {
-    real *params, *first, *second; /* states: velocity; m, v; square_avg, velocity */
-    const real *grads;
-    real lr, momentum, decay, beta1, beta2, eps, shrink, root_of_correction;
-    real rest1, rest2; /* 1 - beta, before it was rounded: of 1 - 0.999 a float would know four digits */
-    int nesterov;
-    ptrdiff_t n;
-} NAME(optimiser_work);
-
-/* A member's elements, a vector at a time: i is its start, n how many lanes of it count. Every element is
- * computed alike wherever the array is cut, so that results do not depend on threads. */
-#define FOR_VECTORS(w)                         \
-    ptrdiff_t from, to;                        \
-    share_vectors(member, (w)->n, &from, &to); \
-    for (ptrdiff_t i = from, n; n = min_of(VL, to - i), i < to; i += VL)
-
-/* GCC makes one instruction of it. */
-INLINE vec square_root(vec x)
-{
-    for (int i = 0; i < VL; i++)
-        x[i] = LSTMC_REAL == 32 ? sqrtf(x[i]) : sqrt(x[i]);
-    return x;
-}
-
-/* lr is the factor. */
-static void NAME(scale_member)(void *work, const team *member)
-{
-    const NAME(optimiser_work) *w = work;
-    FOR_VECTORS(w)
-        store_n(w->params + i, load_n(w->params + i, n) * w->lr, n);
-}
-
-/* PyTorch's form of momentum (Sutskever et al. 2013): velocity = momentum * velocity + d, without the rate.
- */
-static void NAME(sgd_member)(void *work, const team *member)
-{
-    const NAME(optimiser_work) *w = work;
-    FOR_VECTORS(w) {
-        vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
-        d = w->decay * p + d;
-        if (w->first) {
-            vec velocity = w->momentum * load_n(w->first + i, n) + d;
-            store_n(w->first + i, velocity, n);
-            d = w->nesterov ? w->momentum * velocity + d : velocity;
-        }
-        store_n(w->params + i, p - w->lr * d, n);
-    }
-}
-
-/* Kingma & Ba 2015; with shrink below 1 the decoupled decay of Loshchilov & Hutter 2019. The correction of m
- * is in lr, that of v in root_of_correction. */
-static void NAME(adam_member)(void *work, const team *member)
-{
-    const NAME(optimiser_work) *w = work;
-    FOR_VECTORS(w) {
-        vec p = load_n(w->params + i, n) * w->shrink, d = load_n(w->grads + i, n);
-        d = w->decay * p + d;
-        vec m = load_n(w->first + i, n), v = load_n(w->second + i, n);
-        m = w->rest1 * (d - m) + m;
-        vec square = w->rest2 * (d * d);
-        v = w->beta2 * v + square;
-        store_n(w->first + i, m, n);
-        store_n(w->second + i, v, n);
-        store_n(w->params + i, p - w->lr * m / (square_root(v) / w->root_of_correction + w->eps), n);
-    }
-}
-
-/* Tieleman & Hinton 2012, eps outside the root as PyTorch has it. */
-static void NAME(rmsprop_member)(void *work, const team *member)
-{
-    const NAME(optimiser_work) *w = work;
-    FOR_VECTORS(w) {
-        vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
-        d = w->decay * p + d;
-        vec square = w->rest1 * (d * d);
-        vec average = w->beta1 * load_n(w->first + i, n) + square;
-        store_n(w->first + i, average, n);
-        d = d / (square_root(average) + w->eps);
-        if (w->second) {
-            d = w->momentum * load_n(w->second + i, n) + d;
-            store_n(w->second + i, d, n);
-        }
-        store_n(w->params + i, p - w->lr * d, n);
-    }
-}
-
-static void NAME(scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads)
-{
-    NAME(optimiser_work) work = {.params = a, .lr = (real)factor, .n = n};
-    lstmc_team_run(flat_threads(threads, n), NAME(scale_member), &work);
-}
-
-static void NAME(sgd)(lstmc_real *params, lstmc_real *velocity, const lstmc_real *grads, double lr,
-                      double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads)
-{
-    NAME(optimiser_work)
-    work = {.params = params,
-            .first = velocity,
-            .grads = grads,
-            .lr = (real)lr,
-            .momentum = (real)momentum,
-            .decay = (real)weight_decay,
-            .nesterov = nesterov,
-            .n = n};
-    lstmc_team_run(flat_threads(threads, n), NAME(sgd_member), &work);
-}
-
-static void NAME(adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads,
-                       int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay,
-                       int decoupled, ptrdiff_t n, int threads)
-{
-    NAME(optimiser_work)
-    work = {.params = params,
-            .first = m,
-            .second = v,
-            .grads = grads,
-            .lr = (real)(lr / (1 - pow(beta1, step))),
-            .beta1 = (real)beta1,
-            .beta2 = (real)beta2,
-            .rest1 = (real)(1 - beta1),
-            .rest2 = (real)(1 - beta2),
-            .eps = (real)eps,
-            .decay = (real)(decoupled ? 0 : weight_decay),
-            .shrink = (real)(decoupled ? 1 - lr * weight_decay : 1),
-            .root_of_correction = (real)sqrt(1 - pow(beta2, step)),
-            .n = n};
-    lstmc_team_run(flat_threads(threads, n), NAME(adam_member), &work);
-}
-
-static void NAME(rmsprop)(lstmc_real *params, lstmc_real *square_avg, lstmc_real *velocity,
-                          const lstmc_real *grads, double lr, double alpha, double eps, double momentum,
-                          double weight_decay, ptrdiff_t n, int threads)
-{
-    NAME(optimiser_work)
-    work = {.params = params,
-            .first = square_avg,
-            .second = velocity,
-            .grads = grads,
-            .lr = (real)lr,
-            .momentum = (real)momentum,
-            .decay = (real)weight_decay,
-            .beta1 = (real)alpha,
-            .rest1 = (real)(1 - alpha),
-            .eps = (real)eps,
-            .n = n};
-    lstmc_team_run(flat_threads(threads, n), NAME(rmsprop_member), &work);
-}
-
-#undef FOR_VECTORS
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "linear.h"
 #include "flat.h"
+#include "optimisers.h"
 
 typedef struct {
     real *out;
@@ -80,7 +81,7 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .softmax = NAME(softmax),
     .softmax_cross_entropy = NAME(softmax_cross_entropy),
     .squared_error = NAME(squared_error),
-    .sum_of_squares = NAME(sum_of_squares),
+    .norm = NAME(norm),
     .scale = NAME(scale),
     .sgd = NAME(sgd),
     .adam = NAME(adam),

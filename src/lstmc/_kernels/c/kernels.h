@@ -175,11 +175,13 @@ typedef struct lstmc_kernels {
        sums: scratch, ROOM for n / 4096 + 1 doubles. */
     double (*squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
                             ptrdiff_t n, int threads);
-    /* The sum of squares, in double. sums as above. */
-    double (*sum_of_squares)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads);
+    /* The Euclidean norm, in double. Where the squares overflow or vanish, a is read twice more: infinite
+       only if an element or the norm itself is. sums as above. */
+    double (*norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads);
     void (*scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads); /* a *= factor */
 
-    /* optimisers, one step over n parameters: params and the states after it are updated in place. */
+    /* optimisers, one step over n parameters: params and the states after it are updated in place;
+       optimisers.h. eps: at least the smallest normal number. */
     void (*sgd)(lstmc_real *params, lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads,
                 double lr, double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads);
     void (*adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads,

@@ -221,15 +221,37 @@ __global__ void scale(real *a, double factor, index_t n)
         a[i] *= (real)factor;
 }
 
-/* a *= most / *norm, where that is finite and larger than most */
+/* *norm, the root of the sum of squares of a (n,): where these overflowed or vanished, that of a relative to
+ * its largest element. One block. */
 template <typename real>
-__global__ void clip(real *a, const double *norm, double most, index_t n)
+__global__ void scaled_norm(double *norm, const real *a, index_t n)
+{
+    DYNAMIC_SHARED(double, room);
+    const double before = *norm;
+    double largest = 0, sum = 0;
+    if (!(before < 1e-135 || before > 1e300)) /* NaN too */
+        return;
+    for (index_t i = threadIdx.x; i < n; i += BLOCK)
+        largest = fabs((double)a[i]) > largest ? fabs((double)a[i]) : largest;
+    largest = block_most(largest, room);
+    if (largest == 0 || !isfinite(largest))
+        return;
+    for (index_t i = threadIdx.x; i < n; i += BLOCK)
+        sum += (a[i] / largest) * (a[i] / largest);
+    sum = block_sum(sum, room);
+    if (threadIdx.x == 0)
+        *norm = largest * sqrt(sum);
+}
+
+/* a *= most / *norm, where the norm is finite and larger than most; least: the smallest normal number */
+template <typename real>
+__global__ void clip(real *a, const double *norm, double most, double least, index_t n)
 {
     if (!(isfinite(*norm) && *norm > most))
         return;
-    const real factor = (real)(most / *norm);
+    const double factor = most / *norm;
     FOR_EACH(i, n)
-        a[i] *= factor;
+        a[i] = factor < least ? (real)(a[i] / *norm * most) : a[i] * (real)factor;
 }
 
 /* ---- fingerprint --------------------------------------------------------------------------------- */
@@ -268,29 +290,49 @@ __global__ void sgd(real *params, real *velocity, const real *grads, double lr, 
     }
 }
 
+/* The running mean of squares after d. Where d * d overflows, its weight comes first, as in PyTorch. A mean
+ * beyond all numbers is the largest one, most: infinity would never fade, and the weight would stand still. */
+template <typename real>
+DEVICE real mean_of_squares(real mean, real d, double beta, double most)
+{
+    const real rest = (real)(1 - beta), square = d * d;
+    mean = (real)beta * mean + (square > (real)most ? rest * d * d : rest * square);
+    return mean > (real)most ? (real)most : mean;
+}
+
+/* d, which a step divides by the root of that mean: where the mean had to stop at the largest number, it stops
+ * at the root of it. What is not finite stays, to be seen. */
+template <typename real>
+DEVICE real beside_root(real d, real mean, double most)
+{
+    const real root = (real)sqrt(most);
+    return mean < (real)most || !isfinite(d) || fabs(d) < root ? d : d < 0 ? -root : root;
+}
+
 /* rate: lr / (1 - beta1^step); shrink: 1 - lr * weight_decay, where that is decoupled, else 1 */
 template <typename real>
 __global__ void adam(real *params, real *m, real *v, const real *grads, double rate, double beta1,
                      double beta2, double eps, double weight_decay, double shrink, double root_of_correction,
-                     index_t n)
+                     double most, index_t n)
 {
     FOR_EACH(i, n) {
         const real p = params[i] * (real)shrink, d = (real)weight_decay * p + grads[i];
-        m[i] = (real)(1 - beta1) * (d - m[i]) + m[i];
-        v[i] = (real)beta2 * v[i] + (real)(1 - beta2) * (d * d);
+        v[i] = mean_of_squares(v[i], d, beta2, most);
+        m[i] = beside_root((real)(1 - beta1) * (d - m[i]) + m[i], v[i], most);
         params[i] = p - (real)rate * m[i] / (sqrt(v[i]) / (real)root_of_correction + (real)eps);
     }
 }
 
 template <typename real>
 __global__ void rmsprop(real *params, real *square_avg, real *velocity, const real *grads, double lr,
-                        double alpha, double eps, double momentum, double weight_decay, index_t n)
+                        double alpha, double eps, double momentum, double weight_decay, double most,
+                        index_t n)
 {
     FOR_EACH(i, n) {
         const real p = params[i];
         real d = (real)weight_decay * p + grads[i];
-        square_avg[i] = (real)alpha * square_avg[i] + (real)(1 - alpha) * (d * d);
-        d = d / (sqrt(square_avg[i]) + (real)eps);
+        square_avg[i] = mean_of_squares(square_avg[i], d, alpha, most);
+        d = beside_root(d, square_avg[i], most) / (sqrt(square_avg[i]) + (real)eps);
         if (velocity) {
             d = (real)momentum * velocity[i] + d;
             velocity[i] = d;

@@ -45,6 +45,13 @@ class Pool:
         """Return an array, not initialised."""
         return cupy.empty(tuple(shape), dtype)
 
+    def tick(self):
+        """Do nothing: CuPy's pool keeps what it has."""
+
+    def release(self):
+        """Free all memory of CuPy's pool that is not in use."""
+        cupy.get_default_memory_pool().free_all_blocks()
+
 
 def fingerprint(all_arrays):
     """Return an array () that changes, but for one case in 2^64, when any element of any array does."""
@@ -312,20 +319,36 @@ def squared_error(dy, y, target, num_threads=None):
     return _add_up(_sums_per_block(dy, y, target), factor=1 / max(1, y.size))
 
 
-def sum_of_squares(a, num_threads=None):
-    """Return the sum of squares of a flat array, in double precision."""
+def norm(a, num_threads=None):
+    """Return the Euclidean norm of a flat array, in double precision."""
     check_num_threads(num_threads)
-    return _add_up(_sums_per_block(None, a, None))
+    out = _add_up(_sums_per_block(None, a, None), root=True)
+    if a.dtype == np.float64 and a.size:  # squares of float32 do not leave the range of double
+        flat_kernel("scaled_norm", a.dtype)(
+            (1,), (THREADS,), (out, a, i64(a.size)), shared_mem=THREADS * 8
+        )
+    return out
 
 
 def clip(grads, max_norm, num_threads=None):
     """Scale a flat array to a norm of at most max_norm, if its norm is finite; return the norm before."""
     check_num_threads(num_threads)
-    norm = _add_up(_sums_per_block(None, grads, None), root=True)
+    before = norm(grads)
     launch(
-        flat_kernel("clip", grads.dtype), grads.size, grads, norm, number(max_norm), i64(grads.size)
-    )
-    return norm
+        flat_kernel("clip", grads.dtype), grads.size, grads, before, number(max_norm), _least(grads),
+        i64(grads.size),
+    )  # fmt: skip
+    return before
+
+
+def _least(a):
+    """Return the smallest number of an array's type that is not denormal."""
+    return number(np.finfo(a.dtype).tiny)
+
+
+def _most(a):
+    """Return the largest number of an array's type."""
+    return number(np.finfo(a.dtype).max)
 
 
 def scale(a, factor, num_threads=None):
@@ -353,9 +376,9 @@ def adam(
     check_flat(params, m=m, v=v, grads=grads)
     launch(
         flat_kernel("adam", params.dtype), params.size, params, m, v, grads,
-        number(lr / (1 - beta1**step)), number(beta1), number(beta2), number(eps),
+        number(lr / (1 - beta1**step)), number(beta1), number(beta2), max(number(eps), _least(params)),
         number(0 if decoupled else weight_decay), number(1 - lr * weight_decay if decoupled else 1),
-        number(math.sqrt(1 - beta2**step)), i64(params.size),
+        number(math.sqrt(1 - beta2**step)), _most(params), i64(params.size),
     )  # fmt: skip
 
 
@@ -367,6 +390,6 @@ def rmsprop(
     check_flat(params, square_avg=square_avg, velocity=velocity, grads=grads)
     launch(
         flat_kernel("rmsprop", params.dtype), params.size, params, square_avg,
-        or_null(velocity), grads, number(lr), number(alpha), number(eps), number(momentum),
-        number(weight_decay), i64(params.size),
+        or_null(velocity), grads, number(lr), number(alpha), max(number(eps), _least(params)),
+        number(momentum), number(weight_decay), _most(params), i64(params.size),
     )  # fmt: skip

@@ -41,7 +41,7 @@ GROUPS = {
     "persistent": ("persistent_forward", "persistent_backward", "persistent_sizes"),
     "cooperative": ("cooperative_forward", "cooperative_backward"),
     "flat": ("embedding_forward", "embedding_backward", "masked", "add_bias", "sum_rows", "add_sums",
-             "softmax_rows", "squares", "scale", "clip", "sgd", "adam", "rmsprop"),
+             "softmax_rows", "squares", "scaled_norm", "scale", "clip", "sgd", "adam", "rmsprop"),
     "flat of no type": ("check_tokens", "dropout_mask", "weight_of_targets", "add_up", "fingerprint"),
 }  # fmt: skip
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}

@@ -1,0 +1,133 @@
+"""Backward sweeps, of which Jacobians are made: gradients at one state carried back to an earlier one."""
+
+import numpy as np
+
+from .._kernels.devices import host
+from .._kernels.messages import shape_text
+from ..recurrent import Recurrent
+from .reach import exponents_of
+
+__all__ = [
+    "carry",
+    "check_layer",
+    "check_span",
+    "is_int",
+    "row_groups",
+    "state_size",
+    "sweep",
+    "trace_of",
+]
+
+SWEEP_BYTES = 64 << 20  # of the gradients of one sweep over several steps
+
+
+def sweep(layer, trace, rows, t1, t0, threads, dx=None):
+    """Carry gradients back from state t1 to state t0.
+
+    rows (B, R, S) holds R gradients for each row of the batch; the result has the same form. Where t0 is 0,
+    the gradients of the inputs are written to dx (t1, B*R, I).
+    """
+    batch, repeat, size = rows.shape
+    parts, hidden = len(layer.cell.states), layer.hidden_size
+    shape = (batch * repeat, parts, layer.num_layers, hidden)
+    # h, or h and c: each one contiguous array (L, B*R, H)
+    contiguous = layer.kernels.arrays.ascontiguousarray
+    carried = contiguous(rows.reshape(shape).transpose(1, 2, 0, 3))
+    step_bytes = carried.itemsize * batch * repeat * hidden * max(1, layer.num_layers - 1)
+    at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
+    while t1 > t0:
+        middle = max(t0, t1 - at_once)
+        out = None if dx is None else dx[middle:t1]
+        carried = layer.carry_back(trace, carried, middle, t1, repeat, out, threads)
+        t1 = middle
+    return contiguous(carried.transpose(2, 0, 1, 3)).reshape(batch, repeat, size)
+
+
+def carry(layer, trace, rows, exponents, t1, t0, threads):
+    """Carry gradients back from state t1 to state t0, however much they grow on the way.
+
+    Parameters
+    ----------
+    rows : ndarray (B, R, S)
+    exponents : ndarray (B,) of integers
+        The gradients are rows times 2**exponents.
+
+    Returns
+    -------
+    rows, exponents
+        What overflows is carried in shorter spans and scaled in between. Rows that are not finite are those
+        that a single step makes so.
+    """
+    out = sweep(layer, trace, rows, t1, t0, threads)
+    if not (_is_finite(rows) & ~_is_finite(out)).any():
+        return out, exponents
+    rows, shifts = _scaled(layer, rows)
+    exponents = exponents + shifts
+    if t1 - t0 == 1:
+        return sweep(layer, trace, rows, t1, t0, threads), exponents
+    middle = (t0 + t1) // 2
+    half = carry(layer, trace, rows, exponents, t1, middle, threads)
+    return carry(layer, trace, *half, middle, t0, threads)
+
+
+def _is_finite(rows):
+    """Return for each row of the batch whether all its gradients are finite."""
+    return host(np.isfinite(rows).all((1, 2)))
+
+
+def _scaled(layer, rows):
+    """Return rows (B, R, S) divided by powers of two that bring the largest of each b near 1, and these."""
+    wide = host(rows).astype(np.float64)
+    exponents = exponents_of(wide)
+    wide = np.ldexp(wide, -exponents[:, None, None])
+    return layer.kernels.arrays.asarray(wide.astype(layer.dtype)), exponents
+
+
+def row_groups(layer, batch, size):
+    """Yield slices of the rows of a Jacobian, so short that the gradients of one step stay small."""
+    row_bytes = layer.dtype.itemsize * batch * layer.hidden_size * (len(layer.cell.gates) + 4)
+    most = max(1, SWEEP_BYTES // max(1, row_bytes))
+    for start in range(0, size, most):
+        yield slice(start, min(size, start + most))
+
+
+def state_size(layer):
+    """Return the numbers of a state: h of all layers of the stack, then c where the cell has it."""
+    return len(layer.cell.states) * layer.num_layers * layer.hidden_size
+
+
+def check_layer(layer):
+    """Refuse anything but a recurrent layer."""
+    if not isinstance(layer, Recurrent):
+        raise TypeError(
+            f"layer must be an LSTM or an RNN, got {type(layer).__name__}: of a network, "
+            "take one of its layers, and trace=trace.layers[i] of the network's trace"
+        )
+
+
+def trace_of(layer, x, state, trace, threads):
+    """Return the trace of x and state, or the one that is there instead, checked."""
+    check_layer(layer)
+    if trace is None:
+        if x is None:
+            raise ValueError("x must be given, or the trace of a forward call")
+        return layer.forward(x, state, num_threads=threads)[2]
+    if x is not None or state is not None:
+        raise ValueError("trace holds what forward saw: x and state must not be given")
+    layer.check_trace(trace)
+    return trace
+
+
+def is_int(value):
+    """Return whether a value is an integer, and no boolean."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_span(t0, t1, steps):
+    """Return two states, the later by default the last one, as integers; refuse them in another order."""
+    t1 = steps if t1 is None else t1
+    if not is_int(t0) or not is_int(t1) or not 0 <= t0 < t1 <= steps:
+        raise ValueError(
+            f"t0 and t1 must be states with 0 <= t0 < t1 <= {steps}, got {shape_text((t0, t1))}"
+        )
+    return int(t0), int(t1)
