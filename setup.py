@@ -2,7 +2,7 @@
 
 Switches, as environment variables:
 
-LSTMC_OPENMP=0      build without OpenMP (otherwise it is used where a probe compiles, links and runs)
+LSTMC_TEAM          whose threads the kernels use: "threads", their own (the default), or "openmp"
 LSTMC_BUILD_ISAS    instruction sets to build, such as "baseline v3"; default: all of the target's
 LSTMC_SANITIZE=1    with AddressSanitizer and UndefinedBehaviourSanitizer
 LSTMC_CFLAGS        more flags for every C file
@@ -11,9 +11,7 @@ LSTMC_CFLAGS        more flags for every C file
 import os
 import platform
 import runpy
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,16 +34,8 @@ INSTRUCTION_SETS = {
 # that every variant of the micro-kernel rounds alike. Nothing here lets the compiler reorder sums.
 FLAGS = ["-std=c11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
-OPENMP_PROBE = """
-#include <omp.h>
-int main(void)
-{
-    int threads = 0;
-    #pragma omp parallel num_threads(2) reduction(+:threads)
-    threads += 1;
-    return threads < 1 || omp_get_max_threads() < 1;
-}
-"""
+# The back ends of the team of threads: c/team/NAME.c, and the flags of what is compiled and linked.
+TEAMS = {"threads": ["-pthread"], "openmp": ["-fopenmp"]}
 
 
 def target_machine():
@@ -70,10 +60,13 @@ class BuildKernels(build_ext):
             flags += SANITIZE
             link += SANITIZE
         flags += os.environ.get("LSTMC_CFLAGS", "").split()
-        openmp = self.openmp_flags()
+        team = os.environ.get("LSTMC_TEAM") or "threads"
+        if team not in TEAMS:
+            raise SystemExit(f"LSTMC_TEAM: {team!r} is not among {list(TEAMS)}")
+        link += TEAMS[team] + (["-lsynchronization"] if sys.platform == "win32" else [])
 
         jobs = [("dispatch.c", "", flags, [(f"LSTMC_HAVE_{isa}", "1") for isa in isas])]
-        jobs += [("team.c", "", flags + openmp, [])]
+        jobs += [(source, team, flags + TEAMS[team], []) for source in ("team.c", f"team/{team}.c")]
         jobs += [
             ("kernels.c", f"{isa}-{bits}", flags + march,
              [("LSTMC_REAL", str(bits)), ("LSTMC_ISA_NAME", isa)])
@@ -82,7 +75,8 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: self.compile_kernel(*job), jobs))
         ext.extra_objects += objects
-        ext.extra_link_args += link + openmp
+        ext.depends += objects  # linked anew when one of them is
+        ext.extra_link_args += link
         super().build_extension(ext)
 
     def compile_kernel(self, source, variant, flags, macros):
@@ -90,7 +84,7 @@ class BuildKernels(build_ext):
         folder = Path(self.build_temp) / (variant or "common")
         path = KERNELS / source
         target = folder / self.compiler.object_filenames([str(path)])[0]
-        stamp = folder / f"{source}.flags"
+        stamp = folder / f"{Path(source).name}.flags"
         recipe = repr((flags, macros, self.compiler.compiler_so))
         newest = max(p.stat().st_mtime for p in KERNELS.rglob("*.[ch]"))
         fresh = target.exists() and target.stat().st_mtime > newest
@@ -100,27 +94,6 @@ class BuildKernels(build_ext):
             )
             stamp.write_text(recipe)
         return str(target)
-
-    def openmp_flags(self):
-        """Flags for OpenMP if a program that uses it compiles, links and runs; else none."""
-        if os.environ.get("LSTMC_OPENMP") == "0":
-            print("lstmc: OpenMP turned off by LSTMC_OPENMP=0: kernels will use one thread")
-            return []
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "probe.c"
-            source.write_text(OPENMP_PROBE)
-            try:
-                objects = self.compiler.compile(
-                    [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
-                )
-                program = str(Path(folder) / "probe")
-                self.compiler.link_executable(objects, program, extra_postargs=["-fopenmp"])
-                if target_machine() == platform.machine().lower():
-                    subprocess.run([program], check=True, timeout=60)
-            except Exception as error:
-                print(f"lstmc: no OpenMP ({error}): kernels will use one thread")
-                return []
-        return ["-fopenmp"]
 
 
 runpy.run_path(str(BINDING / "declarations.py"))["write"]()

@@ -14,6 +14,9 @@ import lstmc
 from lstmc._kernels import kernels_for
 from lstmc._kernels.binding import core
 
+# What is tested with so many threads is to have so many, on a machine with one core too.
+core.crowd_teams(True)
+
 
 @pytest.fixture(params=core.instruction_sets())
 def isa(request):

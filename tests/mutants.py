@@ -27,8 +27,9 @@ KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
-         "test_losses", "test_optim", "kernels/test_binding", "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
-         "kernels/test_driver", "test_network",
+         "test_losses", "test_optim", "kernels/test_binding", "kernels/test_c_api",
+         "kernels/test_c_api_bounds", "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
+         "test_network",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
@@ -36,7 +37,9 @@ FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h":
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
                               "recurrent/test_recurrent_steppers"],
-         "c/team.c": ["recurrent/test_recurrent_inputs"], "binding/checks.pxi": ["kernels/test_binding"],
+         "binding/checks.pxi": ["kernels/test_binding"],
+         "c/team.c": ["kernels/test_team", "recurrent/test_recurrent_inputs"],
+         "c/team.h": ["kernels/test_team"], "c/team/threads.c": ["kernels/test_team"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build.
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
@@ -188,8 +191,10 @@ MUTANTS = [
      "before"),
     ("threads: control register not restored", "c/team.c", "    restore(before);\n",
      "    (void)before;\n"),
-    ("threads: a forked child starts a team", "c/team.c", "forked_with_threads = had_threads;",
-     "forked_with_threads = 0;"),
+    ("threads: a forked child waits for its parent's", "c/team/threads.c", "    idle = NULL;\n", ""),
+    ("threads: sleepers are not woken", "c/team.c", "wake(&word->value);", "(void)0;"),
+    ("threads: a thread refused ends the team", "c/team/threads.c", "return !error &&",
+     "if (error) abort();\n    return !error &&"),
     # Flat arrays
     ("softmax: without the largest", "c/flat.h", "v_exp(load_n(logits + i, n) - top)",
      "v_exp(load_n(logits + i, n))"),

@@ -12,6 +12,7 @@ KERNEL_TESTS = ROOT / "tests" / "kernels"
 KERNELS = ROOT / "src" / "lstmc" / "_kernels" / "c"
 HEADER = KERNELS / "kernels.h"
 COMPILER = shutil.which("cc") or shutil.which("gcc")
+TEAM = [KERNELS / "team.c", KERNELS / "team" / "threads.c"]
 POSSIBLE = HEADER.exists() and COMPILER is not None
 
 
@@ -34,7 +35,7 @@ def compile_library(folder, sources, isa, bits=32):
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     march = from_setup("INSTRUCTION_SETS").get(machine, {}).get(isa, [])
     macros = [f"-DLSTMC_REAL={bits}", f"-DLSTMC_ISA_NAME={isa}", f"-I{KERNELS}"]
-    flags = [*from_setup("FLAGS"), *march, "-fPIC", "-shared", "-fopenmp", "-Wno-unused-function"]
+    flags = [*from_setup("FLAGS"), *march, "-fPIC", "-shared", "-pthread", "-Wno-unused-function"]
     library = Path(folder) / f"{isa}-{bits}.so"
     command = [COMPILER, *flags, *macros, *map(str, sources), "-lm", "-o", str(library)]
     subprocess.run(command, check=True)

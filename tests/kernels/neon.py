@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))  # as pytest has it by its settings
 
 from cases import CELLS  # noqa: E402
-from compiled import KERNEL_TESTS, KERNELS, from_setup  # noqa: E402
+from compiled import KERNEL_TESTS, KERNELS, TEAM, from_setup  # noqa: E402
 from stacks import random_problem, reference_solution, reference_states, seed_of  # noqa: E402
 
 COMPILER = "aarch64-linux-gnu-gcc"
@@ -141,7 +141,7 @@ def build(folder, compiler, machine):
     """Compile the kernels as setup.py does, link them with neon.c, and return the program."""
     isas, flags = from_setup("INSTRUCTION_SETS")[machine], from_setup("FLAGS")
     flags = [*flags, f"-I{KERNELS}"]
-    jobs = [("team", KERNELS / "team.c", ["-fopenmp"]),
+    jobs = [*((source.stem, source, ["-pthread"]) for source in TEAM),
             ("dispatch", KERNELS / "dispatch.c", [f"-DLSTMC_HAVE_{isa}" for isa in isas]),
             ("neon", KERNEL_TESTS / "neon.c", ["-Wall", "-Wextra"])]  # fmt: skip
     jobs += [
@@ -159,7 +159,7 @@ def build(folder, compiler, machine):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, jobs))
     program = folder / "neon"
-    subprocess.run([*compiler, "-fopenmp", *objects, "-lm", "-o", program], check=True)
+    subprocess.run([*compiler, "-pthread", *objects, "-lm", "-o", program], check=True)
     return program
 
 

@@ -23,7 +23,7 @@ GATES, BIASES, SAVED = 3, 4, 4
 @pytest.fixture(scope="module", params=core.instruction_sets())
 def probe(request, tmp_path_factory):
     """Return cffi's handle, and probe.c with the driver and the team, for float64 and an instruction set."""
-    sources = [compiled.KERNEL_TESTS / "probe.c", compiled.KERNELS / "team.c"]
+    sources = [compiled.KERNEL_TESTS / "probe.c", *compiled.TEAM]
     path = compiled.compile_library(tmp_path_factory.mktemp("probe"), sources, request.param, 64)
     ffi = cffi.FFI()
     ffi.cdef(compiled.declarations())

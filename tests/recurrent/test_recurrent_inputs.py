@@ -4,11 +4,6 @@ That the numbers are right is tested in test_recurrent.py; here equal bits are a
 that is the same in another form.
 """
 
-import os
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 from recurrent_inputs import CASE, float32_problem, read_only, unaligned
@@ -164,56 +159,6 @@ def test_denormals_are_flushed_inside_and_not_outside(isa, dtype, threads):
     denormal = np.full(64, tiny, dtype) / dtype.type(4)
     assert denormal.all()
     assert (denormal * dtype.type(0.5)).all()
-
-
-FORKING = """
-import os, signal, numpy as np, lstmc
-lstm = lstmc.LSTM(60, 128, rng=1)
-x = np.random.default_rng(2).standard_normal((20, 16, 60), np.float32)
-
-def run():
-    y, _, trace = lstm.forward(x, num_threads=2)
-    dx, _ = lstm.backward(y, trace, num_threads=2)
-    return y.tobytes() + dx.tobytes()
-
-before = run()
-child = os.fork()
-if child == 0:
-    signal.alarm(20)  # a child that hangs ends
-    os._exit(0 if run() == before else 3)
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-assert run() == before
-print(status)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_works():
-    """In a process of its own: the threads of a team do not survive a fork."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.stdout.strip() == "0", done.stderr
-
-
-def affinities():
-    """Return the cores that each thread of this process may run on."""
-    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="there is no affinity here")
-@pytest.mark.parametrize("threads", [2, 5])
-def test_threads_may_run_where_they_might_before(threads):
-    """A member that finds its core taken moves, and is then as free as it was; more members than cores."""
-    layer = lstmc.LSTM(60, 128, rng=1)
-    x = np.random.default_rng(2).standard_normal((20, 16, 60), np.float32)
-    expected, _, _ = layer.forward(x, num_threads=1)
-    before = os.sched_getaffinity(0)
-    for _ in range(10):
-        time.sleep(0.005)  # asleep, the others wake where the scheduler puts them
-        assert_same_bits(layer.forward(x, num_threads=threads)[0], expected)
-        assert set(map(frozenset, affinities().values())) == {frozenset(before)}
 
 
 @pytest.mark.parametrize("layers", [2, 3])

@@ -30,13 +30,14 @@ def show_config(file=None):
     file : text file, optional
         Where to print; by default standard output.
     """
-    openmp = core.openmp_version()
+    cores, cores_from = usable_cores()
     lines = {
         "lstmc": __version__,
         "type": "float32 by default; float64 complete",
         "instruction set": f"{core.instruction_set()} (available: {', '.join(core.instruction_sets())})",
-        "threads": f"{core.get_num_threads()} (cores this process may use: {usable_cores()})",
-        "OpenMP": f"yes, {openmp}" if openmp else "no: one thread",
+        "threads": f"{core.get_num_threads()} (decided by {core.threads_from()})",
+        "cores": f"{cores} (decided by {cores_from})",
+        "team": core.team_kind(),
         "GPU": _gpu(),
         "numpy": np.__version__,
         "python": sys.version.split()[0],

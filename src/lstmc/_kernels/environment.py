@@ -1,8 +1,11 @@
 """What the process and its environment say of kernels: cores, threads, the instruction set."""
 
+import math
 import os
 
 import numpy as np
+
+from .cgroups import cpu_quota
 
 __all__ = ["check_threads", "default_threads", "preferred_instruction_set", "usable_cores"]
 
@@ -10,10 +13,14 @@ MOST_THREADS = 4096
 
 
 def usable_cores():
-    """Count the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use, and what decides it, in words."""
+    cores, decider = os.cpu_count() or 1, "the machine"
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < cores:
+        cores, decider = len(os.sched_getaffinity(0)), "affinity"
+    quota = cpu_quota()
+    if quota is not None and math.ceil(quota) < cores:
+        cores, decider = math.ceil(quota), f"a cgroup's CPU quota of {quota:g}"
+    return cores, decider
 
 
 def check_threads(name, n):
@@ -24,16 +31,28 @@ def check_threads(name, n):
 
 
 def default_threads():
-    """Return LSTMC_NUM_THREADS, or the number of usable cores where it is not set."""
-    text = os.environ.get("LSTMC_NUM_THREADS")
-    if not text:
-        return usable_cores()
-    try:
-        return check_threads("LSTMC_NUM_THREADS", int(text))
-    except ValueError:
-        raise ValueError(
-            f"LSTMC_NUM_THREADS must be an integer from 1 to {MOST_THREADS}, got {text!r}"
-        ) from None
+    """Return how many threads a call may use by default, and what decides it, in words.
+
+    The cores that the process may use; OMP_NUM_THREADS before them; LSTMC_NUM_THREADS before both.
+
+    Raises
+    ------
+    ValueError
+        LSTMC_NUM_THREADS is not a number of threads. OMP_NUM_THREADS is other programs' too, and ignored
+        where it is none.
+    """
+    if text := os.environ.get("LSTMC_NUM_THREADS"):
+        try:
+            return check_threads("LSTMC_NUM_THREADS", int(text)), "LSTMC_NUM_THREADS"
+        except ValueError:
+            raise ValueError(
+                f"LSTMC_NUM_THREADS must be an integer from 1 to {MOST_THREADS}, got {text!r}"
+            ) from None
+    # A list has a number for each level of nested parallel regions.
+    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if outermost.isdecimal() and 1 <= int(outermost) <= MOST_THREADS:
+        return int(outermost), "OMP_NUM_THREADS"
+    return usable_cores()
 
 
 def preferred_instruction_set():

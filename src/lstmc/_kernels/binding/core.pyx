@@ -5,6 +5,8 @@ Nothing is computed here. kernels.h is the manual of the calls; the layers above
 to them. kernels.pxi and flat.pxi are written by declarations.py when this is built.
 """
 
+import os
+
 import numpy as np
 
 from lstmc._kernels.environment import check_threads, default_threads, preferred_instruction_set
@@ -29,7 +31,9 @@ cdef extern from "numpy/arrayobject.h":
     enum: NPY_FLOAT, NPY_DOUBLE, NPY_INT64, NPY_LONGLONG, NPY_BOOL
 
 cdef extern from "team.h" nogil:
-    int lstmc_openmp_version()
+    const char *lstmc_team_kind()
+    int lstmc_team_cores()
+    int lstmc_team_crowd(int)
 
 include "kernels.pxi"
 include "threads.pxi"

@@ -2,8 +2,12 @@
 
 cdef const lstmc_kernels *float32_table
 cdef const lstmc_kernels *float64_table
-cdef int threads_set = 0  # by set_num_threads; 0: not set
-cdef int threads_default = default_threads()
+cdef int threads_set = 0  # by set_num_threads or a fork; 0: not set
+cdef object set_by = None
+cdef int largest_team = lstmc_team_cores()
+cdef int threads_default
+cdef object default_from
+threads_default, default_from = default_threads()
 
 
 def instruction_sets():
@@ -31,15 +35,23 @@ def instruction_set():
     return float32_table.isa.decode()
 
 
-def openmp_version():
-    """Return OpenMP's version of the build as yyyymm, 0 without."""
-    return lstmc_openmp_version()
+def team_kind():
+    """Return whose threads the kernels use in this build: "plain threads" of their own, or "OpenMP"."""
+    return lstmc_team_kind().decode()
+
+
+def crowd_teams(allowed):
+    """Set, for tests, whether teams may have more threads than cores; return whether they might before."""
+    global largest_team
+    before = bool(lstmc_team_crowd(bool(allowed)))
+    largest_team = lstmc_team_cores()
+    return before
 
 
 def set_num_threads(n):
     """Set how many threads the kernels may use; None returns to the default."""
-    global threads_set
-    threads_set = 0 if n is None else check_threads("n", n)
+    global threads_set, set_by
+    threads_set, set_by = (0, None) if n is None else (check_threads("n", n), "set_num_threads")
 
 
 def get_num_threads():
@@ -47,10 +59,32 @@ def get_num_threads():
     return threads_set or threads_default
 
 
+def threads_from():
+    """Return what decides get_num_threads(), in words."""
+    return set_by if threads_set else default_from
+
+
+def in_child():
+    """Let a forked child begin with one thread: its parent, or its siblings, use the cores."""
+    global threads_set, set_by
+    threads_set, set_by = 1, "the fork that began this process"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_child)
+
+
 cdef int threads_for(object num_threads) except -1:
+    """Return how many threads a call is planned for: not more than cores, which the system is asked for anew."""
+    global largest_team
+    cdef int threads
     if num_threads is None:
-        return threads_set or threads_default
-    return check_threads("num_threads", num_threads)
+        threads = threads_set or threads_default
+    else:
+        threads = check_threads("num_threads", num_threads)
+    if threads > largest_team:
+        largest_team = lstmc_team_cores()
+    return min(threads, largest_team)
 
 
 cdef const lstmc_kernels *table_of(cnp.ndarray a) except NULL:

@@ -1,26 +1,13 @@
-/* The thread team: see team.h. Compiled once, with OpenMP where the build found it. */
-#if defined(__linux__)
-#define _GNU_SOURCE /* sched_getcpu */
+/* What a team is, whatever its threads: see team.h. Compiled once. */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* affinities */
 #endif
 #include "team.h"
 
-#include <stdint.h>
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#if !defined(_WIN32)
-#include <pthread.h>
-#endif
+#include <limits.h>
 
-/* libgomp's threads do not survive a fork, and it does not notice: a region in the child would wait for
- * them for ever. */
-static int forked_with_threads, had_threads;
-
-#if !defined(_WIN32)
-static void in_child(void) { forked_with_threads = had_threads; }
-
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-#endif
+#include "team/backend.h"
+#include "team/system.h"
 
 /* A decaying state ends in denormals, which cost some hundred cycles an operation: they are flushed, in
  * results and in operands, for the length of a kernel and on its threads alone. */
@@ -50,78 +37,148 @@ static control flush_denormals(void) { return 0; }
 static void restore(control before) { (void)before; }
 #endif
 
-/* A thread that was asleep may wake on the core of the one that woke it, and they would take turns there for
- * some milliseconds while another core is idle. So each member takes a core that no other has taken, and
- * one that finds its own taken goes to a free one. It may leave it again: its affinity stays as it was. */
-#if defined(__linux__) && defined(_OPENMP)
-enum { CORES = CPU_SETSIZE, WORD = 64 };
-typedef struct {
-    _Atomic uint64_t taken[CORES / WORD];
-} cores;
-
-/* Whether a core was free, which it is not any more. */
-static int take(cores *c, int core)
-{
-    const uint64_t bit = UINT64_C(1) << core % WORD;
-    return core < 0 || core >= CORES || !(atomic_fetch_or(&c->taken[core / WORD], bit) & bit);
-}
-
-static void keep_apart(cores *c)
-{
-    cpu_set_t allowed, free_ones;
-    if (take(c, sched_getcpu()) || sched_getaffinity(0, sizeof(allowed), &allowed))
-        return;
-    free_ones = allowed;
-    for (int core = 0; core < CORES; core++)
-        if (atomic_load(&c->taken[core / WORD]) >> core % WORD & 1)
-            CPU_CLR(core, &free_ones);
-    if (CPU_COUNT(&free_ones) && !sched_setaffinity(0, sizeof(free_ones), &free_ones)) {
-        take(c, sched_getcpu());
-        sched_setaffinity(0, sizeof(allowed), &allowed);
-    }
-}
-#else
-typedef char cores;
-static void keep_apart(cores *c) { (void)c; }
-#endif
-
 /* One member's part, with denormals flushed while it lasts. */
-static void run_member(void (*body)(void *, const team *), void *work, const team *member)
+static void run_member(team_body body, void *work, const team *member)
 {
     control before = flush_denormals();
     body(work, member);
     restore(before);
 }
 
-void lstmc_team_run(int threads, void (*body)(void *work, const team *member), void *work)
+/* ---- cores --------------------------------------------------------------------------------------- */
+
+/* A thread that was asleep may wake on the core of the one that woke it, and they would take turns there for
+ * some milliseconds while another core is idle. So each member takes a core that no other has taken, and
+ * one that finds its own taken goes to a free one. It may leave it again, for any that the caller may use. */
+#if defined(__linux__)
+
+/* How many cores the caller may use, and with it its team. */
+static int cores_at_hand(struct team_shared *shared)
 {
-#if defined(_OPENMP)
-    if (threads > 1 && !forked_with_threads) {
-        team_barrier_state shared = {0};
-        cores used = {0};
-        had_threads = 1;
-#pragma omp parallel num_threads(threads)
-        {
-            team member = {&shared, omp_get_thread_num(), omp_get_num_threads()};
-            keep_apart(&used);
-            team_barrier(
-                &member); /* here and at the end: OpenMP's would keep the core that another waits for */
-            run_member(body, work, &member);
-            team_barrier(&member);
-        }
-        return;
+    if (sched_getaffinity(0, sizeof(shared->allowed), &shared->allowed)) {
+        CPU_ZERO(&shared->allowed);
+        return INT_MAX; /* more than a set can tell */
     }
-#endif
-    (void)threads;
-    team alone = {NULL, 0, 1};
-    run_member(body, work, &alone);
+    return CPU_COUNT(&shared->allowed);
 }
 
-int lstmc_openmp_version(void)
+/* Whether a core was free, which it is not any more. */
+static int take(struct team_shared *shared, int core)
 {
-#if defined(_OPENMP)
-    return _OPENMP;
+    const uint64_t bit = UINT64_C(1) << core % 64;
+    return core < 0 || core >= CPU_SETSIZE || !(atomic_fetch_or(&shared->taken[core / 64], bit) & bit);
+}
+
+static void keep_apart(struct team_shared *shared)
+{
+    cpu_set_t free_ones = shared->allowed;
+    if (take(shared, sched_getcpu()))
+        return;
+    for (int core = 0; core < CPU_SETSIZE; core++)
+        if (atomic_load(&shared->taken[core / 64]) >> core % 64 & 1)
+            CPU_CLR(core, &free_ones);
+    if (CPU_COUNT(&free_ones) && !sched_setaffinity(0, sizeof(free_ones), &free_ones)) {
+        take(shared, sched_getcpu());
+        sched_setaffinity(0, sizeof(shared->allowed), &shared->allowed);
+    }
+}
+
 #else
-    return 0;
+
+static int cores_at_hand(struct team_shared *shared)
+{
+    (void)shared;
+    return cores_online();
+}
+static void keep_apart(struct team_shared *shared) { (void)shared; }
+
 #endif
+
+/* ---- running ------------------------------------------------------------------------------------- */
+
+static int crowding;
+
+int lstmc_team_crowd(int allowed)
+{
+    const int before = crowding;
+    crowding = allowed;
+    return before;
+}
+
+int lstmc_team_cores(void)
+{
+    struct team_shared shared;
+    return crowding ? INT_MAX : cores_at_hand(&shared);
+}
+
+static int run_together(int threads, team_body body, void *work)
+{
+    struct team_shared shared = {0};
+    const int cores = cores_at_hand(&shared);
+    if (threads > cores && !crowding)
+        threads = cores;
+    return threads > 1 && lstmc_team_together(threads, body, work, &shared);
+}
+
+void lstmc_team_run(int threads, team_body body, void *work)
+{
+    const team alone = {NULL, 0, 1};
+    if (threads < 2 || !run_together(threads, body, work))
+        run_member(body, work, &alone);
+}
+
+void lstmc_team_join(team_body body, void *work, const team *member)
+{
+    keep_apart(member->shared);
+    run_member(body, work, member);
+}
+
+/* ---- waiting ------------------------------------------------------------------------------------- */
+
+/* A step of a small layer is shorter than a sleep. In microseconds, but for the pauses, of some 40 cycles. */
+enum { SPINS = 1000, AT_A_BARRIER = 100 };
+
+void lstmc_team_yield(void) { YIELD(); }
+
+static int changed(team_word *word, int value)
+{
+    return atomic_load_explicit(&word->value, memory_order_acquire) != value;
+}
+
+void lstmc_team_await(team_word *word, int value, int awake)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (changed(word, value))
+            return;
+        PAUSE();
+    }
+    for (const double end = microseconds() + awake; microseconds() < end;) {
+        if (changed(word, value))
+            return;
+        YIELD();
+    }
+    atomic_fetch_add(&word->sleepers, 1);
+    while (atomic_load(&word->value) == value)
+        sleep_while(&word->value, value);
+    atomic_fetch_sub(&word->sleepers, 1);
+}
+
+/* The value first: a thread that counts itself among the sleepers after these are read sees it changed. */
+void lstmc_team_change(team_word *word, int value)
+{
+    atomic_exchange(&word->value, value);
+    if (atomic_load(&word->sleepers))
+        wake(&word->value);
+}
+
+void lstmc_team_barrier(const team *member)
+{
+    struct team_shared *s = member->shared;
+    const int phase = atomic_load_explicit(&s->phase.value, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&s->arrived, 1, memory_order_acq_rel) == member->size - 1) {
+        atomic_store_explicit(&s->arrived, 0, memory_order_relaxed);
+        lstmc_team_change(&s->phase, phase + 1);
+        return;
+    }
+    lstmc_team_await(&s->phase, phase, AT_A_BARRIER);
 }
