@@ -4,6 +4,7 @@ Deliberately without helpers to import: those are in helpers.
 """
 
 import gc
+import signal
 
 import emulator
 import numpy as np
@@ -13,6 +14,11 @@ from devices import is_emulated
 import lstmc
 from lstmc._kernels import kernels_for
 from lstmc._kernels.binding import core
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in a shell's background, for all its children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=core.instruction_sets())
