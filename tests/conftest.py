@@ -15,9 +15,8 @@ import lstmc
 from lstmc._kernels import kernels_for
 from lstmc._kernels.binding import core
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in a shell's background, for all its children too
+# In a shell's background Ctrl-C is ignored, and would be by all children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

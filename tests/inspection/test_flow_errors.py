@@ -27,7 +27,7 @@ Y = np.ones((4, 2, 3), np.float32)
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"net": lstmc.Linear(2, 3)}, ValueError, r"a recurrent layer \(RNN or LSTM\), got a Linear"),
+        ({"net": lstmc.Linear(2, 3)}, ValueError, "must have a recurrent layer, got a Linear"),
         ({"net": lstmc.Sequential(lstmc.Linear(2, 3))}, ValueError, "got a Sequential without one"),
         ({"net": 5}, ValueError, "net must have a recurrent layer .* got a int"),
         ({"x": None}, ValueError, "x must be given, or the trace of a forward call"),

@@ -34,7 +34,7 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
         As for the layer's forward.
     t0, t1 : int
@@ -74,7 +74,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
     t : int
         The step, 0 to T-1; by default the last.
@@ -115,7 +115,7 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
         The longer, the closer to the limit that an exponent is.
     state, trace, num_threads
@@ -263,7 +263,7 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
     t1 : int, optional
         The later state, 1 to T; by default the last.
@@ -313,7 +313,7 @@ def step_factors(layer, trace):
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     trace : Trace
         From its forward.
 
@@ -406,7 +406,7 @@ def _state_size(layer):
 def _check_layer(layer):
     if not isinstance(layer, Recurrent):
         raise TypeError(
-            f"layer must be an LSTM or an RNN, got {type(layer).__name__}: of a network, "
+            f"layer must be a recurrent layer, got {type(layer).__name__}: of a network, "
             "take one of its layers, and trace=trace.layers[i] of the network's trace"
         )
 

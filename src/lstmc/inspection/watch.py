@@ -48,7 +48,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
     x, targets, state : optional
         As for ``gradient_flow``.
     trace, dy : instead of x, targets and state
@@ -144,7 +144,7 @@ class Watch:
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
     every : int
         Look at one window in so many, beginning with the first.
     path : path, optional

@@ -16,7 +16,7 @@ cdef class RecurrentStepper:
     cdef int type_number, worth_releasing, busy
     cdef Py_ssize_t inputs, outputs
     cdef readonly object dtype
-    cdef cnp.ndarray h, c  # (L, B, H); c None for an RNN
+    cdef cnp.ndarray h, c  # (L, B, H); c None where the cell has none
 
     def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None):
         layers = weights()
