@@ -350,7 +350,7 @@ def _factors(weight_hh, trace):
     derivatives = trace.cell.derivatives(
         _in_float64(trace.h),
         None if trace.c is None else _in_float64(trace.c),
-        {name: _in_float64(gate) for name, gate in trace.gates.items()},
+        {name: _in_float64(saved) for name, saved in trace.saved.items()},
     )
     return {
         "spectral_norm": {n: float(np.linalg.norm(b, 2)) for n, b in zip(names, blocks)},

@@ -263,8 +263,8 @@ class Watch:
 def _of_gates(trace):
     """Return what Watch records of the gates of one layer."""
     cell = trace.cell
-    gates = trace.split(trace.all_gates)
-    values = gates or {cell.h.name: trace.all_h[1:]}
+    gates = trace.gates
+    values = gates or {cell.h.name: trace.h}
     limits = {gate.name: gate.limits for gate in cell.gates}
     saturated = None
     if all(limits.values()):
