@@ -4,6 +4,7 @@ Deliberately without helpers to import: those are in helpers.
 """
 
 import gc
+import signal
 
 import emulator
 import numpy as np
@@ -14,6 +15,9 @@ import lstmc
 from lstmc._kernels import kernels_for
 from lstmc._kernels.binding import core
 
+# In a shell's background Ctrl-C is ignored, and would be by all children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is tested with so many threads is to have so many, on a machine with one core too.
 core.crowd_teams(True)
 

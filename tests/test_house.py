@@ -1,6 +1,7 @@
 """Tests of how the source is laid out: sizes of files and folders, imports, and who may name a cell."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,55 @@ def test_named_cells_are_seen(source):
     assert list(cells_named(ast.parse(source)))
 
 
+def typed_with_cells(tree):
+    """Yield the lines of a stub that name a cell's class, or a cell among the values of a Literal."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in LAYERS:
+            yield node.lineno
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "Literal":
+            values = {getattr(one, "value", None) for one in ast.walk(node.slice)}
+            if values & set(CELLS):
+                yield node.lineno
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("X = LSTM | RNN", [1, 1]),
+        ("def f(layer: LSTM) -> None: ...", [1]),
+        ('cell: Literal["lstm", "rnn"]', [1]),
+        ('cell: str = "lstm"\nlevel: Literal["char"]', []),
+        ("from .. import LSTM as LSTM", []),
+    ],
+)
+def test_cells_in_types_are_seen(source, lines):
+    assert list(typed_with_cells(ast.parse(source))) == lines
+
+
+def cells_in_text(text):
+    """Yield the lines of C, CUDA or Cython that name a cell in a string or an identifier."""
+    text = re.sub(r"/\*.*?\*/", lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
+    for number, line in enumerate(text.splitlines(), 1):
+        code = re.sub(r"//.*|(^|\s)#(?!\s*(define|if|elif|include)).*", "", line)
+        if re.search(rf"(?i)\b({'|'.join(CELLS)})(_\w+)?\b", code):
+            yield number
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ('\nif (strcmp(cell->name, "lstm") == 0) return;', [2]),
+        ("const cell *c = &rnn_tanh;", [1]),
+        ("/* of an LSTM:\n lstm */ x = 1;\nGRU();", [3]),
+        ("#if CELL == LSTM", [1]),
+        ("lstmc_forward(call); // an lstm", []),
+        ("x = 1  # as the lstm does", []),
+    ],
+)
+def test_cells_in_other_languages_are_seen(source, lines):
+    assert list(cells_in_text(source)) == lines
+
+
 def test_nothing_but_the_lists_names_a_cell():
     wrong = [
         where(name, line)
@@ -237,4 +287,16 @@ def test_nothing_but_the_lists_names_a_cell():
         if not may_name_cells(path)
         for line in cells_named(tree)
     ]
+    for path in files_of("src/lstmc"):
+        if may_name_cells(path) or (path.name in ("__init__.pyi", "list.h") and path.parent in (
+            SOURCE, SOURCE / "_kernels" / "c" / "cells",
+        )):  # fmt: skip
+            continue
+        if path.suffix == ".pyi":
+            lines = typed_with_cells(ast.parse(path.read_text(encoding="utf-8")))
+        elif path.suffix in WRITTEN - {".py"}:
+            lines = cells_in_text(path.read_text(encoding="utf-8"))
+        else:
+            continue
+        wrong += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
     assert not wrong, "\n".join(wrong)

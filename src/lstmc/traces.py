@@ -48,6 +48,8 @@ class LayerTrace:
         The states after each step; c is None where the cell has none.
     gates : dict of str to ndarray (T, B, H)
         The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
+    saved : dict of str to ndarray (T, B, H)
+        All that forward saved beside the states: the gates, and what a cell has beside them.
     all_h, all_c : ndarray (T+1, B, H)
         The states 0..T, batched even where the sequence is not; all_c may be None.
     all_gates : ndarray (T, B, saved*H) or None
@@ -84,6 +86,12 @@ class LayerTrace:
     @property
     def gates(self):
         """The activated gates by name; empty where the only gate is h."""
+        saved = self.saved
+        return {gate.name: saved[gate.name] for gate in self.cell.gates if gate.name in saved}
+
+    @property
+    def saved(self):
+        """All that forward saved beside the states, by name."""
         return {name: self._view(part) for name, part in self.split(self.all_gates).items()}
 
     def _view(self, array):

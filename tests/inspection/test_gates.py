@@ -392,3 +392,40 @@ def test_errors_of_statistics():
 def test_errors_of_writers(options, error, message):
     with pytest.raises(error, match=message):
         lstmc.writers(**{"model": make_model(), "text": TEXT, "unit": 0, **options})
+
+
+# -- cells that save more than their gates ---------------------------------------------------------
+
+
+@pytest.fixture
+def saves_more():
+    """A trace whose cell has a saved value that is no gate: of an LSTM, what is otherwise o."""
+    net = lstmc.Sequential(make_layer("lstm"), lstmc.Linear(HIDDEN, CLASSES, rng=2))
+    x, _ = draw(net.layers[0], STEPS, BATCH)
+    y, _, trace = net.forward(x)
+    for one in trace.layers[0].layers:
+        saved = ("i", "f", "g", "sum")
+        one.cell = one.cell._replace(
+            saved=saved, doors=("i",), dc_through_h=lambda dh, c, gates: dh
+        )
+    return net, y, trace
+
+
+def test_what_is_saved_and_no_gate_is_not_among_the_gates(saves_more):
+    _, _, trace = saves_more
+    one = trace.layers[0].layers[0]
+    assert list(one.gates) == ["i", "f", "g"]
+    assert list(one.saved) == ["i", "f", "g", "sum"]
+    for k, name in enumerate(one.saved):
+        assert_same_bits(one.saved[name], one.all_gates[:, :, k * HIDDEN : (k + 1) * HIDDEN])
+
+
+def test_reports_are_of_gates_alone(saves_more):
+    net, y, trace = saves_more
+    layer = lstmc.gate_statistics(net, trace=trace).layers[0]
+    assert list(layer.means) == list(layer.histograms) == ["i", "f", "g", "h"]
+    record = lstmc.Watch(net, every=1)(1.0, np.ones_like(y), trace)
+    gates = np.stack(list(trace.layers[0].layers[0].gates.values()))
+    limits = np.array([(0.1, 0.9), (0.1, 0.9), (-0.9, 0.9)])[:, :, None, None, None]
+    expected = ((gates < limits[:, 0]) | (gates > limits[:, 1])).mean()
+    assert math.isclose(record["0.l0"]["saturated"], expected, rel_tol=1e-12)

@@ -243,7 +243,7 @@ def test_errors_of_every_function(function):
     _, _, trace = layer.forward(x, state)
     net = lstmc.Sequential(make_layer("lstm"))
     with pytest.raises(
-        TypeError, match="layer must be an LSTM or an RNN, got Sequential: of a net"
+        TypeError, match="layer must be a recurrent layer, got Sequential: of a net"
     ):
         function(net, x)
     with pytest.raises(ValueError, match="x must be given, or the trace of a forward call"):
@@ -308,7 +308,7 @@ def test_errors_of_numbers(function, options, error, message):
 def test_errors_of_step_factors():
     layer, x, _ = make_case("rnn_tanh")
     _, _, trace = layer.forward(x)
-    with pytest.raises(TypeError, match="layer must be an LSTM or an RNN, got Linear"):
+    with pytest.raises(TypeError, match="layer must be a recurrent layer, got Linear"):
         lstmc.step_factors(lstmc.Linear(2, 3), trace)
     with pytest.raises(ValueError, match="trace must come from this layer's forward"):
         lstmc.step_factors(make_layer("rnn_tanh"), trace)

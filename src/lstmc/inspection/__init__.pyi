@@ -8,14 +8,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import LSTM, RNN, Layer, Sequential
+from .. import Layer, Sequential
 
 _Array = NDArray[Any]
 _Path = str | PathLike[str]
 _Rng = int | np.random.Generator | None
 _State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
-_Recurrent = LSTM | RNN
 _Targets = _Array | Callable[[_Array], tuple[float, _Array]]
+
+class _Recurrent(Protocol):  # a recurrent layer of any cell
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    @property
+    def cell(self) -> Any: ...
 
 class _Model(Protocol):  # a LanguageModel, or anything else around a network
     net: Sequential

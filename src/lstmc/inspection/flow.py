@@ -34,7 +34,7 @@ class LayerFlow:
     name : str
         As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential.
     cell : str
-        The kind of its cell: "lstm" or "rnn".
+        The kind of its cell, such as "lstm".
     dh : ndarray (T,)
         The gradient of the loss with respect to h after each step: dh_above + dh_later.
     dh_above, dh_later : ndarray (T,)
@@ -192,7 +192,7 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
         It runs as in inference: nothing is dropped.
     x : ndarray
         What the network takes, a sequence (T, B, ...) or, unbatched, (T, ...).

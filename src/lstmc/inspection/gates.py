@@ -137,7 +137,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
     x : ndarray
         What the network takes.
     state : optional

@@ -129,7 +129,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
         If it is float32, a copy in float64 is checked, which requires that all layers are lstmc's or define
         ``options()``. Nothing is dropped. The network does not change.
     x : ndarray

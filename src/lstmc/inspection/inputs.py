@@ -22,9 +22,7 @@ def recurrent_network(net):
     """Return the network of a LanguageModel, or a network itself; refuse one without a recurrent layer."""
     net = network_of(net)
     if not any(True for _ in recurrent_layers(net)):
-        raise ValueError(
-            f"net must have a recurrent layer (RNN or LSTM), got a {type(net).__name__} without one"
-        )
+        raise ValueError(f"net must have a recurrent layer, got a {type(net).__name__} without one")
     return net
 
 

@@ -33,7 +33,7 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
         As for the layer's forward.
     t0, t1 : int
@@ -73,7 +73,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
     t : int
         The step, 0 to T-1; by default the last.
@@ -114,7 +114,7 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
         The longer, the closer to the limit that an exponent is.
     state, trace, num_threads
@@ -279,7 +279,7 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
     t1 : int, optional
         The later state, 1 to T; by default the last.
@@ -333,7 +333,7 @@ def step_factors(layer, trace):
 
     Parameters
     ----------
-    layer : LSTM or RNN
+    layer : recurrent layer
     trace : Trace
         From its forward.
 
@@ -372,7 +372,7 @@ def _factors(weight_hh, trace):
         derivatives = trace.cell.derivatives(
             _in_float64(trace.h),
             None if trace.c is None else _in_float64(trace.c),
-            {name: _in_float64(gate) for name, gate in trace.gates.items()},
+            {name: _in_float64(saved) for name, saved in trace.saved.items()},
         )
         quantiles = {
             name: np.quantile(d.reshape(len(d), -1), QUANTILES, axis=1).T

@@ -100,7 +100,7 @@ def check_layer(layer):
     """Refuse anything but a recurrent layer."""
     if not isinstance(layer, Recurrent):
         raise TypeError(
-            f"layer must be an LSTM or an RNN, got {type(layer).__name__}: of a network, "
+            f"layer must be a recurrent layer, got {type(layer).__name__}: of a network, "
             "take one of its layers, and trace=trace.layers[i] of the network's trace"
         )
 

@@ -48,7 +48,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
     x, targets, state : optional
         As for ``gradient_flow``.
     trace, dy : instead of x, targets and state
@@ -144,7 +144,7 @@ class Watch:
 
     Parameters
     ----------
-    net : LSTM, RNN, Sequential or LanguageModel
+    net : recurrent layer, Sequential or LanguageModel
     every : int
         Look at one window in so many, beginning with the first.
     path : path, optional
@@ -264,8 +264,8 @@ class Watch:
 def _of_gates(trace):
     """Return what Watch records of the gates of one layer."""
     cell = trace.cell
-    gates = trace.split(trace.all_gates)
-    values = gates or {cell.h.name: trace.all_h[1:]}
+    gates = trace.gates
+    values = gates or {cell.h.name: trace.h}
     limits = {gate.name: gate.limits for gate in cell.gates}
     saturated = None
     if all(limits.values()):

@@ -119,7 +119,7 @@ class LanguageModel:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        cell: Literal["lstm", "rnn"] = "lstm",
+        cell: str = "lstm",
         layers: int = 2,
         hidden: int = 128,
         embed: int = 128,

@@ -37,7 +37,8 @@ class LanguageModel:
     Parameters
     ----------
     vocabulary : Vocabulary
-    cell : "lstm" or "rnn"
+    cell : str
+        The kind of its cells, such as "lstm" or "rnn": a key of ``lstmc.recurrent.KINDS``.
     layers, hidden : int
         The number of recurrent layers, and the hidden units of each.
     embed : int

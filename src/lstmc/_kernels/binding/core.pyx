@@ -1,8 +1,8 @@
 # cython: boundscheck=False, cdivision=True
 """The binding: checks of what comes from Python, then one C call without the GIL.
 
-Nothing is computed here. kernels.h is the manual of the calls; the layers above own every array that is passed on
-to them. kernels.pxi and flat.pxi are written by declarations.py when this is built.
+Nothing is computed here. kernels.h is the manual of the calls; the layers above own every array that is
+passed on to them. kernels.pxi and flat.pxi are written by declarations.py when this is built.
 """
 
 import os

@@ -10,7 +10,7 @@
 #include "../gemm.h"
 #include "../kernels.h"
 
-enum { MOST = 4 }; /* sums, biases or saved values of a unit */
+enum { MOST = 4 }; /* sums or saved values of a unit; biases are up to twice as many as sums */
 
 /* VL units of one row at one step, forward. */
 typedef struct {
