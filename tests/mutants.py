@@ -27,8 +27,9 @@ KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
-         "test_losses", "test_optim", "kernels/test_binding", "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing",
-         "kernels/test_driver", "test_network",
+         "test_losses", "test_optim", "test_network", "kernels/test_binding", "kernels/test_c_api",
+         "kernels/test_c_api_bounds", "kernels/test_packing",
+         "kernels/test_driver",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
@@ -222,7 +223,8 @@ MUTANTS = [
      "        self.weights = weights\n        self.inputs",
      "        self.weights = list(layers).copy\n        self.inputs"),
     ("stepper: undo leaves c", "binding/steppers.pxi", "layer.c0 = layer.c_n", "pass"),
-    ("binding: an element may be missing", "binding/checks.pxi", "(size == count or", "(size + 1 >= count or"),
+    ("binding: an element may be missing", "binding/checks.pxi", "(size == count or",
+     "(size + 1 >= count or"),
     # Those of a GPU
     ("GPU LSTM: gates i and f swapped", "cuda/lstm.cu", "*c = f * *c + i * g;", "*c = i * *c + f * g;"),
     ("GPU LSTM: df from c, not c before", "cuda/lstm.cu", "d_f = d_c * c_before;", "d_f = d_c * c;"),

@@ -67,14 +67,13 @@ class Recurrent(Layer):
 
     def weights(self):
         """Return the Weights of each layer of the stack, as kernels take them: views, not copies."""
-        return self._both_stacks()[0]
+        return [Weights(*(w.view() for w in one)) for one in self._both_stacks()[0]]
 
     def _both_stacks(self):
         """Return the Weights of each layer of the stack, and those of the gradients."""
         if self._stacks is None or self._stacked is not self._params:
             # Without biases, kernels add zeros, and leave their gradient where nobody looks.
             size = 0 if self.bias else self.cell.biases * self.hidden_size
-            self._stacked = self._params  # whose views these are
             self._stacks = [
                 [
                     Weights(
@@ -87,6 +86,7 @@ class Recurrent(Layer):
                 for views in (self._params, self._grads)
                 for no_bias in (self.kernels.arrays.zeros(size, self.dtype),)
             ]
+            self._stacked = self._params  # whose views these are
         return self._stacks
 
     # -- shapes at the edge ----------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Recurrent(Layer):
             x_copy[...] = x_in
         if batch:
             calls = []
-            for i, weights in enumerate(self.weights()):
+            for i, weights in enumerate(self._both_stacks()[0]):
                 t = traces[i]
                 h_n, c_n = self._pair(final, i)
                 h0, c0 = self._pair(initial, i)
@@ -319,7 +319,7 @@ class Recurrent(Layer):
         ndarray, in the shape of `carried`
         """
         out, calls = self.kernels.arrays.empty_like(carried), []
-        weights = self.weights()
+        weights = self._both_stacks()[0]
         for i in range(self.num_layers):
             t = trace.layers[i]
             h, c, gates = (None if a is None else a[t0:] for a in (t.all_h, t.all_c, t.all_gates))
