@@ -162,7 +162,7 @@ class Layer:
         self.turns = Turns()
         with on_device(device) as kernels:
             self.use_kernels(kernels)
-            self._params, self._grads = (flat_views({}, self.dtype, kernels) for _ in range(2))
+            self._params, self._grads = (flat_views({}, self._dtype, kernels) for _ in range(2))
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
@@ -203,7 +203,7 @@ class Layer:
             if device_of(kernels.arrays.empty(0)) == self.device:
                 return self
             self.check_movable(kernels)
-            views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
+            views = [flat_views(self.parameters(), self._dtype, kernels) for _ in range(2)]
             self.use_kernels(kernels)
             self.bind(*views)
         return self
@@ -226,12 +226,12 @@ class Layer:
         """Make the layer's own buffers, each parameter drawn uniformly within +-bounds[name]."""
         with on_device(self.device) as kernels:
             shapes = self.parameters()
-            self.bind(*(flat_views(shapes, self.dtype, kernels) for _ in range(2)))
+            self.bind(*(flat_views(shapes, self._dtype, kernels) for _ in range(2)))
             for name, view in self._params.items():
                 self._fill(name, rng.uniform(-bounds[name], bounds[name], view.shape))
 
     def _fill(self, name, values):
-        copy_into(self._params[name], values.astype(self.dtype))
+        copy_into(self._params[name], values.astype(self._dtype))
 
     @property
     def params(self):
@@ -314,8 +314,8 @@ class Layer:
     def _empty(self, shape):
         """Return an array for the caller, a large one from the pool, whose pages are in memory already."""
         if math.prod(shape) < 2**15:
-            return self.kernels.arrays.empty(shape, self.dtype)
-        return self.pool.array(shape, self.dtype)
+            return self.kernels.arrays.empty(shape, self._dtype)
+        return self.pool.array(shape, self._dtype)
 
     def check_trace(self, trace, dstate=None):
         """Refuse another layer's trace, changed weights, and a dstate that does not fit.

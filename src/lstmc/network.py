@@ -107,7 +107,7 @@ class Sequential(Layer):
             for name, shape in own.items()
         }
         with on_device(self.device) as kernels:
-            self.bind(*(flat_views(self._shapes, self.dtype, kernels) for _ in range(2)))
+            self.bind(*(flat_views(self._shapes, self._dtype, kernels) for _ in range(2)))
         for layer in layers:
             layer.in_network = True
         self.use_kernels(self.kernels)
@@ -115,14 +115,14 @@ class Sequential(Layer):
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
         super().use_kernels(kernels)
-        for layer in self.layers:
+        for layer in self._layers:
             if isinstance(layer, Layer):
                 layer.use_kernels(kernels)
                 layer.pool = self.pool  # what one layer frees, the next one takes
 
     def check_movable(self, kernels):
         """Refuse to move to the device of these kernels, before anything has moved."""
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self._layers):
             if isinstance(layer, Layer):
                 layer.check_movable(kernels)
             elif hasattr(layer, "parameters") and layer.parameters():
@@ -134,7 +134,7 @@ class Sequential(Layer):
     def astype(self, dtype):
         """Return a copy of the network in another type, as each of its layers does: see ``Layer.astype``."""
         copies = []
-        for layer in self.layers:
+        for layer in self._layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"{type(layer).__name__}: its class has no options() of its own")
             copies.append(layer.astype(dtype))
@@ -146,7 +146,7 @@ class Sequential(Layer):
 
     def bind(self, params, grads):
         """Move the parameters and gradients of all layers into other views by the same names."""
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self._layers):
             if any(name.startswith(f"{i}.") for name in params):
                 layer.bind(_part(params, i, self.kernels), _part(grads, i, self.kernels))
         self._params, self._grads = params, grads
@@ -295,7 +295,7 @@ class Sequential(Layer):
     def _own_layers(self, trace, dstate=None):
         """Yield every layer that derives from Layer, its trace and its part of dstate."""
         parts = self._parts("dstate", dstate)
-        for layer, layer_trace, part in zip(self.layers, trace.layers, parts):
+        for layer, layer_trace, part in zip(self._layers, trace.layers, parts):
             if isinstance(layer, Layer):
                 yield layer, layer_trace, part
 
@@ -321,15 +321,15 @@ class Sequential(Layer):
     def _parts(self, name, state):
         """Return a state, or its gradient, as a tuple with one entry per layer."""
         if state is None:
-            return (None,) * len(self.layers)
-        if not isinstance(state, (tuple, list)) or len(state) != len(self.layers):
+            return (None,) * len(self._layers)
+        if not isinstance(state, (tuple, list)) or len(state) != len(self._layers):
             got = (
                 f"{len(state)} entries"
                 if isinstance(state, (tuple, list))
                 else type(state).__name__
             )
             raise ValueError(
-                f"{name} must be None or a tuple of {len(self.layers)} entries, one per layer, got {got}"
+                f"{name} must be None or a tuple of {len(self._layers)} entries, one per layer, got {got}"
             )
         return tuple(state)
 
