@@ -227,7 +227,8 @@ MUTANTS = [
      "        self.weights = weights\n        self.inputs",
      "        self.weights = list(layers).copy\n        self.inputs"),
     ("stepper: undo leaves c", "binding/steppers.pxi", "layer.c0 = layer.c_n", "pass"),
-    ("binding: an element may be missing", "binding/checks.pxi", "(size == count or", "(size + 1 >= count or"),
+    ("binding: an element may be missing", "binding/checks.pxi", "(size == count or",
+     "(size + 1 >= count or"),
     # Those of a GPU
     ("GPU LSTM: gates i and f swapped", "cuda/lstm.cu", "*c = f * *c + i * g;", "*c = i * *c + f * g;"),
     ("GPU LSTM: df from c, not c before", "cuda/lstm.cu", "d_f = d_c * c_before;", "d_f = d_c * c;"),

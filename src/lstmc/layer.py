@@ -164,7 +164,7 @@ class Layer(Described):
         self.turns = Turns()
         with on_device(device) as kernels:
             self.use_kernels(kernels)
-            self._params, self._grads = (flat_views({}, self.dtype, kernels) for _ in range(2))
+            self._params, self._grads = (flat_views({}, self._dtype, kernels) for _ in range(2))
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
@@ -205,7 +205,7 @@ class Layer(Described):
             if device_of(kernels.arrays.empty(0)) == self.device:
                 return self
             self.check_movable(kernels)
-            views = [flat_views(self.parameters(), self.dtype, kernels) for _ in range(2)]
+            views = [flat_views(self.parameters(), self._dtype, kernels) for _ in range(2)]
             self.use_kernels(kernels)
             self.bind(*views)
         return self
@@ -226,7 +226,7 @@ class Layer(Described):
 
     def buffers(self, shapes):
         """Return views into new parameters and gradients of these shapes, on the layer's device."""
-        return [flat_views(shapes, self.dtype, self.kernels) for _ in range(2)]
+        return [flat_views(shapes, self._dtype, self.kernels) for _ in range(2)]
 
     def _allocate(self, rng, bounds):
         """Make the layer's own buffers, each parameter drawn within +-bounds[name]; without rng, zeros."""
@@ -238,7 +238,7 @@ class Layer(Described):
                 self._fill(name, rng.uniform(-bounds[name], bounds[name], view.shape))
 
     def _fill(self, name, values):
-        copy_into(self._params[name], values.astype(self.dtype))
+        copy_into(self._params[name], values.astype(self._dtype))
 
     @property
     def params(self):
@@ -349,8 +349,8 @@ class Layer(Described):
         """Return an array for the caller, a large one from the pool, whose pages are in memory already."""
         if math.prod(shape) < 2**15:
             self.pool.tick()
-            return self.kernels.arrays.empty(shape, self.dtype)
-        return self.pool.array(shape, self.dtype)
+            return self.kernels.arrays.empty(shape, self._dtype)
+        return self.pool.array(shape, self._dtype)
 
     def check_trace(self, trace, dstate=None):
         """Refuse another layer's trace, changed weights, and a dstate that does not fit.

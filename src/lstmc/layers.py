@@ -44,22 +44,22 @@ class Linear(Layer):
         self._in_features = check_size("in_features", in_features)
         self._out_features = check_size("out_features", out_features)
         self._bias = bool(bias)
-        bound = 1 / math.sqrt(self.in_features)
+        bound = 1 / math.sqrt(self._in_features)
         self._allocate(generator(rng), {"weight": bound, "bias": bound})
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
         return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "bias": self.bias,
-            "dtype": self.dtype.name,
+            "in_features": self._in_features,
+            "out_features": self._out_features,
+            "bias": self._bias,
+            "dtype": self._dtype.name,
         }
 
     def parameters(self):
         """Return the shapes of weight (out, in) and bias (out,)."""
-        shapes = {"weight": (self.out_features, self.in_features)}
-        return {**shapes, "bias": (self.out_features,)} if self.bias else shapes
+        shapes = {"weight": (self._out_features, self._in_features)}
+        return {**shapes, "bias": (self._out_features,)} if self._bias else shapes
 
     def forward(self, x, state=None, training=True, num_threads=None):
         """Return y (..., out_features) for x (..., in_features), the state unchanged, and a trace.
@@ -70,16 +70,16 @@ class Linear(Layer):
             x is not an array of the layer's type, or its shape does not fit.
         """
         x = self.kernels.adopt(x)
-        rows = leading_rows(self.kernels, x, "x", self.in_features, self.dtype)
-        y = self._empty((*x.shape[:-1], self.out_features))
+        rows = leading_rows(self.kernels, x, "x", self._in_features, self._dtype)
+        y = self._empty((*x.shape[:-1], self._out_features))
         if rows.size:
-            flat = y.reshape(-1, self.out_features)
+            flat = y.reshape(-1, self._out_features)
             self.kernels.linear_forward(
                 flat, rows, self._params["weight"], self._params.get("bias"), num_threads
             )
         trace = None
         if training:
-            copy = self.pool.array(rows.shape, self.dtype)
+            copy = self.pool.array(rows.shape, self._dtype)
             copy[...] = rows
             trace = Trace(self, self.fingerprint(), x=copy, shape=x.shape)
         return y, state, trace
@@ -94,15 +94,15 @@ class Linear(Layer):
             dy does not fit, the trace is not this layer's, or the weights have changed since.
         """
         self.check_trace(trace)
-        rows = self.kernels.checked("dy", dy, self.dtype, (*trace.shape[:-1], self.out_features))
+        rows = self.kernels.checked("dy", dy, self._dtype, (*trace.shape[:-1], self._out_features))
         dx = self._empty(trace.shape) if need_dx else None
         if rows.size:
-            flat_dx = None if dx is None else dx.reshape(-1, self.in_features)
+            flat_dx = None if dx is None else dx.reshape(-1, self._in_features)
             self.kernels.linear_backward(
                 flat_dx,
                 self._grads["weight"] if need_grads else None,
                 self._grads.get("bias") if need_grads else None,
-                rows.reshape(-1, self.out_features),
+                rows.reshape(-1, self._out_features),
                 trace.x,
                 self._params["weight"],
                 num_threads,
@@ -150,14 +150,14 @@ class Embedding(Layer):
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
         return {
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "dtype": self.dtype.name,
+            "num_embeddings": self._num_embeddings,
+            "embedding_dim": self._embedding_dim,
+            "dtype": self._dtype.name,
         }
 
     def parameters(self):
         """Return the shape of weight: (V, features)."""
-        return {"weight": (self.num_embeddings, self.embedding_dim)}
+        return {"weight": (self._num_embeddings, self._embedding_dim)}
 
     def forward(self, x, state=None, training=True, num_threads=None):
         """Return y (..., features) for token ids x (...), the state unchanged, and a trace.
@@ -167,11 +167,11 @@ class Embedding(Layer):
         TypeError, ValueError
             x is not an int64 or int32 array, or a token is not in [0, V).
         """
-        tokens = self.kernels.checked_tokens("tokens", x, self.num_embeddings)
+        tokens = self.kernels.checked_tokens("tokens", x, self._num_embeddings)
         # A copy, before it is used: backward is to see what forward saw.
         if training and self.kernels.arrays.may_share_memory(tokens, self.kernels.adopt(x)):
             tokens = tokens.copy()
-        y = self._empty((*tokens.shape, self.embedding_dim))
+        y = self._empty((*tokens.shape, self._embedding_dim))
         self.kernels.embedding_forward(y, tokens, self._params["weight"])
         return y, state, Trace(self, None, tokens=tokens) if training else None
 
@@ -185,8 +185,8 @@ class Embedding(Layer):
             dy does not fit, or the trace is not this layer's.
         """
         self.check_trace(trace)
-        shape = (*trace.tokens.shape, self.embedding_dim)
-        dy = self.kernels.checked("dy", dy, self.dtype, shape)
+        shape = (*trace.tokens.shape, self._embedding_dim)
+        dy = self.kernels.checked("dy", dy, self._dtype, shape)
         if need_grads:
             self.kernels.embedding_backward(self._grads["weight"], dy, trace.tokens, num_threads)
         return None, dstate

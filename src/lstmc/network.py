@@ -108,7 +108,7 @@ class Sequential(Layer):
 
     def _join(self, shapes):
         """Move the parameters of the layers, by their shapes, into buffers of the network."""
-        self._places = [Place(layer, i) for i, layer in enumerate(self.layers)]
+        self._places = [Place(layer, i) for i, layer in enumerate(self._layers)]
         self._shapes = {
             f"{i}.{name}": tuple(shape)
             for i, own in enumerate(shapes)
@@ -116,13 +116,13 @@ class Sequential(Layer):
         }
         with on_device(self.device):
             self.bind(*self.buffers(self._shapes))
-        for layer in self.layers:
+        for layer in self._layers:
             layer.in_network = True
         self.use_kernels(self.kernels)
 
     def options(self):
         """Return the descriptions of the layers, as plain data."""
-        return {"layers": [describe(layer) for layer in self.layers]}
+        return {"layers": [describe(layer) for layer in self._layers]}
 
     @classmethod
     def from_options(cls, options):
@@ -144,16 +144,16 @@ class Sequential(Layer):
         with on_device(device) as kernels:
             self.kernels = kernels
             self._params, self._grads = self.buffers({})
-        self._join([x.parameters() if hasattr(x, "parameters") else {} for x in self.layers])
+        self._join([x.parameters() if hasattr(x, "parameters") else {} for x in self._layers])
 
     def __repr__(self):
-        layers = textwrap.indent("".join(f"{one!r},\n" for one in self.layers), "  ")
+        layers = textwrap.indent("".join(f"{one!r},\n" for one in self._layers), "  ")
         return f"{type(self).__name__}(\n{layers})"
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
         super().use_kernels(kernels)
-        for layer in self.layers:
+        for layer in self._layers:
             if isinstance(layer, Layer):
                 layer.use_kernels(kernels)
                 layer.pool = self.pool  # what one layer frees, the next one takes
@@ -161,13 +161,13 @@ class Sequential(Layer):
     def release(self):
         """Return the memory that the network keeps for its next calls: see ``Layer.release``."""
         super().release()
-        for layer in self.layers:
+        for layer in self._layers:
             if isinstance(layer, Layer):
                 layer.release()
 
     def check_movable(self, kernels):
         """Refuse to move to the device of these kernels, before anything has moved."""
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self._layers):
             if isinstance(layer, Layer):
                 layer.check_movable(kernels)
             elif hasattr(layer, "parameters") and layer.parameters():
@@ -179,7 +179,7 @@ class Sequential(Layer):
     def astype(self, dtype):
         """Return a copy of the network in another type, as each of its layers does: see ``Layer.astype``."""
         copies = []
-        for layer in self.layers:
+        for layer in self._layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"{type(layer).__name__}: its class has no options() of its own")
             copies.append(layer.astype(dtype))
@@ -191,7 +191,7 @@ class Sequential(Layer):
 
     def bind(self, params, grads):
         """Move the parameters and gradients of all layers into other views by the same names."""
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self._layers):
             if any(name.startswith(f"{i}.") for name in params):
                 layer.bind(_part(params, i, self.kernels), _part(grads, i, self.kernels))
         self._params, self._grads = params, grads
@@ -340,7 +340,7 @@ class Sequential(Layer):
     def _own_layers(self, trace, dstate=None):
         """Yield every layer that derives from Layer, its trace and its part of dstate."""
         parts = self._parts("dstate", dstate)
-        for layer, layer_trace, part in zip(self.layers, trace.layers, parts):
+        for layer, layer_trace, part in zip(self._layers, trace.layers, parts):
             if isinstance(layer, Layer):
                 yield layer, layer_trace, part
 
@@ -366,15 +366,15 @@ class Sequential(Layer):
     def _parts(self, name, state):
         """Return a state, or its gradient, as a tuple with one entry per layer."""
         if state is None:
-            return (None,) * len(self.layers)
-        if not isinstance(state, (tuple, list)) or len(state) != len(self.layers):
+            return (None,) * len(self._layers)
+        if not isinstance(state, (tuple, list)) or len(state) != len(self._layers):
             got = (
                 f"{len(state)} entries"
                 if isinstance(state, (tuple, list))
                 else type(state).__name__
             )
             raise ValueError(
-                f"{name} must be None or a tuple of {len(self.layers)} entries, one per layer, got {got}"
+                f"{name} must be None or a tuple of {len(self._layers)} entries, one per layer, got {got}"
             )
         return tuple(state)
 

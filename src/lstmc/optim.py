@@ -68,8 +68,11 @@ def clip_grad_norm(net, max_norm, num_threads=None):
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
     grads = net.grads
     kernels = kernels_of(grads)
-    plain = float_array(kernels, "grads", grads)
-    if kernels.address(plain) != kernels.address(grads) or grads.ndim != 1:
+    if not isinstance(grads, kernels.arrays.ndarray) or not (
+        grads.dtype.char in "fd" and grads.dtype.isnative
+        and grads.ndim == 1 and grads.flags.c_contiguous
+    ):  # fmt: skip
+        float_array(kernels, "grads", grads)  # says so if it is no array of floats
         raise ValueError("grads must be one contiguous array, of which all gradients are views")
     return kernels.clip(check_writable("grads", grads), float(max_norm), num_threads)
 
@@ -123,14 +126,15 @@ class Optimiser:
         ValueError
             The network's parameters have moved to another network or device.
         """
-        kernels = kernels_of(self.net.params)
+        params, grads = self.net.params, self.net.grads
+        kernels = kernels_of(params)
         for name in self._arrays:
             mine = getattr(self, name)
-            if mine.size != self.net.params.size or kernels_of(mine) is not kernels:
+            if mine.size != params.size or kernels_of(mine) is not kernels:
                 raise ValueError(
                     "the network's parameters have moved since this optimiser was made: make a new one"
                 )
-        self._update(kernels, self.net.params, self.net.grads, num_threads)
+        self._update(kernels, params, grads, num_threads)
         self.steps += 1  # the update has not failed
 
     def options(self):

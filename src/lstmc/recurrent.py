@@ -37,58 +37,58 @@ class Recurrent(Layer):
         self._hidden_size = check_size("hidden_size", hidden_size)
         self._num_layers = check_size("num_layers", num_layers)
         self._bias, self._batch_first = bool(bias), bool(batch_first)
-        bound = 1 / math.sqrt(self.hidden_size)
+        bound = 1 / math.sqrt(self._hidden_size)
         self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return {name: getattr(self, name) for name in OPTIONS} | {"dtype": self.dtype.name}
+        return {name: getattr(self, name) for name in OPTIONS} | {"dtype": self._dtype.name}
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
-        self.handle = kernels.cell(self.cell.name)  # first: a GPU may not have it
+        self.handle = kernels.cell(self._cell.name)  # first: a GPU may not have it
         super().use_kernels(kernels)
         self._stacks = None  # made when they are first needed
 
     def check_movable(self, kernels):
         """Refuse to move to a device that does not have the cell."""
-        kernels.cell(self.cell.name)
+        kernels.cell(self._cell.name)
 
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
 
         For each layer l: weight_ih_l (G*H, I or H), weight_hh_l (G*H, H), bias_l (S*H,).
         """
-        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
-        for i in range(self.num_layers):
-            shapes[f"weight_ih_l{i}"] = (rows, self.hidden_size if i else self.input_size)
-            shapes[f"weight_hh_l{i}"] = (rows, self.hidden_size)
-            if self.bias:
-                shapes[f"bias_l{i}"] = (self.cell.biases * self.hidden_size,)
+        rows, shapes = len(self._cell.gates) * self._hidden_size, {}
+        for i in range(self._num_layers):
+            shapes[f"weight_ih_l{i}"] = (rows, self._hidden_size if i else self._input_size)
+            shapes[f"weight_hh_l{i}"] = (rows, self._hidden_size)
+            if self._bias:
+                shapes[f"bias_l{i}"] = (self._cell.biases * self._hidden_size,)
         return shapes
 
     def weights(self):
         """Return the Weights of each layer of the stack, as kernels take them: views, not copies."""
-        return self._both_stacks()[0]
+        return [Weights(*(w.view() for w in one)) for one in self._both_stacks()[0]]
 
     def _both_stacks(self):
         """Return the Weights of each layer of the stack, and those of the gradients."""
         if self._stacks is None or self._stacked is not self._params:
             # Without biases, kernels add zeros, and leave their gradient where nobody looks.
-            size = 0 if self.bias else self.cell.biases * self.hidden_size
-            self._stacked = self._params  # whose views these are
+            size = 0 if self._bias else self._cell.biases * self._hidden_size
             self._stacks = [
                 [
                     Weights(
                         views[f"weight_ih_l{i}"],
                         views[f"weight_hh_l{i}"],
-                        views[f"bias_l{i}"] if self.bias else no_bias,
+                        views[f"bias_l{i}"] if self._bias else no_bias,
                     )
-                    for i in range(self.num_layers)
+                    for i in range(self._num_layers)
                 ]
                 for views in (self._params, self._grads)
-                for no_bias in (self.kernels.arrays.zeros(size, self.dtype),)
+                for no_bias in (self.kernels.arrays.zeros(size, self._dtype),)
             ]
+            self._stacked = self._params  # whose views these are
         return self._stacks
 
     # -- shapes at the edge ----------------------------------------------------------------------
@@ -101,17 +101,17 @@ class Recurrent(Layer):
         x = self.kernels.adopt(x)
         unbatched = like[2] if like else getattr(x, "ndim", None) == 2
         steps, batch = like[:2] if like else ("T", "B")
-        order = (batch, steps) if self.batch_first else (steps, batch)
+        order = (batch, steps) if self._batch_first else (steps, batch)
         shape = (steps, features) if unbatched else (*order, features)
         if not like and getattr(x, "ndim", 3) not in (2, 3):
             raise ValueError(
                 f"{name} must be {shape_text(shape)} or (T, {features}), got {shape_text(x.shape)}"
             )
         # Checked before it is transposed, so that a message shows the caller's shape.
-        x = self.kernels.checked(name, x, self.dtype, shape)
+        x = self.kernels.checked(name, x, self._dtype, shape)
         if unbatched:
             return x[:, None], True
-        return (self._transposed(x) if self.batch_first else x), False
+        return (self._transposed(x) if self._batch_first else x), False
 
     def _transposed(self, x):
         return self.kernels.arrays.ascontiguousarray(x.swapaxes(0, 1))
@@ -119,27 +119,27 @@ class Recurrent(Layer):
     def _leave(self, y, unbatched):
         if unbatched:
             return y[:, 0]
-        return self._transposed(y) if self.batch_first else y
+        return self._transposed(y) if self._batch_first else y
 
     def enter_state(self, name, state, batch, unbatched):
         """Check a state, or its gradient, and return its parts as a list of arrays (L, B, H)."""
         shape = (
-            (self.num_layers, self.hidden_size)
+            (self._num_layers, self._hidden_size)
             if unbatched
-            else (self.num_layers, batch, self.hidden_size)
+            else (self._num_layers, batch, self._hidden_size)
         )
-        if len(self.cell.states) == 1:
+        if len(self._cell.states) == 1:
             parts = (state,)
-        elif isinstance(state, (tuple, list)) and len(state) == len(self.cell.states):
+        elif isinstance(state, (tuple, list)) and len(state) == len(self._cell.states):
             parts = state
         else:
-            names = ", ".join(self.cell.states)
+            names = ", ".join(self._cell.states)
             raise TypeError(
                 f"{name} must be None or the tuple ({names}), got {type(state).__name__}"
             )
-        labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self.cell.states]
+        labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self._cell.states]
         parts = [
-            self.kernels.checked(label, part, self.dtype, shape)
+            self.kernels.checked(label, part, self._dtype, shape)
             for label, part in zip(labels, parts)
         ]
         return [part[:, None] if unbatched else part for part in parts]
@@ -179,25 +179,25 @@ class Recurrent(Layer):
         ValueError
             A shape does not fit.
         """
-        x_in, unbatched = self._enter("x", x, self.input_size)
+        x_in, unbatched = self._enter("x", x, self._input_size)
         steps, batch, _ = x_in.shape
-        layers, hidden = self.num_layers, self.hidden_size
+        layers, hidden = self._num_layers, self._hidden_size
         if state is None:
             zeros = self.kernels.arrays.zeros
-            initial = [zeros((layers, batch, hidden), self.dtype) for _ in self.cell.states]
+            initial = [zeros((layers, batch, hidden), self._dtype) for _ in self._cell.states]
         else:
             initial = self.enter_state("state", state, batch, unbatched)
         final = [self.kernels.arrays.empty_like(part) for part in initial]
         y = self._empty((steps, batch, hidden))
         traces = [None] * layers
         if training:
-            room = self.pool, self.dtype, (steps, batch, hidden)
-            traces = [LayerTrace.empty(self.cell, *room, unbatched) for _ in range(layers)]
-            x_copy = self.pool.array(x_in.shape, self.dtype)
+            room = self.pool, self._dtype, (steps, batch, hidden)
+            traces = [LayerTrace.empty(self._cell, *room, unbatched) for _ in range(layers)]
+            x_copy = self.pool.array(x_in.shape, self._dtype)
             x_copy[...] = x_in
         if batch:
             calls = []
-            for i, weights in enumerate(self.weights()):
+            for i, weights in enumerate(self._both_stacks()[0]):
                 t = traces[i]
                 h_n, c_n = self._pair(final, i)
                 h0, c0 = self._pair(initial, i)
@@ -255,13 +255,13 @@ class Recurrent(Layer):
         steps, batch, _ = trace.x.shape
         unbatched = trace.unbatched
         if dy is not None:
-            dy, _ = self._enter("dy", dy, self.hidden_size, (steps, batch, unbatched))
-        arriving = [None] * len(self.cell.states)
+            dy, _ = self._enter("dy", dy, self._hidden_size, (steps, batch, unbatched))
+        arriving = [None] * len(self._cell.states)
         if dstate is not None:
             arriving = self.enter_state("dstate", dstate, batch, unbatched)
         departing = [
-            self.kernels.arrays.zeros((self.num_layers, batch, self.hidden_size), self.dtype)
-            for _ in self.cell.states
+            self.kernels.arrays.zeros((self._num_layers, batch, self._hidden_size), self._dtype)
+            for _ in self._cell.states
         ]
         dx = None
         if need_dx:
@@ -272,7 +272,7 @@ class Recurrent(Layer):
         if batch:
             calls, (weights, dweights) = [], self._both_stacks()
             for i, t in enumerate(trace.layers):
-                fits = consume and len(self.cell.saved) == len(self.cell.gates)
+                fits = consume and len(self._cell.saved) == len(self._cell.gates)
                 at_states = {"dgates": thawed(t.all_gates) if fits else None}
                 if recorded:
                     one = recorded[i]
@@ -321,8 +321,8 @@ class Recurrent(Layer):
         ndarray, in the shape of `carried`
         """
         out, calls = self.kernels.arrays.empty_like(carried), []
-        weights = self.weights()
-        for i in range(self.num_layers):
+        weights = self._both_stacks()[0]
+        for i in range(self._num_layers):
             t = trace.layers[i]
             h, c, gates = (None if a is None else a[t0:] for a in (t.all_h, t.all_c, t.all_gates))
             dh0, dc0 = self._pair(out, i)
@@ -410,7 +410,7 @@ class RNN(Recurrent):
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return {**super().options(), "nonlinearity": self.nonlinearity}
+        return {**super().options(), "nonlinearity": self._nonlinearity}
 
 
 @built_in

@@ -83,7 +83,8 @@ class LinearStepper(Bound):
     """Steps a linear layer with packed weights. ``refresh()`` packs them anew."""
 
     def __init__(self, layer, num_threads):
-        self._layer = layer
+        self._layer, self._dtype = layer, layer.dtype
+        self._inputs, self._outputs = layer.in_features, layer.out_features
         self._threads = None if num_threads is None else check_threads("num_threads", num_threads)
         self._core = layer.kernels.LinearStepper(
             lambda: (layer["weight"], layer["bias"] if layer.bias else None)
@@ -95,19 +96,19 @@ class LinearStepper(Bound):
 
     def __call__(self, x, out=None):
         """Return y (batch, out) for x (batch, in)."""
-        layer, kernels = self._layer, self._layer.kernels
+        kernels = self._layer.kernels
         x = kernels.adopt(x)
-        rows = leading_rows(kernels, x, "x", layer.in_features, layer.dtype)
-        shape = (*x.shape[:-1], layer.out_features)
+        rows = leading_rows(kernels, x, "x", self._inputs, self._dtype)
+        shape = (*x.shape[:-1], self._outputs)
         if out is None:
-            out = kernels.arrays.empty(shape, layer.dtype)
+            out = kernels.arrays.empty(shape, self._dtype)
         elif kernels.checked(
-            "out", out, layer.dtype, shape
+            "out", out, self._dtype, shape
         ) is not out or kernels.arrays.may_share_memory(x, out):
             raise ValueError("out must be contiguous and must not overlap x")
         check_writable("out", out)
         threads = get_num_threads() if self._threads is None else self._threads
-        self._core(out.reshape(-1, layer.out_features), rows, threads)
+        self._core(out.reshape(-1, self._outputs), rows, threads)
         return out
 
 

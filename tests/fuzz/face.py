@@ -154,6 +154,19 @@ class Example:
             masks = {"mask": close_array(self.draw, self.memory, "?", (B,))}
             self.call(getattr(stepper, which), **(masks if which == "reset" else {}))
 
+    def call_method(self):
+        """Call any method of what there is, with anything."""
+        holders = [self.net, *getattr(self.net, "layers", ()), self.trace, self.stepper]
+        holder = holders[self.choose(*range(len(holders)))]
+        names = [name for name in dir(holder) if not name.startswith("_")]
+        methods = [name for name in names if callable(getattr(holder, name, None))]
+        if methods:
+            method = getattr(holder, self.draw(st.sampled_from(methods)))
+            count = self.draw(st.integers(0, 3))
+            self.attempt(
+                method, *(self.choose(self.junk(), self.trace, "weight") for _ in range(count))
+            )
+
     def set_attribute(self):
         target = self.choose(self.net, *getattr(self.net, "layers", ()))
         names = [name for name in dir(target) if not name.startswith("_")]
@@ -290,8 +303,8 @@ class Example:
 
     def run(self):
         actions = (
-            self.forward, self.infer, self.backward, self.step, self.set_attribute, self.tamper,
-            self.optimise, self.lose, self.call_any,
+            self.forward, self.infer, self.backward, self.step, self.set_attribute,
+            self.call_method, self.tamper, self.optimise, self.lose, self.call_any,
         )  # fmt: skip
         for _ in range(self.draw(st.integers(1, 8))):
             self.choose(*actions)()

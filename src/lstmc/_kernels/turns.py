@@ -17,21 +17,15 @@ class Turns:
     """
 
     def __init__(self):
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         _all_turns.add(self)
-
-    def __enter__(self):
-        self._lock.acquire()
-
-    def __exit__(self, *error):
-        self._lock.release()
 
     def __reduce__(self):
         return Turns, ()
 
     def renew(self):
         """Forget who has the turn: in a forked child, that thread does not exist."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
 
 def _renew_all():
@@ -48,7 +42,7 @@ def in_turn(method):
 
     @functools.wraps(method)
     def call(self, *arguments, **options):
-        with self.turns:
+        with self.turns.lock:
             return method(self, *arguments, **options)
 
     return call

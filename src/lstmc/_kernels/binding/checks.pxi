@@ -66,7 +66,7 @@ cdef void *address_of(str name, object array, int number, Py_ssize_t count, bint
     """
     cdef cnp.ndarray a
     cdef Py_ssize_t size
-    if isinstance(array, np.ndarray):
+    if isinstance(array, cnp.ndarray):
         a = array
         size = PyArray_SIZE(a)
         if (PyArray_TYPE(a) == number and (PyArray_ISCARRAY(a) if written else PyArray_ISCARRAY_RO(a))
@@ -84,7 +84,7 @@ cdef object refusal(str name, object array, int number, Py_ssize_t count, bint w
     """Return the error for an array that a kernel cannot take."""
     kind = "float64" if number == NPY_DOUBLE else "float32" if number == NPY_FLOAT else "int64"
     expected = f"{name} must be a {'writable ' if written else ''}contiguous {kind} array of {count} elements"
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, cnp.ndarray):
         return TypeError(f"{expected}, got {kind_of(array)}")
     got = f"{array.dtype.name} {shape_text(array.shape)}"
     if PyArray_TYPE(array) != number:
@@ -98,9 +98,9 @@ cdef object refusal(str name, object array, int number, Py_ssize_t count, bint w
 
 cdef check_matrix(str name, object array):
     """Refuse what is not an array of two axes."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, cnp.ndarray):
         raise TypeError(f"{name} must be an array of 2 axes, got {kind_of(array)}")
-    if array.ndim != 2:
+    if (<cnp.ndarray>array).ndim != 2:
         raise ValueError(f"{name} must be an array of 2 axes, got {shape_text(array.shape)}")
 
 
