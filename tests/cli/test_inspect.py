@@ -61,6 +61,23 @@ def check_writers(model, output):
     assert f"{first.contribution:+8.4f}  token {first.position:5} {first.token!r}" in listed
 
 
+def test_a_network_that_explodes(tmp_path, monkeypatch, capsys):
+    """All states are zero, and a gradient grows a hundredfold a step."""
+    monkeypatch.chdir(tmp_path)
+    model = lstmc.LanguageModel(
+        lstmc.Vocabulary.from_text(TEXT), "rnn", layers=1, hidden=9, embed=5, rng=0
+    )
+    model.net["1.weight_ih_l0"][...], model.net["1.bias_l0"][...] = 0, 0
+    model.net["1.weight_hh_l0"][...] = 100 * np.eye(9)
+    model.save("model.safetensors")
+    assert inspect("--text", TEXT * 3, "--out", "seen") == 0
+    output = capsys.readouterr().out
+    assert "exploding, the gradient is beyond all numbers" in output
+    assert "beyond all numbers from k = 182 on" in output
+    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    assert report["flow"]["verdict"] == "exploding"
+
+
 @pytest.mark.parametrize("model", [("lstm", 0.0)], indirect=True)
 def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
     (tmp_path / "long.txt").write_text(TEXT * 20)

@@ -49,6 +49,24 @@ def test_verdicts(dtype, factor, verdict, turn):
     assert (f"from {turn} steps back on, state {10 - turn}" in sentence) if turn else True
 
 
+@pytest.mark.parametrize("power", [-170, -290, 160, 290])
+@pytest.mark.parametrize("at", [-1, [2, 3]], ids=str)
+def test_norms_whose_squares_are_beyond_all_numbers(power, at):
+    """Everything is as large as the gradient at the output, and nothing else changes."""
+    case = make_case("bare", "lstm", 2, np.float64)
+    _, _, trace = case.net.forward(case.x, case.state)
+    scaled, whole = (
+        lstmc.gradient_flow(case.net, trace=trace, dy=case.dy * factor, at=at)
+        for factor in (10.0**power, 1)
+    )
+    for actual, expected in zip(scaled.layers, whole.layers, strict=True):
+        assert_close(actual.reach.norms, expected.reach.norms * 10.0**power, 1e-12)
+        assert actual.reach.verdict == expected.reach.verdict
+        for name, norms in expected.weights.items():
+            assert_close(actual.weights[name], norms * 10.0**power, 1e-12, name)
+        assert_close(actual.dh, expected.dh * 10.0**power, 1e-12)
+
+
 def test_no_gradient_at_all():
     net = make_case("tokens", "lstm", 1, np.float32).net
     net["4.weight"][...] = 0

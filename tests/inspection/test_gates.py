@@ -339,6 +339,39 @@ def test_the_models_own_memory_is_left_alone():
     assert_same_bits([part for state in model.state if state for part in state], before)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_is_not_finite(cell, value):
+    """One row of three from step 2 of 6 on: it is counted, and all else is told of the other values."""
+    net = make_layer(cell)
+    x, state = draw(net, STEPS, BATCH)
+    x[2, 1] = value
+    report = lstmc.gate_statistics(net, x, state)
+    trace = net.forward(x, state)[2]
+    layer = report.layers[0]
+    for name, a in {**trace.layers[0].gates, "h": trace.layers[0].h}.items():
+        beyond = np.count_nonzero(~np.isfinite(a)) / a.size
+        assert abs(layer.beyond[name] - beyond) < TOLERANCE
+        assert abs(layer.histograms[name].sum() - (1 - beyond)) < TOLERANCE
+        assert np.isfinite(layer.ranges[name]).all()
+    text, numbers = str(report), json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert numbers["layers"][0]["beyond"] == layer.beyond
+    assert any(layer.beyond.values()) == ("beyond all numbers" in text)
+    assert any(layer.beyond.values()) or value == math.inf
+
+
+def test_states_as_large_as_numbers_are(dtype):
+    """Whose range is not a number."""
+    net = make_layer("rnn_identity", dtype=dtype)
+    most = np.finfo(dtype).max
+    net.params[...] = 0
+    state = np.broadcast_to(np.array([1, -1, 0, 0, 0], dtype) * most, (1, BATCH, HIDDEN)).copy()
+    net["weight_hh_l0"][...] = np.eye(HIDDEN)
+    layer = lstmc.gate_statistics(net, np.zeros((2, BATCH, FEATURES), dtype), state).layers[0]
+    assert layer.ranges["h"] == (-most, most)
+    assert layer.histograms["h"][[0, 20, 39]].tolist() == pytest.approx([0.2, 0.6, 0.2])
+
+
 # --------------------------------------------------------------------------------------------------
 # Errors
 # --------------------------------------------------------------------------------------------------

@@ -146,6 +146,66 @@ def test_what_the_report_says_is_measured():
         assert abs(tensor.error - error) <= 1e-12
 
 
+# --------------------------------------------------------------------------------------------------
+# At a minimum
+# --------------------------------------------------------------------------------------------------
+
+RESIDUALS = [0, 1e-7, 1e-6, 1e-5]
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-3])
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_layers_that_are_right_near_a_minimum(cell, residual, step):
+    """Where the third derivative of the loss is larger than the first."""
+    net, x, target, state = bare_case(cell, 2, np.float64)
+    near = net(x, state)[0] + residual * target
+    report = lstmc.check_gradients(net, x, near, state, samples=10, step=step)
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("residual", [1e-7, 1e-6, 1e-5])
+@pytest.mark.parametrize("name", ["weight_hh_l1", "x"])
+def test_one_wrong_element_near_a_minimum(name, residual):
+    net, x, target, state = wrong_case(name)
+    near = net(x, state)[0] + residual * target
+    assert lstmc.check_gradients(net, x, near, state, samples=None).failed == [name]
+
+
+def test_a_gradient_where_there_is_none():
+    """At the minimum itself."""
+    net, x, _, state = wrong_case("bias_l0", change=lambda value: value + 1e-6)
+    report = lstmc.check_gradients(net, x, net(x, state)[0], state, samples=None)
+    assert report.failed == ["bias_l0"]
+    assert lstmc.check_gradients(lstmc.LSTM(3, 4, rng=1), x, samples=3)
+
+
+@pytest.mark.parametrize("logit", [5, 20, 30, 100])
+def test_a_cross_entropy_that_is_nearly_zero(logit):
+    """Its logarithm is rounded as of 1."""
+    net = lstmc.Sequential(lstmc.RNN(3, 4, rng=1), lstmc.Linear(4, 5, rng=2))
+    net["1.bias"][2] = logit
+    x = np.random.default_rng(seed_of("sure")).standard_normal((STEPS, BATCH, 3))
+    report = lstmc.check_gradients(net, x, np.full((STEPS, BATCH), 2))
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("step", [1e-300, 1e-13, 1.5, 1e300])
+def test_steps_that_measure_nothing(step):
+    net, x, target, state = bare_case("rnn_tanh", 1, np.float64)
+    with pytest.raises(ValueError, match=r"step must be a number in \[1e-12, 1\], got"):
+        lstmc.check_gradients(net, x, target, state, step=step)
+
+
+def test_a_step_that_changes_nothing():
+    net, x, target, state = bare_case("rnn_tanh", 1, np.float64)
+    net["weight_ih_l0"][1, 2] = 1e6
+    before = net.params.copy()
+    with pytest.raises(ValueError, match="step must be large enough to change weight_ih_l0"):
+        lstmc.check_gradients(net, x, target, state, step=1e-12)
+    assert np.array_equal(net.params, before)
+
+
 def as_nan(value):
     return math.nan
 

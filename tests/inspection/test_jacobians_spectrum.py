@@ -226,6 +226,72 @@ def test_directions_that_are_lost():
 
 
 # --------------------------------------------------------------------------------------------------
+# Beyond all numbers
+# --------------------------------------------------------------------------------------------------
+
+
+def tripling(steps, dtype=np.float32):
+    """Return an RNN whose state is zero throughout and triples every change of it, and its input."""
+    layer = lstmc.RNN(1, 2, dtype=dtype, rng=0)
+    layer["weight_hh_l0"][...], layer["bias_l0"][...] = 3 * np.eye(2), 0
+    return layer, np.zeros((steps, 2, 1), dtype)
+
+
+@pytest.mark.parametrize("steps", [81, 82, 400])
+def test_a_spectrum_outgrows_the_type_of_the_layer(dtype, steps):
+    """3^81 is more than float32 holds: the Jacobian is scaled on the way."""
+    layer, x = tripling(steps, dtype)
+    spectrum = lstmc.jacobian_spectrum(layer, x)
+    exact = [3.0**k for k in spectrum.distances]
+    # As the power is of 3 rounded once a step.
+    assert np.abs(spectrum.singular_values / np.array(exact)[:, None, None] - 1).max() < 1e-4
+    assert abs(spectrum.rate - math.log(3)) < 1e-6
+    for every in (1, 1000):
+        exponents = lstmc.lyapunov_exponents(layer, x, every=every)
+        assert np.abs(exponents - math.log(3)).max() < 1e-6
+
+
+def test_a_spectrum_beyond_all_numbers():
+    layer, x = tripling(700)
+    spectrum = lstmc.jacobian_spectrum(layer, x)
+    assert spectrum.distances[-2:] == [512, 700]
+    assert np.isinf(spectrum.singular_values[-1]).all()
+    assert np.isfinite(spectrum.singular_values[:-1]).all()
+    assert spectrum.rate == spectrum.largest[-1] == math.inf
+    assert "beyond all numbers from k = 700 on" in str(spectrum)
+    numbers = json.loads(json.dumps(spectrum.to_dict(), allow_nan=False))
+    assert numbers["rate"] is None
+    assert numbers["singular_values"][-1] == [[None] * 2] * 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["x", "weight_hh_l0", "state"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_is_not_finite_fails_nothing(cell, where, value):
+    """Nor does it reach other rows of the batch."""
+    layer, x, state = make_case(cell)
+    before = lstmc.jacobian_spectrum(layer, x, state=state)
+    (x if where == "x" else layer[where] if where in layer.parameters() else parts_of(state)[-1])[
+        0, 0
+    ] = value
+    spectrum = lstmc.jacobian_spectrum(layer, x, state=state)
+    exponents = lstmc.lyapunov_exponents(layer, x, state)
+    assert not np.isnan(spectrum.singular_values).any()
+    assert not np.isnan(exponents).any()
+    if where != "weight_hh_l0":
+        assert_close(spectrum.singular_values[:, 1], before.singular_values[:, 1], 1e-12)
+        assert (exponents[1] < math.inf).all()
+    else:
+        assert math.inf in spectrum.factors[0]["spectral_norm"].values()
+        assert spectrum.factors[0]["spectral_radius"] in (None, math.inf)
+    if CELLS[cell].saturates and where == "weight_hh_l0":
+        assert np.isinf(spectrum.singular_values).all()
+        assert "beyond all numbers from k = 1 on" in str(spectrum)
+    assert len(str(spectrum)) > 100
+    json.dumps(spectrum.to_dict(), allow_nan=False)
+
+
+# --------------------------------------------------------------------------------------------------
 # Errors
 # --------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,16 @@ from lstmc.inspection.problems import Problem
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished"])
+@pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished", "exploded"])
 def reports(request):
-    """Return reports of an LSTM, an RNN, the smallest network, and one whose gradient is exactly zero."""
+    """Return reports of an LSTM, an RNN, the smallest network, and of gradients of zero and of infinity."""
     sizes = {"one unit": (1, 1)}.get(request.param, (3, 7))
-    kind = lstmc.RNN if request.param in ("rnn", "vanished") else lstmc.LSTM
+    kind = lstmc.RNN if request.param in ("rnn", "vanished", "exploded") else lstmc.LSTM
     layer = kind(*sizes, num_layers=2, rng=0)
+    if request.param == "exploded":
+        layer = lstmc.RNN(3, 7, 2, nonlinearity="identity", rng=0)
+        for k in range(2):
+            layer[f"weight_hh_l{k}"][...] = 1e20 * np.eye(7)
     if request.param == "vanished":
         layer.params[:] = 0
     x = np.random.default_rng(1).standard_normal((30, 2, sizes[0])).astype(np.float32)
@@ -64,9 +68,9 @@ def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
     scale = "log" if any(layer.dh.any() for layer in flow.layers) else "linear"
     assert (reach.get_yscale(), total.get_yscale()) == (scale, scale)
     for layer, line, over_time in zip(flow.layers, reach.lines, total.lines, strict=True):
-        shown = np.nan_to_num(np.asarray(line.get_ydata(), float))
-        assert np.array_equal(shown, layer.reach.norms)
-        assert np.array_equal(np.nan_to_num(over_time.get_ydata()), layer.dh)
+        for norms, drawn_line in ((layer.reach.norms, line), (layer.dh, over_time)):
+            shown = np.nan_to_num(np.asarray(drawn_line.get_ydata(), float))
+            assert np.array_equal(shown, np.where(np.isfinite(norms), norms, 0))
         assert line.get_label().startswith(layer.name)
     verdict = "No gradient" if flow.verdict == "none" else flow.verdict.capitalize()
     assert verdict in reach.get_title()

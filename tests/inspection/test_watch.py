@@ -113,6 +113,21 @@ def test_the_gradient_of_an_lstm():
     assert abs(seen["gradient"] / math.sqrt(total) - 1) < 1e-7
 
 
+@pytest.mark.parametrize("factor", [1e30, 1e200])
+def test_an_overflow_is_no_number(factor, tmp_path):
+    """A gradient of 1e60 in float32, and weights whose squares overflow in float64."""
+    dtype = np.float32 if factor == 1e30 else np.float64
+    net = linear(factor, dtype=dtype)
+    _, _, trace = net.forward(np.zeros((STEPS, BATCH, 1), dtype))
+    watch = lstmc.Watch(net, path=tmp_path / "watch.jsonl")
+    seen = watch(1.0, np.ones((STEPS, BATCH, 1), dtype), trace)["l0"]
+    assert seen["gradient"] is None
+    assert seen["kept"] is None
+    assert abs(seen["weights"] / factor - 1) < TOLERANCE
+    (line,) = read_lines(tmp_path / "watch.jsonl")
+    assert line["l0"] == seen
+
+
 def test_every_so_many_windows(tmp_path):
     """The first is looked at; all are counted; lines are added to a file that is there."""
     net, path = make_net(), tmp_path / "watch.jsonl"

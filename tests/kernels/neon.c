@@ -225,8 +225,8 @@ static void losses(const double *number, int threads)
         kernels->softmax_cross_entropy(find("dlogits"), take(rows * sizeof(double)), find("logits"), targets,
                                        -1, rows, columns, threads));
     put(find("norm"), 0,
-        kernels->norm(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"),
-                                rows * columns, threads));
+        kernels->norm(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"), rows * columns,
+                      threads));
 }
 
 /* exp, tanh and sigmoid, and that denormals are flushed inside a kernel and nowhere else. */

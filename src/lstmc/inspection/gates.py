@@ -220,7 +220,9 @@ def _histogram(values, bounds):
         values = values[finite]
     if not bounds:
         bounds = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        if not math.isfinite(bounds[1] - bounds[0]):  # bins are as wide as that
+        if (
+            bounds[1] - bounds[0] > np.finfo(values.dtype).max
+        ):  # a width that the type does not hold
             bounds, values = tuple(end / 4 for end in bounds), values / 4
             counts, edges = np.histogram(values, BINS, bounds)
             return counts, (4 * float(edges[0]), 4 * float(edges[-1])), beyond

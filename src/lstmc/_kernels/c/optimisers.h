@@ -43,23 +43,32 @@ INLINE vec square_root(vec x)
     return x;
 }
 
+INLINE vec size_of(vec x) { return (vec)((ivec)x & ~(ivec)splat((real)-0.0)); }
+
+/* Whether the square of any lane of a gradient may take a mean of squares beyond all numbers. Few do, and
+ * what gets them right costs more than this question. */
+INLINE int is_large(vec d) { return __builtin_expect(any((ivec)(size_of(d) > ROOT_OF_MAX / 2)), 0); }
+
 /* The running mean of squares after d, whose share is `rest`, 1 - beta. Where the square of d overflows, the
  * share comes first, as in PyTorch. A mean beyond all numbers is the largest one: infinity would never fade,
  * and the weight would stand still for good. */
-INLINE vec mean_of_squares(vec mean, vec d, real beta, real rest)
+INLINE vec mean_of_squares(vec mean, vec d, real beta, real rest, int large)
 {
     const vec square = d * d;
-    const ivec over = (ivec)(square > REAL_MAX);
-    const vec share = choose(over, rest * d, splat(rest)) * choose(over, d, square);
-    return at_most(beta * mean + share, REAL_MAX);
+    if (large) {
+        const ivec over = (ivec)(square > REAL_MAX);
+        const vec share = choose(over, rest * d, splat(rest)) * choose(over, d, square);
+        return at_most(beta * mean + share, REAL_MAX);
+    }
+    const vec share = rest * square;
+    return beta * mean + share;
 }
 
 /* d, which a step divides by the root of that mean: where the mean had to stop at the largest number, it
  * stops at the root of it. What is not finite stays, to be seen. */
 INLINE vec beside_root(vec d, vec mean)
 {
-    const ivec sign = (ivec)splat((real)-0.0) & (ivec)d;
-    const vec size = (vec)((ivec)d ^ sign), limited = (vec)((ivec)splat(ROOT_OF_MAX) | sign);
+    const vec size = size_of(d), limited = (vec)((ivec)splat(ROOT_OF_MAX) | ((ivec)d ^ (ivec)size));
     return choose((ivec)(mean >= REAL_MAX) & (ivec)(size > ROOT_OF_MAX) & (ivec)(size <= REAL_MAX), limited,
                   d);
 }
@@ -119,36 +128,51 @@ static void NAME(sgd_member)(void *work, const team *member)
 
 /* Kingma & Ba 2015; with shrink below 1 the decoupled decay of Loshchilov & Hutter 2019. The correction of m
  * is in lr, that of v in root_of_correction. */
+INLINE void adam_part(const NAME(optimiser_work) * w, vec p, vec d, ptrdiff_t i, ptrdiff_t n, int large)
+{
+    vec m = load_n(w->first + i, n), v = load_n(w->second + i, n);
+    m = w->rest1 * (d - m) + m;
+    v = mean_of_squares(v, d, w->beta2, w->rest2, large);
+    m = large ? beside_root(m, v) : m;
+    store_n(w->first + i, m, n);
+    store_n(w->second + i, v, n);
+    store_n(w->params + i, p - w->lr * m / (square_root(v) / w->root_of_correction + w->eps), n);
+}
+
 static void NAME(adam_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
     FOR_VECTORS(w) {
-        vec p = load_n(w->params + i, n) * w->shrink, d = load_n(w->grads + i, n);
-        d = w->decay * p + d;
-        vec m = load_n(w->first + i, n), v = load_n(w->second + i, n);
-        v = mean_of_squares(v, d, w->beta2, w->rest2);
-        m = beside_root(w->rest1 * (d - m) + m, v);
-        store_n(w->first + i, m, n);
-        store_n(w->second + i, v, n);
-        store_n(w->params + i, p - w->lr * m / (square_root(v) / w->root_of_correction + w->eps), n);
+        const vec p = load_n(w->params + i, n) * w->shrink, d = w->decay * p + load_n(w->grads + i, n);
+        if (is_large(d))
+            adam_part(w, p, d, i, n, 1);
+        else
+            adam_part(w, p, d, i, n, 0);
     }
 }
 
 /* Tieleman & Hinton 2012, eps outside the root as PyTorch has it. */
+INLINE void rmsprop_part(const NAME(optimiser_work) * w, vec p, vec d, ptrdiff_t i, ptrdiff_t n, int large)
+{
+    const vec average = mean_of_squares(load_n(w->first + i, n), d, w->beta1, w->rest1, large);
+    store_n(w->first + i, average, n);
+    d = (large ? beside_root(d, average) : d) / (square_root(average) + w->eps);
+    if (w->second) {
+        d = w->momentum * load_n(w->second + i, n) + d;
+        store_n(w->second + i, d, n);
+    }
+    store_n(w->params + i, p - w->lr * d, n);
+}
+
 static void NAME(rmsprop_member)(void *work, const team *member)
 {
     const NAME(optimiser_work) *w = work;
     FOR_VECTORS(w) {
-        vec p = load_n(w->params + i, n), d = load_n(w->grads + i, n);
-        d = w->decay * p + d;
-        vec average = mean_of_squares(load_n(w->first + i, n), d, w->beta1, w->rest1);
-        store_n(w->first + i, average, n);
-        d = beside_root(d, average) / (square_root(average) + w->eps);
-        if (w->second) {
-            d = w->momentum * load_n(w->second + i, n) + d;
-            store_n(w->second + i, d, n);
-        }
-        store_n(w->params + i, p - w->lr * d, n);
+        const vec p = load_n(w->params + i, n), d = w->decay * p + load_n(w->grads + i, n);
+        if (is_large(d))
+            rmsprop_part(w, p, d, i, n, 1);
+        else
+            rmsprop_part(w, p, d, i, n, 0);
     }
 }
 

@@ -4,7 +4,7 @@
  * (-DLSTMC_ISA_NAME=v3 with the matching -march). This header turns those two facts into `real`, `vec`
  * and NAME(). It is not a portability layer: GCC's and Clang's vector extension is the language here,
  * and an intrinsic appears only where the extension has no words for it (masked loads and stores, the
- * larger of two).
+ * larger of two, any of several).
  */
 #ifndef LSTMC_REAL_H
 #define LSTMC_REAL_H
@@ -143,6 +143,21 @@ INLINE void transpose(vec rows[VL])
 
 /* mask lanes are all ones or all zeros, as vector comparisons give them. */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* Whether any lane of such a mask is set. */
+INLINE int any(ivec mask)
+{
+#if defined(__AVX512F__)
+    return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__x86_64__)
+    return X86(movemask)((vec)mask) != 0;
+#else
+    bits set = 0;
+    for (int i = 0; i < VL; i++)
+        set |= mask[i];
+    return set != 0;
+#endif
+}
 
 /* The larger and the smaller of x and a limit; NaN where x is NaN, as x86 has it if x comes second. */
 #if defined(__x86_64__)
