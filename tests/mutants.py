@@ -194,8 +194,8 @@ MUTANTS = [
      "    (void)before;\n"),
     ("threads: a forked child waits for its parent's", "c/team/threads.c", "    idle = NULL;\n", ""),
     ("threads: sleepers are not woken", "c/team.c", "wake(&word->value);", "(void)0;"),
-    ("threads: a thread refused ends the team", "c/team/threads.c", "return !error &&",
-     "if (error) abort();\n    return !error &&"),
+    ("threads: a thread refused ends the team", "c/team/threads.c", "    if (error)\n",
+     "    if (error) abort();\n    if (error)\n"),
     # Flat arrays
     ("softmax: without the largest", "c/flat.h", "v_exp(load_n(logits + i, n) - top)",
      "v_exp(load_n(logits + i, n))"),

@@ -65,8 +65,10 @@ static int cores_at_hand(struct team_shared *shared)
 /* Whether a core was free, which it is not any more. */
 static int take(struct team_shared *shared, int core)
 {
+    if (core < 0 || core >= CPU_SETSIZE)
+        return 1; /* not known: it stays */
     const uint64_t bit = UINT64_C(1) << core % 64;
-    return core < 0 || core >= CPU_SETSIZE || !(atomic_fetch_or(&shared->taken[core / 64], bit) & bit);
+    return !(atomic_fetch_or(&shared->taken[core / 64], bit) & bit);
 }
 
 static void keep_apart(struct team_shared *shared)
@@ -130,12 +132,13 @@ void lstmc_team_run(int threads, team_body body, void *work)
 void lstmc_team_join(team_body body, void *work, const team *member)
 {
     keep_apart(member->shared);
+    lstmc_team_barrier(member); /* a member that woke on the caller's core gets to run, and leaves it */
     run_member(body, work, member);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------- */
 
-/* A step of a small layer is shorter than a sleep. In microseconds, but for the pauses, of some 40 cycles. */
+/* A step of a small layer is shorter than a sleep: pauses, of 40 cycles or more, and then microseconds. */
 enum { SPINS = 1000, AT_A_BARRIER = 100 };
 
 void lstmc_team_yield(void) { YIELD(); }
