@@ -32,7 +32,7 @@ def main(
         comparisons.append(compare(problem, updates, start=start, every=50, seconds=seconds))
         print(comparisons[-1], flush=True)
     try:
-        plot_comparisons(path, comparisons)
+        plot_comparisons(comparisons, path)
         print(f"see {path}")
     except ImportError as error:
         print(f"no picture: {error}")

@@ -197,6 +197,19 @@ def test_layers_share_the_buffers_of_their_network():
     assert (net["1.bias_l0"] == 4).all()
 
 
+def test_buffers_are_bound_whole_or_not_at_all(dtype):
+    """What is not views of all parameters is refused, and the network stays as it is."""
+    net = make_network(dtype)
+    own, before = net.params, net.params.copy()
+    other = make_network(np.float64 if dtype == np.float32 else np.float32)
+    part = net.buffers(dict(list(net.parameters().items())[:-1]))
+    for views in ((np.ones(3), "weight"), other.buffers(other.parameters()), part):
+        with pytest.raises((TypeError, ValueError), match="params must be views"):
+            net.bind(*views)
+        assert np.may_share_memory(net.params, own)
+        assert_same_bits(net.params, before)
+
+
 OPTIMISERS = {
     "SGD": lambda net: lstmc.SGD(net, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "Adam": lambda net: lstmc.Adam(net, 0.1, weight_decay=1e-3),

@@ -218,11 +218,25 @@ class Layer(Described):
         return {}
 
     def bind(self, params, grads):
-        """Move the parameters and gradients, with their values, into other views by the same names."""
+        """Move the parameters and gradients, with their values, into other views, those of ``buffers``."""
+        self.check_views(params, grads)
         for mine, views in ((self._params, params), (self._grads, grads)):
             for name in mine:
                 copy_into(views[name], mine[name])
         self._params, self._grads = params, grads
+
+    def check_views(self, params, grads):
+        """Refuse what is not views of the layer's parameters, by their names, shapes and type."""
+        shapes = {name: tuple(shape) for name, shape in self.parameters().items()}
+        for name, views in (("params", params), ("grads", grads)):
+            if not isinstance(views, Views):
+                raise TypeError(
+                    f"{name} must be views, as buffers() returns them, got {kind_of(views)}"
+                )
+            if views.flat.dtype != self._dtype or {n: v.shape for n, v in views.items()} != shapes:
+                raise ValueError(
+                    f"{name} must be views of the layer's own parameters, got those of others"
+                )
 
     def buffers(self, shapes):
         """Return views into new parameters and gradients of these shapes, on the layer's device."""

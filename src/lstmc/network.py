@@ -190,7 +190,8 @@ class Sequential(Layer):
         return dict(self._shapes)
 
     def bind(self, params, grads):
-        """Move the parameters and gradients of all layers into other views by the same names."""
+        """Move the parameters and gradients of all layers into other views, those of ``buffers``."""
+        self.check_views(params, grads)
         for i, layer in enumerate(self._layers):
             if any(name.startswith(f"{i}.") for name in params):
                 layer.bind(_part(params, i, self.kernels), _part(grads, i, self.kernels))

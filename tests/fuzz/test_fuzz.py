@@ -17,7 +17,11 @@ def search(examples, tmp_path):
     log = tmp_path / "calls"
     command = [sys.executable, str(FACE), "--examples", str(examples), "--seed", str(seed)]
     done = subprocess.run(
-        [*command, "--log", str(log)], capture_output=True, text=True, timeout=3600
+        [*command, "--log", str(log)],
+        cwd=tmp_path,  # where a call may write a file
+        capture_output=True,
+        text=True,
+        timeout=3600,
     )
     assert done.returncode == 0, "\n".join(
         [

@@ -1,6 +1,8 @@
 """Pictures are written, hold what they should, and say what is missing where matplotlib is."""
 
+import base64
 import builtins
+import html
 
 import numpy as np
 import pytest
@@ -61,6 +63,31 @@ def test_a_report_draws_itself(name, reports, drawn, tmp_path):
     assert len(title.split()) >= 3
 
 
+@pytest.mark.parametrize("name", ["flow", "gates", "spectrum"])
+def test_a_notebook_shows_text_and_picture(name, reports):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    report = reports[name]
+    assert repr(report) == str(report)
+    figure = report.plot()
+    assert isinstance(figure, Figure)
+    assert figure._repr_png_().startswith(PNG)
+    shown = report._repr_html_()
+    text, _, picture = shown.partition("</pre>")
+    assert html.unescape(text.removeprefix("<pre>")) == str(report)
+    data = picture.partition("base64,")[2].partition('"')[0]
+    assert base64.b64decode(data).startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["flow", "gates"])
+def test_parts_of_a_report_print_in_a_line(name, reports):
+    for layer in reports[name].layers:
+        assert "\n" not in repr(layer)
+        assert len(repr(layer)) < 250
+        assert repr(layer).startswith(f"{type(layer).__name__}({layer.name!r}, {layer.cell!r}, ")
+
+
 def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
     flow = reports["flow"]
     flow.plot(tmp_path / "flow.png")
@@ -79,7 +106,7 @@ def test_the_flow_is_drawn_as_it_is(reports, drawn, tmp_path):
 
 def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
     actual = compare(Problem("temporal_order", 10), updates=6, hidden=24, every=2, rows=20)
-    plots.plot_comparisons(tmp_path / "comparisons.png", [actual, actual])
+    plots.plot_comparisons([actual, actual], tmp_path / "comparisons.png")
     learning, reach = drawn[0].axes[:2]
     lines = [line for line in learning.lines if line.get_label() in ("LSTM", "RNN")]
     for run, line in zip((actual.lstm, actual.rnn), lines, strict=True):
@@ -92,12 +119,12 @@ def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
 
 def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):
     matrix = np.array([[0.0, -3.0, 1.0], [2.0, 0.5, 0.0]])
-    plots.plot_jacobian(tmp_path / "jacobian.png", matrix, "a title of some words")
+    plots.plot_jacobian(matrix, "a title of some words", tmp_path / "jacobian.png")
     image = drawn[0].axes[0].images[0]
     assert np.array_equal(image.get_array(), matrix)
     assert image.get_clim() == (-3, 3)
     with pytest.raises(ValueError, match="jacobian must be a matrix"):
-        plots.plot_jacobian(tmp_path / "no.png", matrix[None])
+        plots.plot_jacobian(matrix[None], path=tmp_path / "no.png")
 
 
 @pytest.mark.parametrize("name", ["flow", "gates", "gates.histograms", "spectrum"])
@@ -112,4 +139,6 @@ def test_without_matplotlib_the_text_is_there_still(name, reports, monkeypatch, 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"pip install lstmc\[plot\]"):
         draw(name, reports, tmp_path / "picture.png")
-    assert len(str(reports[name.partition(".")[0]])) > 50
+    report = reports[name.partition(".")[0]]
+    assert len(str(report)) > 50
+    assert html.unescape(report._repr_html_()) == f"<pre>{report}</pre>"

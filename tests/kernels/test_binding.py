@@ -60,7 +60,7 @@ CALLS = {
         {"ignored": -1},
     ),
     "squared_error": ({name: ones(12) for name in ("dy", "y", "target")}, "dy", {}),
-    "sum_of_squares": ({"a": ones(12)}, "", {}),
+    "norm": ({"a": ones(12)}, "", {}),
     "scale": ({"a": ones(12)}, "a", {"factor": 2.0}),
     "sgd": (
         {name: ones(12) for name in ("params", "velocity", "grads")},

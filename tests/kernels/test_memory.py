@@ -13,13 +13,17 @@ MEGABYTE = 1 << 20
 PATIENCE = 128  # requests: what the documentation promises
 
 
+def array(pool, megabytes):
+    return pool.array((megabytes * MEGABYTE // 4,), np.float32)
+
+
 def take(pool, megabytes):
     """Take an array from a pool and drop it."""
-    return pool.array((megabytes * MEGABYTE,), np.uint8)[:1].size
+    return array(pool, megabytes)[:1].size
 
 
 def address(pool, megabytes):
-    return pool.array((megabytes * MEGABYTE,), np.uint8).ctypes.data
+    return array(pool, megabytes).ctypes.data
 
 
 def test_memory_is_used_again():
@@ -47,7 +51,7 @@ def test_what_later_requests_have_no_use_for_goes_back():
 def test_a_block_that_is_alive_for_long_is_kept_when_it_comes_back():
     """As those of a trace, during a step of a deep network."""
     pool = core.Pool()
-    alive = pool.array((50 * MEGABYTE,), np.uint8)
+    alive = array(pool, 50)
     for _ in range(2 * PATIENCE):
         take(pool, 1)
     del alive
@@ -57,7 +61,7 @@ def test_a_block_that_is_alive_for_long_is_kept_when_it_comes_back():
 
 def test_release():
     pool = core.Pool()
-    alive = pool.array((2 * MEGABYTE,), np.uint8)
+    alive = array(pool, 2)
     alive[:] = 7
     take(pool, 50)
     pool.release()

@@ -161,7 +161,7 @@ def draw(reports, model, ids, out):
             title = (
                 f"What the last state owes to the one {back} steps before: {parts}, layer by layer"
             )
-            plot_jacobian(out / "jacobian.png", jacobian, title)
+            plot_jacobian(jacobian, title, out / "jacobian.png")
             pictures.append("jacobian.png")
         print(f"wrote {', '.join(pictures)} in {out}")
     except ImportError as error:
@@ -186,7 +186,7 @@ def demo(args):
     try:
         from ..inspection.plots import plot_comparisons
 
-        plot_comparisons(out / "demo.png", list(comparisons.values()))
+        plot_comparisons(list(comparisons.values()), out / "demo.png")
         print(f"wrote {out / 'demo.png'}")
     except ImportError as error:
         print(f"no picture: {error}")

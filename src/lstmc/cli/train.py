@@ -369,7 +369,7 @@ def draw(curve, path):
     try:
         from ..inspection.plots import plot_losses
 
-        plot_losses(path, *zip(*curve))
+        plot_losses(*zip(*curve), path)
     except ImportError:
         print("no loss.png: matplotlib is not installed (pip install matplotlib)")
 

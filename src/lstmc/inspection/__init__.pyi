@@ -15,11 +15,15 @@ _Path = str | PathLike[str]
 _Rng = int | np.random.Generator | None
 _State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
 _Targets = _Array | Callable[[_Array], tuple[float, _Array]]
+_Figure = Any  # of matplotlib
 
 class _Recurrent(Protocol):  # a recurrent layer of any cell
-    input_size: int
-    hidden_size: int
-    num_layers: int
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
     @property
     def cell(self) -> Any: ...
 
@@ -30,6 +34,9 @@ class _Reader(_Model, Protocol):
     vocabulary: Any
 
 _Net = Layer | _Model
+
+class _Report:
+    def _repr_html_(self) -> str: ...
 
 @dataclass
 class Reach:
@@ -63,7 +70,7 @@ class LayerFlow:
     gradients: Any = None
 
 @dataclass
-class GradientFlow:
+class GradientFlow(_Report):
     loss: float | None
     steps: int
     batch: int
@@ -75,7 +82,7 @@ class GradientFlow:
     def asked(self) -> str: ...
     def sentence(self, layer: LayerFlow) -> str: ...
     def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
+    def plot(self, path: _Path | None = None) -> _Figure: ...
 
 def gradient_flow(
     net: _Net,
@@ -92,7 +99,7 @@ def gradient_flow(
 ) -> GradientFlow: ...
 
 @dataclass
-class JacobianSpectrum:
+class JacobianSpectrum(_Report):
     t1: int
     distances: list[int]
     singular_values: _Array
@@ -103,7 +110,7 @@ class JacobianSpectrum:
     @property
     def rate(self) -> float: ...
     def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
+    def plot(self, path: _Path | None = None) -> _Figure: ...
 
 def state_jacobian(
     layer: _Recurrent,
@@ -160,15 +167,16 @@ class LayerGates:
     shut: list[int]
     pegged: list[int]
     gates: dict[str, Any] = ...
+    beyond: dict[str, float] = ...
 
 @dataclass
-class GateReport:
+class GateReport(_Report):
     steps: int
     batch: int
     layers: list[LayerGates]
     def to_dict(self) -> dict[str, Any]: ...
-    def plot(self, path: _Path) -> None: ...
-    def plot_histograms(self, path: _Path) -> None: ...
+    def plot(self, path: _Path | None = None) -> _Figure: ...
+    def plot_histograms(self, path: _Path | None = None) -> _Figure: ...
 
 @dataclass
 class Write:
@@ -203,7 +211,7 @@ class TensorCheck:
     measurable: bool = True
 
 @dataclass
-class GradientReport:
+class GradientReport(_Report):
     loss: float
     tolerance: float
     tensors: list[TensorCheck]

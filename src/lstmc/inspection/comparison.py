@@ -19,7 +19,7 @@ from .flow import GradientFlow, gradient_flow
 from .inputs import recurrent_network
 from .plots import plot_comparisons
 from .problems import Problem
-from .reports import plain
+from .reports import Report, plain
 
 __all__ = ["Comparison", "Learning", "compare", "equal_networks", "learn"]
 
@@ -159,8 +159,8 @@ def _check_problem(problem):
 # -- learning ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class Learning:
+@dataclass(repr=False)
+class Learning(Report):
     """How a network learned a problem.
 
     Attributes
@@ -325,8 +325,8 @@ def _score(net, problem, rng, rows, num_threads):
 # -- both -------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Comparison:
+@dataclass(repr=False)
+class Comparison(Report):
     """An LSTM and a tanh RNN of equal size on one problem. Print it, ``plot`` it, or read its numbers.
 
     Attributes
@@ -372,9 +372,9 @@ class Comparison:
             lines.append(f"    {name + ':':<5} {sentence}")
         return "\n".join(lines)
 
-    def plot(self, path):
-        """Draw it into a PNG file: which network learns, and beside it why. Needs matplotlib."""
-        plot_comparisons(path, [self])
+    def plot(self, path=None):
+        """Draw which network learns, and beside it why: see ``Report``."""
+        return plot_comparisons([self], path)
 
     def to_dict(self):
         """Return all of it as plain numbers, lists and strings, for JSON."""

@@ -15,7 +15,7 @@ from ..passes import recurrent_layers, run_back
 from .inputs import loss_and_trace, recurrent_network
 from .plots import plot_flow
 from .reach import Reach, at_step, exponents_of, norms_over_time, reach_of
-from .reports import BEYOND, count_of, plain
+from .reports import BEYOND, Report, count_of, plain
 
 __all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 
@@ -25,7 +25,7 @@ NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
 # -- the report -------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(repr=False)
 class LayerFlow:
     """The gradient at one layer of a stack: norms over rows and units, one entry per step.
 
@@ -65,9 +65,14 @@ class LayerFlow:
     reach: Reach
     gradients: object = None
 
+    def __repr__(self):
+        return (
+            f"LayerFlow({self.name!r}, {self.cell!r}, steps={len(self.dh)}, reach={self.reach!r})"
+        )
 
-@dataclass
-class GradientFlow:
+
+@dataclass(repr=False)
+class GradientFlow(Report):
     """Where in time the gradient lives, by layer. Print it, ``plot`` it, or read its numbers.
 
     Attributes
@@ -178,9 +183,9 @@ class GradientFlow:
             "layers": layers,
         }
 
-    def plot(self, path):
-        """Draw it into a PNG file: how far back the loss reaches, and the total over time."""
-        plot_flow(path, self)
+    def plot(self, path=None):
+        """Draw how far back the loss reaches, and the total over time: see ``Report``."""
+        return plot_flow(self, path)
 
 
 # -- making it --------------------------------------------------------------------------------------

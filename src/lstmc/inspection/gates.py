@@ -11,7 +11,7 @@ from ..layer import check_size
 from ..passes import recurrent_layers, run
 from .inputs import recurrent_network
 from .plots import plot_gates, plot_histograms
-from .reports import BEYOND, count_of, number_text, plain
+from .reports import BEYOND, Report, count_of, number_text, plain
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
 
@@ -19,7 +19,7 @@ STILL = 1e-3  # a unit whose h moves less than this is dead
 BINS = 40
 
 
-@dataclass
+@dataclass(repr=False)
 class LayerGates:
     """The gates of one layer of a stack over steps, rows and units.
 
@@ -62,12 +62,16 @@ class LayerGates:
     dead: list
     shut: list
     pegged: list
-    gates: dict = field(default_factory=dict, repr=False, compare=False)
+    gates: dict = field(default_factory=dict, compare=False)
     beyond: dict = field(default_factory=dict)
 
+    def __repr__(self):
+        units = ", ".join(f"{n}={getattr(self, n)!r}" for n in ("dead", "shut", "pegged"))
+        return f"LayerGates({self.name!r}, {self.cell!r}, {', '.join(self.means)}, {units})"
 
-@dataclass
-class GateReport:
+
+@dataclass(repr=False)
+class GateReport(Report):
     """What the gates of a network did on one input. Print it, ``plot`` it, or read its numbers."""
 
     steps: int
@@ -123,13 +127,13 @@ class GateReport:
         ]
         return {"steps": self.steps, "batch": self.batch, "layers": layers}
 
-    def plot(self, path):
-        """Draw heat maps of the gates over time and unit into a PNG file. Needs matplotlib."""
-        plot_gates(path, self)
+    def plot(self, path=None):
+        """Draw heat maps of the gates over time and unit: see ``Report``."""
+        return plot_gates(self, path)
 
-    def plot_histograms(self, path):
-        """Draw the distribution of each gate into a PNG file. Needs matplotlib."""
-        plot_histograms(path, self)
+    def plot_histograms(self, path=None):
+        """Draw the distribution of each gate, as ``plot`` does."""
+        return plot_histograms(self, path)
 
 
 def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):

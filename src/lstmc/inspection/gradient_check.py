@@ -9,7 +9,7 @@ from .._kernels.devices import copy_into, host
 from ..layer import Layer, check_size
 from ..passes import run
 from .inputs import loss_and_trace, loss_at, network_of
-from .reports import plain
+from .reports import Report, plain
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
 
@@ -53,8 +53,8 @@ class TensorCheck:
     measurable: bool = True
 
 
-@dataclass
-class GradientReport:
+@dataclass(repr=False)
+class GradientReport(Report):
     """The result of ``check_gradients``. As a boolean it is true if every gradient is right."""
 
     loss: float

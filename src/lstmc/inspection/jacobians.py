@@ -13,7 +13,7 @@ from .._kernels.devices import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
 from .plots import plot_spectrum
-from .reports import BEYOND, number_text, plain
+from .reports import BEYOND, Report, number_text, plain
 from .sweeps import carry, check_layer, check_span, is_int, row_groups, state_size, sweep, trace_of
 
 __all__ = [
@@ -171,8 +171,8 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
 # -- the spectrum over distance ---------------------------------------------------------------------
 
 
-@dataclass
-class JacobianSpectrum:
+@dataclass(repr=False)
+class JacobianSpectrum(Report):
     """Singular values of d s_t1 / d s_(t1-k) over the distance k, and the factors of a step.
 
     Attributes
@@ -268,9 +268,9 @@ class JacobianSpectrum:
             "factors": factors,
         }
 
-    def plot(self, path):
-        """Draw it into a PNG file. Needs matplotlib."""
-        plot_spectrum(path, self)
+    def plot(self, path=None):
+        """Draw the singular values over the distance: see ``Report``."""
+        return plot_spectrum(self, path)
 
 
 def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, trace=None,

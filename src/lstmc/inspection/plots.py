@@ -1,8 +1,12 @@
-"""Pictures of reports, as PNG files. No other file of the library imports matplotlib.
+"""Pictures of reports, as figures or PNG files. No other file of the library imports matplotlib.
 
 Line colours are those of Okabe and Ito (2008), which colour-blind people can tell apart, and each has a line
 style of its own; heat maps are viridis, or blue to red around zero.
 """
+
+import functools
+import io
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +33,23 @@ def _figure(height, width=WIDTH):
         from matplotlib.figure import Figure  # no pyplot: nothing global, no window system
     except ImportError:
         raise ImportError("matplotlib is not installed: pip install lstmc[plot]") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure._repr_png_ = functools.partial(_png, figure)  # for notebooks, whose own way needs pyplot
+    return figure
+
+
+def _png(figure):
+    """Return a figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def _finish(figure, path):
+    """Write the figure to path, unless that is None, and return it."""
+    if path is not None:
+        figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def _line(i):
@@ -61,16 +81,21 @@ def _log(axes):
         axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center")
 
 
-def plot_losses(path, epochs, train, valid):
-    """Draw the losses over epochs into a PNG file.
+def plot_losses(epochs, train, valid, path=None):
+    """Draw the losses over epochs.
 
     Parameters
     ----------
-    path : str or path
     epochs : list of float
         Where each loss belongs on the axis.
     train, valid : list of float or None
         Mean loss of an epoch's training, and of validation, in nats per token; None where unknown.
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     figure = _figure(4)
     axes = figure.add_subplot()
@@ -82,16 +107,21 @@ def plot_losses(path, epochs, train, valid):
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
-def plot_flow(path, flow):
+def plot_flow(flow, path=None):
     """Draw a GradientFlow: how far back the loss of the chosen steps reaches, and the total over time.
 
     Parameters
     ----------
-    path : str or path
     flow : GradientFlow
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     figure = _figure(6.4)
     reach, total = figure.subplots(2, 1)
@@ -116,16 +146,21 @@ def plot_flow(path, flow):
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
     reach.legend(fontsize=8)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
-def plot_gates(path, report):
+def plot_gates(report, path=None):
     """Draw a GateReport: heat maps of every gate over time and unit, a column for each layer.
 
     Parameters
     ----------
-    path : str or path
     report : GateReport
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
     columns = len(report.layers)
@@ -149,7 +184,7 @@ def plot_gates(path, report):
     rows = f", mean of {report.batch} rows" if report.batch > 1 else ""
     what = "The states" if list(gates) == ["h"] else "How far each gate opens"
     figure.suptitle(f"{what}, over time and units{rows}", fontsize=11)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
 def _draw_gate(axes, layer, name):
@@ -168,13 +203,18 @@ def _draw_gate(axes, layer, name):
     )
 
 
-def plot_histograms(path, report):
+def plot_histograms(report, path=None):
     """Draw a GateReport: how the values of each gate are distributed, a line for each layer.
 
     Parameters
     ----------
-    path : str or path
     report : GateReport
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
     figure = _figure(1.5 * len(gates) + 0.7)
@@ -195,16 +235,21 @@ def plot_histograms(path, report):
     panels[-1].set_xlabel("value; beyond the grey lines a gate is saturated")
     what = "states" if list(gates) == ["h"] else "gates"
     figure.suptitle(f"How the {what} are distributed over steps, rows and units", fontsize=11)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
-def plot_spectrum(path, spectrum):
+def plot_spectrum(spectrum, path=None):
     """Draw a JacobianSpectrum: singular values over the distance.
 
     Parameters
     ----------
-    path : str or path
     spectrum : JacobianSpectrum
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     figure = _figure(4.2)
     axes = figure.add_subplot()
@@ -240,20 +285,25 @@ def plot_spectrum(path, spectrum):
     )
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=5)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
 def plot_jacobian(
-    path, jacobian, title="What each number of a state owes to each number of an earlier one"
+    jacobian, title="What each number of a state owes to each number of an earlier one", path=None
 ):
     """Draw one Jacobian as a heat map.
 
     Parameters
     ----------
-    path : str or path
     jacobian : ndarray (S, S) or (H, I)
         That of one row: ``state_jacobian(...)[b]``.
     title : str
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
 
     Raises
     ------
@@ -278,16 +328,21 @@ def plot_jacobian(
     axes.set_xlabel("number of the earlier vector")
     axes.set_ylabel("number of the later vector")
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
-def plot_comparisons(path, comparisons) -> None:  # so that typed programs may call it
+def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs may call it
     """Draw how an LSTM and an RNN learn the same problems, and beside it why: a row for each problem.
 
     Parameters
     ----------
-    path : str or path
     comparisons : list of comparison.Comparison
+    path : str or path, optional
+        Where to write it as a PNG file.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     figure = _figure(0.4 + 3.1 * len(comparisons), 7)
     rows = figure.subfigures(len(comparisons), 1, squeeze=False)[:, 0]
@@ -300,7 +355,7 @@ def plot_comparisons(path, comparisons) -> None:  # so that typed programs may c
         learning, reach = row.subplots(1, 2)
         _draw_learning(learning, comparison)
         _draw_reach(reach, comparison)
-    figure.savefig(path, dpi=DPI)
+    return _finish(figure, path)
 
 
 def _draw_learning(axes, comparison):

@@ -13,7 +13,7 @@ VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at
 STEADY = 0.5  # from this R squared on, the gradient changes at one rate
 
 
-@dataclass
+@dataclass(repr=False)
 class Reach:
     """How far back the gradient of the loss at some steps reaches.
 
@@ -32,6 +32,10 @@ class Reach:
     norms: np.ndarray
     rate: float
     fit: float
+
+    def __repr__(self):
+        back = len(self.norms) - 1
+        return f"Reach({self.verdict}, steps={back}, rate={self.rate:.3g}, fit={self.fit:.3g})"
 
     @property
     def half_life(self):

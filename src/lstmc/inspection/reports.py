@@ -1,12 +1,37 @@
-"""How reports write counts and numbers, and numbers for JSON."""
+"""What reports have in common, how they write counts and numbers, and numbers for JSON."""
 
+import base64
+import html
 import math
 
 import numpy as np
 
-__all__ = ["BEYOND", "count_of", "number_text", "plain"]
+__all__ = ["BEYOND", "Report", "count_of", "number_text", "plain"]
 
 BEYOND = "beyond all numbers"  # infinity, and what is NaN because of one
+
+
+class Report:
+    """A report: text where it is printed, in a notebook its picture too, if it has one.
+
+    ``plot(path=None)`` returns the picture as a figure of matplotlib, which must be installed, and writes
+    it to path, if there is one, as a PNG file.
+    """
+
+    def __repr__(self):
+        return str(self)
+
+    def _repr_html_(self):
+        shown = f"<pre>{html.escape(str(self))}</pre>"
+        if hasattr(self, "plot"):
+            try:
+                png = base64.b64encode(self.plot()._repr_png_()).decode()
+            except ImportError:  # without matplotlib there is the text
+                return shown
+            shown += (
+                f'<img alt="{type(self).__name__}" width="600" src="data:image/png;base64,{png}">'
+            )
+        return shown
 
 
 def count_of(n, what):

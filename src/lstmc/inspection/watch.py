@@ -186,6 +186,9 @@ class Watch:
         self._board = None if tensorboard is None else _open_board(tensorboard)
         self.window, self.records = 0, []
 
+    def __repr__(self):
+        return f"Watch(every={self.every}, window={self.window}, records={len(self.records)})"
+
     def __call__(self, loss, dy, trace):
         """Look at one window, if it is its turn.
 
