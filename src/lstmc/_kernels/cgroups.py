@@ -1,6 +1,6 @@
 """The share of the CPU that Linux's control groups leave to this process: containers are limited by it."""
 
-from pathlib import Path
+import os  # not pathlib, which costs `import lstmc` several milliseconds
 
 __all__ = ["cpu_quota"]
 
@@ -17,18 +17,24 @@ def cpu_quota(root="/"):
         Where ``proc`` and ``sys`` are.
     """
     try:
-        return min(quotas(Path(root)), default=None)
+        return min(quotas(os.fspath(root)), default=None)
     except (OSError, ValueError):  # no such files, or none that one can read
         return None
+
+
+def text_of(folder, name):
+    """Return the text of a file in a folder."""
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        return file.read()
 
 
 def quotas(root):
     """Yield the quotas that hold for this process, in cores."""
     paths = {}  # of the group of this process, by controller; version 2 has one for all
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    for line in text_of(root, "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         paths.update(dict.fromkeys(controllers.split(","), path))
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+    for line in text_of(root, "proc/self/mountinfo").splitlines():
         place, _, form = line.partition(" - ")
         top, mount = place.split()[3:5]
         kind, _, options = form.split(maxsplit=2)
@@ -44,12 +50,12 @@ def quotas_of(root, mount, top, path, read):
     ``top`` is the group that is mounted at ``mount``. A container may see there its own group alone, while
     its path is still told from the host's root.
     """
-    group, top = Path(path), Path(top)
-    inside = group.relative_to(top) if group.is_relative_to(top) else Path()
-    mount = root / Path(mount).relative_to("/")
-    for folder in (inside, *inside.parents):
+    group, top = ([part for part in folder.split("/") if part] for folder in (path, top))
+    inside = group[len(top) :] if group[: len(top)] == top else []
+    mount = os.path.join(root, mount.lstrip("/"))
+    for depth in range(len(inside), -1, -1):
         try:
-            quota, period = read(mount / folder)
+            quota, period = read(os.path.join(mount, *inside[:depth]))
             if int(quota) > 0 and int(period) > 0:
                 yield int(quota) / int(period)
         except (OSError, ValueError):
@@ -58,9 +64,9 @@ def quotas_of(root, mount, top, path, read):
 
 def version_1(folder):
     """Return the microseconds of CPU time (-1: no limit) in how many of real time, by version 1."""
-    return [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+    return [text_of(folder, f"cpu.cfs_{name}_us") for name in ("quota", "period")]
 
 
 def version_2(folder):
     """Return the microseconds of CPU time ("max": no limit) in how many of real time, by version 2."""
-    return (folder / "cpu.max").read_text().split()
+    return text_of(folder, "cpu.max").split()

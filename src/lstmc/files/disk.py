@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 import zlib
-from pathlib import Path
 
 import numpy as np
 
@@ -70,13 +69,14 @@ def write_safetensors(path, arrays, metadata):
     arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     comma = "," if metadata else ""
     text = f"{text[:-1]}{comma}{_CHECKSUM}{_checksum(text, arrays)}}}"
-    _replace(Path(path), save(arrays, {_KEY: text}))
+    _replace(path, save(arrays, {_KEY: text}))
 
 
 def _replace(path, data):
     """Write a file anew, or leave it as it was."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".lstmc-{os.urandom(8).hex()}.tmp")
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".lstmc-{os.urandom(8).hex()}.tmp")
     try:
         mode = _mode_of(target)
         with open(temporary, "xb") as file:
@@ -88,22 +88,22 @@ def _replace(path, data):
         os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)
         if isinstance(error, OSError):  # if the disk is full, the error does not name the file
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
     if os.name == "posix":  # the new name is on the disk once the folder is
-        folder = os.open(target.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 def _mode_of(target):
     """Return the permissions of a file that is to be replaced, None if there is none; refuse a device."""
     try:
-        mode = target.stat().st_mode
+        mode = os.stat(target).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder: the renaming says so
@@ -139,7 +139,8 @@ def read_safetensors(path, verify=True):
     from safetensors import SafetensorError, deserialize
 
     # Read, not mapped: a file may be overwritten meanwhile, and must not take the process along.
-    data = Path(path).read_bytes()
+    with open(os.fspath(path), "rb") as file:
+        data = file.read()
     try:
         tensors = deserialize(data)  # refuses what is not a whole file
         text = _metadata_text(data)
@@ -237,14 +238,16 @@ def check_writable_folder(path):
     """
     import tempfile
 
-    path = Path(path)
-    if path.is_dir():
+    path = os.fspath(path)
+    if os.path.isdir(path):
         raise IsADirectoryError(
-            errno.EISDIR, "the output must be a file, and this is a folder", str(path)
+            errno.EISDIR, "the output must be a file, and this is a folder", path
         )
+    folder, name = os.path.split(path)
+    folder = folder or os.curdir
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = f"cannot write {path.name} into this folder: {error.strerror}"
-        raise OSError(error.errno, reason, str(path.parent)) from None
+        reason = f"cannot write {name} into this folder: {error.strerror}"
+        raise OSError(error.errno, reason, folder) from None

@@ -1,7 +1,5 @@
 """What reports have in common, how they write counts and numbers, and numbers for JSON."""
 
-import base64
-import html
 import math
 
 import numpy as np
@@ -22,6 +20,9 @@ class Report:
         return str(self)
 
     def _repr_html_(self):
+        import base64  # these two cost `import lstmc` more than most of its modules
+        import html
+
         shown = f"<pre>{html.escape(str(self))}</pre>"
         if hasattr(self, "plot"):
             try:

@@ -3,9 +3,9 @@
 Deliberately not a trained tokeniser: a token is a character, or a word by one fixed rule.
 """
 
+import os
 import re
 import sys
-from pathlib import Path
 
 __all__ = ["default_text", "read_text", "tokenize"]
 
@@ -77,7 +77,9 @@ def read_text(source):
     if source == "-":
         name, data = "standard input", sys.stdin.buffer.read()
     else:
-        name, data = str(source), Path(source).read_bytes()
+        name = str(source)
+        with open(os.fspath(source), "rb") as file:
+            data = file.read()
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

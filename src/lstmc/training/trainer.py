@@ -15,7 +15,6 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -57,8 +56,8 @@ class _Run:
     valid: np.ndarray | None
     epochs: int
     patience: int | None
-    checkpoint: str | Path | None
-    metrics: str | Path | None
+    checkpoint: str | os.PathLike | None
+    metrics: str | os.PathLike | None
     show_progress: bool | None
     interrupted: threading.Event
     saved_at: float
