@@ -25,7 +25,8 @@ median of the ratios within a round: it took twice as long as lstmc. "of limit" 
 machine needs, as measured here, over lstmc's: for each product the longer of its operations at the rate
 of the micro-kernel alone and of reading its weights from the level that holds them. "activations" and
 "packing" are what these two, which the limit leaves out, would take of lstmc's time by themselves.
-"onnxruntime" steps on bound buffers, "onnxruntime run" is fed arrays by `run()`."""
+"onnxruntime" steps on bound buffers, "onnxruntime run" is fed arrays by `run()`. "target" is what the
+project sets itself, in times of a peer's speed or as a share of the limit."""
 NEUTRAL = "#808080"  # text that is read on white as on black
 COLOURS = ("#ee4c2c", "#f2a487", "#3b82c4", "#8fbde0", "#2fa37c", "#b58900")
 
@@ -109,21 +110,21 @@ def peers_of(results):
 
 
 def verdicts(result, machine):
-    """Say what was asked of a result, and whether it was met."""
-    w, asked = result.workload, []
+    """Return the targets of a result, and whether they are met."""
+    w, targets = result.workload, []
     met = meets_floor(result)
     if met is not None:
-        asked.append((f"≥ {w.floor:g}× {' or '.join(w.against)}", met))
+        targets.append((f"≥ {w.floor:g}× {' or '.join(w.against)}", met))
     if w.of_limit is not None and machine.threads == 1:
         reached = limits.limit(w, machine) / result.seconds()
-        asked.append((f"≥ {w.of_limit:.0%} of limit", reached >= w.of_limit))
+        targets.append((f"≥ {w.of_limit:.0%} of limit", reached >= w.of_limit))
     if (twin := "lstmc, 1 thread") in result.rounds:
         least = w.speed_up if result.seconds(twin) > 2e-3 else 1.0
-        asked.append((f"≥ {least:.2g}× 1 thread", result.ratio(twin) >= least))
+        targets.append((f"≥ {least:.2g}× 1 thread", result.ratio(twin) >= least))
     if (twin := "lstmc, float32") in result.rounds:
         least = 1 / 2.16  # half its rate, within 8 %
-        asked.append((f"≥ {least:.2g}× float32", result.ratio(twin) >= least))
-    return "; ".join(f"{what}: {'met' if met else 'missed'}" for what, met in asked)
+        targets.append((f"≥ {least:.2g}× float32", result.ratio(twin) >= least))
+    return "; ".join(f"{what}: {'met' if met else 'missed'}" for what, met in targets)
 
 
 def summary(result, machine):
@@ -156,7 +157,7 @@ def result_table(results, machine):
             row[name] = f"{time_text(r.seconds(name))} ({r.ratio(name):.2f}×)" if ran else ""
         best = r.best()
         row["best peer"] = "" if best is None else f"{best[0]:.2f}×"
-        row["asked"] = verdicts(r, machine)
+        row["target"] = verdicts(r, machine)
         rows.append(row)
     return table(list(rows[0]), [row.values() for row in rows])
 
@@ -177,7 +178,7 @@ def machine_table(machines):
 
 
 def memory_table(memories):
-    """Write what is beyond the weights; of training, at most half of PyTorch's is asked."""
+    """Write what is beyond the weights; of training, the target is at most half of PyTorch's."""
     torch = {m.workload: m.extra for m in memories if m.peer == "torch"}
     rows = []
     for m in memories:

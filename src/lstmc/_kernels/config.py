@@ -10,7 +10,7 @@ from .environment import usable_cores
 
 __all__ = ["__version__", "show_config"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def _gpu():

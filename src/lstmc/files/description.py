@@ -200,7 +200,7 @@ def _plain(value):
 
 
 class Described:
-    """What a layer has from its description: its like, files, copies, and what is printed of it."""
+    """What a layer can do because it describes itself: files, copies, layers like it, its repr."""
 
     _not_pickled: tuple = ("kernels", "pool", "_params", "_grads", "in_network")
 
