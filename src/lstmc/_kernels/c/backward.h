@@ -198,7 +198,7 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
     real *dh = work->scratch + plan->dh, *r = work->scratch + plan->r;
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
         const backward_step step = step_back(work, at, d, (t - t0) * batch, t);
-        plan->cell->differentiate(&step, mine);
+        plan->cell->differentiate(&step, &mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
         /* sums = W x + R h_before: dh_before = dsums R, and what h carried on by itself */

@@ -258,7 +258,7 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
         NAME(product)(onto + first * recurrent_panel, PANEL, recurrent_panel,
                       row_major(step.h_before + mine.from * hidden, hidden),
                       at->weights.r + first * hidden * PANEL, rows, columns, hidden, !cell->apart);
-        cell->activate(&step, mine);
+        cell->activate(&step, &mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
     }

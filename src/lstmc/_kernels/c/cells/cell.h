@@ -33,7 +33,8 @@ typedef struct {
     vec drecurrent[MOST]; /* out, where they are apart: those of R h_before */
 } backward_units;
 
-/* Which rows of the batch; which vectors of units (forward), or panels of units (backward). */
+/* Which rows of the batch; which vectors of units (forward), or panels of units (backward). It is passed by
+ * pointer: a copy for every step would be read before it is written through, which costs 10 ns. */
 typedef struct {
     ptrdiff_t from, to, first, last;
 } part;
@@ -77,8 +78,8 @@ typedef struct {
     int saved;  /* values of a unit that backward reads beside the states: row blocks of `gates` in calls */
     int has_c;  /* a cell state beside h */
     int carries_h; /* h depends on h_before, and its gradient reaches that, by another way than R */
-    void (*activate)(const forward_step *step, part mine);
-    void (*differentiate)(const backward_step *step, part mine);
+    void (*activate)(const forward_step *step, const part *mine);
+    void (*differentiate)(const backward_step *step, const part *mine);
 } cell;
 
 #endif

@@ -84,18 +84,17 @@ INLINE void OF_CELL(activate_units)(const forward_step *step, const real *bias,
     }
 }
 
-/* Rows and vectors of units of one step, from their sums to their states. The step is copied: what no store
- * can reach stays in registers. */
-static void OF_CELL(activate)(const forward_step *of, part mine)
+/* Rows and vectors of units of one step, from their sums to their states. No store reaches the step itself,
+ * so what it holds stays in registers. */
+static void OF_CELL(activate)(const forward_step *restrict step, const part *restrict mine)
 {
-    const forward_step copy = *of, *step = &copy;
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
     const int collide = CELL_SAVED && step->saved && CELL_SAVED * step->hidden * sizeof(real) % 2048 == 0;
-    const ptrdiff_t at_once = collide ? 1 : mine.to - mine.from;
+    const ptrdiff_t at_once = collide ? 1 : mine->to - mine->from;
     /* `at_once` rows of one vector of units after another */
-    for (ptrdiff_t top = mine.from; top < mine.to; top += at_once)
-        for (ptrdiff_t group = mine.first; group < mine.last; group++) {
+    for (ptrdiff_t top = mine->from; top < mine->to; top += at_once)
+        for (ptrdiff_t group = mine->first; group < mine->last; group++) {
             const ptrdiff_t unit = group * VL, n = min_of(VL, step->hidden - unit);
             const ptrdiff_t width = group_width(step->hidden, unit, CELL_GATES);
             const real *bias = step->bias + group * CELL_BIASES * VL;
@@ -104,16 +103,16 @@ static void OF_CELL(activate)(const forward_step *of, part mine)
             if (CELL_APART)
                 OF_CELL(find_sums)(recurrent, step->recurrent, step->recurrent_panel, group, width);
             for (ptrdiff_t row = top; row < top + at_once; row++)
-                OF_CELL(activate_units)(step, bias, sums, recurrent, (row - mine.from) * PANEL, row, unit,
+                OF_CELL(activate_units)(step, bias, sums, recurrent, (row - mine->from) * PANEL, row, unit,
                                         width, n);
         }
 }
 
-/* One row, VL units. row_before: its row in what forward saved. */
+/* One row, VL units from `unit` on, of which n exist. row_before: its row in what forward saved. */
 INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
-                                         ptrdiff_t unit)
+                                         ptrdiff_t unit, ptrdiff_t n)
 {
-    const ptrdiff_t hidden = step->hidden, n = min_of(VL, hidden - unit), here = row * hidden + unit;
+    const ptrdiff_t hidden = step->hidden, here = row * hidden + unit;
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
     const ptrdiff_t there = row_before * hidden + unit;
     backward_units u;
@@ -155,14 +154,18 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
         store_n(step->drecurrent + (row * CELL_GATES + g) * hidden + unit, u.drecurrent[g], n);
 }
 
-/* By rows: of each all units, whose gradients of the sums lie side by side. */
-static void OF_CELL(differentiate)(const backward_step *of, part mine)
+/* By rows: of each all units, whose gradients of the sums lie side by side. Whole vectors need no test
+ * of n. */
+static void OF_CELL(differentiate)(const backward_step *restrict step, const part *restrict mine)
 {
-    const backward_step copy = *of, *step = &copy;
-    for (ptrdiff_t row = mine.from; row < mine.to; row++) {
+    const ptrdiff_t end = min_of(mine->last * PANEL, step->hidden);
+    for (ptrdiff_t row = mine->from; row < mine->to; row++) {
         const ptrdiff_t row_before = step->repeat == 1 ? row : row / step->repeat;
-        for (ptrdiff_t unit = mine.first * PANEL; unit < min_of(mine.last * PANEL, step->hidden); unit += VL)
-            OF_CELL(differentiate_units)(step, row, row_before, unit);
+        ptrdiff_t unit = mine->first * PANEL;
+        for (; unit <= end - VL; unit += VL)
+            OF_CELL(differentiate_units)(step, row, row_before, unit, VL);
+        if (unit < end)
+            OF_CELL(differentiate_units)(step, row, row_before, unit, end - unit);
     }
 }
 
