@@ -1,5 +1,7 @@
 """Tests of optimisers over arrays that do not fit, and of options that change after they were made."""
 
+import copy
+
 import numpy as np
 import pytest
 from support import assert_same_bits
@@ -127,3 +129,41 @@ def test_gradients_that_cannot_be_clipped(grads):
     net.grads = grads
     with pytest.raises((TypeError, ValueError), match="grads must be"):
         lstmc.clip_grad_norm(net, 1e-3)
+
+
+@pytest.mark.parametrize("kind", [lstmc.Adam, lstmc.RMSprop, lambda net: lstmc.SGD(net, 0.1, 0.9)])
+def test_a_copy_goes_on_by_itself(kind):
+    net = lstmc.Linear(3, 2, rng=0)
+    net.grads[...] = 1
+    optimiser = kind(net)
+    optimiser.step()
+    state = {name: array.copy() for name, array in optimiser.state()[0].items()}
+    twin = copy.copy(optimiser)
+    twin.step()
+    assert twin.net is net
+    assert (optimiser.steps, twin.steps) == (1, 2)
+    for name, array in state.items():
+        assert_same_bits(getattr(optimiser, name), array)
+
+
+def test_arrays_that_a_pickle_brings_read_only():
+    """As joblib does with large ones."""
+    net = lstmc.Linear(3, 2, rng=0)
+    optimiser = lstmc.Adam(net)
+    state = dict(vars(optimiser))
+    state["m"] = state["m"].copy()
+    state["m"].flags.writeable = False
+    twin = object.__new__(lstmc.Adam)
+    twin.__setstate__(state)
+    twin.step()
+    assert twin.steps == 1
+
+
+@pytest.mark.parametrize("kind", [lstmc.Adam, lstmc.AdamW, lstmc.RMSprop])
+@pytest.mark.parametrize(("eps", "gradient"), [(1e-38, 1e-25), (1e-38, 3e-22), (1e-45, 1e-30)])
+def test_a_square_that_vanishes_throws_no_weight_away(kind, eps, gradient):
+    net = lstmc.Linear(3, 2, rng=0)
+    net.grads[...] = gradient
+    before = net.params.copy()
+    kind(net, lr=1e-3, eps=eps).step()
+    assert np.abs(net.params - before).max() <= 1.1e-2  # RMSprop's first step is 10 lr

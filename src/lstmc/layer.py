@@ -29,6 +29,7 @@ __all__ = [
     "flat_views",
     "float_array",
     "leading_rows",
+    "spanned",
     "write_out",
 ]
 
@@ -68,6 +69,15 @@ def flat_views(shapes, dtype, kernels=cpu):
     )
     views.flat = flat
     return views
+
+
+def spanned(part, flat, kernels):
+    """Return the part of a flat array that some of its views span, with the padding after the last."""
+    start = min(kernels.address(view) for view in part.values())
+    end = max(kernels.address(view) + view.nbytes for view in part.values())
+    step = ALIGNMENT // flat.itemsize
+    first = (start - kernels.address(flat)) // flat.itemsize
+    return flat[first : first + -(-(end - start) // flat.itemsize // step) * step]
 
 
 def check_dtype(dtype):
@@ -218,7 +228,10 @@ class Layer(Described):
         return {}
 
     def bind(self, params, grads):
-        """Move the parameters and gradients, with their values, into other views, those of ``buffers``."""
+        """Move the parameters and gradients, with their values, into other views, those of ``buffers``.
+
+        A layer around others, whose parameters are theirs, passes this on to them.
+        """
         self.check_views(params, grads)
         for mine, views in ((self._params, params), (self._grads, grads)):
             for name in mine:
@@ -240,6 +253,7 @@ class Layer(Described):
 
     def buffers(self, shapes):
         """Return views into new parameters and gradients of these shapes, on the layer's device."""
+        take_room(type(self).__name__, sum(map(math.prod, shapes.values())), each=True)
         return [flat_views(shapes, self._dtype, self.kernels) for _ in range(2)]
 
     def _allocate(self, rng, bounds):
@@ -276,6 +290,8 @@ class Layer(Described):
 
     def __setitem__(self, name, values):
         view = self._view(self._params, name)
+        if values is None:
+            raise TypeError(f"{name} must be numbers, got None")
         if np.shape(values) not in (view.shape, ()):
             raise ValueError(
                 f"{name} must be {shape_text(view.shape)}, got {shape_text(np.shape(values))}"
@@ -343,14 +359,10 @@ class Layer(Described):
         Raises
         ------
         TypeError
-            The type is another one, or the class of the layer does not define ``options()``.
+            The type is another one, or a layer within has parameters and is no Layer.
         """
-        options = self.own_options()
-        if "dtype" not in options:
-            return self.from_options(options)
-        copy = self.from_options({**options, "dtype": check_dtype(dtype).name}).to(self.device)
-        for name in copy.parameters():
-            copy_into(copy[name], self[name].astype(copy.dtype))
+        copy = self.retyped(check_dtype(dtype))
+        copy.zero_grad()
         return copy
 
     # -- traces ------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from ._kernels import on_device
 from ._kernels.environment import check_threads
 from ._kernels.turns import in_turn
 from .files import built_in, describe
-from .layer import ALIGNMENT, Layer, Views, check_size, fixed
+from .layer import Layer, Views, check_size, fixed, spanned
 from .steppers import NetworkStepper
 from .traces import Trace
 
-__all__ = ["Place", "Sequential"]
+__all__ = ["Place", "Sequential", "is_walked"]
 
 
 class Place:
@@ -143,6 +143,8 @@ class Sequential(Layer):
         """Make buffers on a device, and move what the layers have brought into them."""
         with on_device(device) as kernels:
             self.kernels = kernels
+            types = {x.dtype for x in self._layers if isinstance(x, Layer) and x.parameters()}
+            self._dtype = types.pop() if types else self._dtype
             self._params, self._grads = self.buffers({})
         self._join([x.parameters() if hasattr(x, "parameters") else {} for x in self._layers])
 
@@ -176,14 +178,15 @@ class Sequential(Layer):
                     "it cannot be moved"
                 )
 
-    def astype(self, dtype):
-        """Return a copy of the network in another type, as each of its layers does: see ``Layer.astype``."""
-        copies = []
-        for layer in self._layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(f"{type(layer).__name__}: its class has no options() of its own")
-            copies.append(layer.astype(dtype))
-        return Sequential(*copies)
+    def retyped(self, dtype):
+        """Return a deep copy in another type."""
+        for i, layer in enumerate(self._layers):
+            if not isinstance(layer, Layer) and hasattr(layer, "parameters") and layer.parameters():
+                raise TypeError(
+                    f"layers[{i}] ({type(layer).__name__}) has parameters and is no lstmc.Layer: "
+                    "its type cannot change"
+                )
+        return super().retyped(dtype)
 
     def parameters(self):
         """Return the shapes of the parameters by "number.name"."""
@@ -192,10 +195,20 @@ class Sequential(Layer):
     def bind(self, params, grads):
         """Move the parameters and gradients of all layers into other views, those of ``buffers``."""
         self.check_views(params, grads)
-        for i, layer in enumerate(self._layers):
-            if any(name.startswith(f"{i}.") for name in params):
-                layer.bind(_part(params, i, self.kernels), _part(grads, i, self.kernels))
+        for i, parts in enumerate(zip(*(self._parted(views) for views in (params, grads)))):
+            if parts[0]:
+                self._layers[i].bind(*parts)
         self._params, self._grads = params, grads
+
+    def _parted(self, views):
+        """Return the views of each layer by the layer's own names; their flat array is what they span."""
+        parts = [Views() for _ in self._layers]
+        for name, view in views.items():
+            number, _, own = name.partition(".")
+            parts[int(number)][own] = view
+        for part in parts:
+            part.flat = spanned(part, views.flat, self.kernels) if part else None
+        return parts
 
     # -- the walk ----------------------------------------------------------------------------------
 
@@ -397,6 +410,14 @@ class Sequential(Layer):
         return NetworkStepper(self, check_size("batch", batch), num_threads)
 
 
+def is_walked(layer):
+    """Return whether a layer is a Sequential that does with its layers what the class says."""
+    cls = type(layer)
+    return isinstance(layer, Sequential) and (
+        cls.forward is Sequential.forward and cls.backward is Sequential.backward
+    )
+
+
 def _check_layers(layers):
     """Refuse what is not a row of layers, each of them free to join a network."""
     if not layers:
@@ -422,20 +443,3 @@ def _orders(layers):
         elif hasattr(layer, "batch_first"):
             orders.add(bool(layer.batch_first))
     return orders
-
-
-def _part(views, i, kernels):
-    """Return the views of layer i by the layer's own names; their flat array is what they span."""
-    prefix = f"{i}."
-    part = Views(
-        {name.removeprefix(prefix): view for name, view in views.items() if name.startswith(prefix)}
-    )
-    address = {name: kernels.address(view) for name, view in part.items()}
-    start = min(address.values())
-    end = max(address[name] + part[name].nbytes for name in part)
-    itemsize, flat = views.flat.itemsize, views.flat
-    step = ALIGNMENT // itemsize
-    first = (start - kernels.address(flat)) // itemsize
-    last = first + -(-(end - start) // itemsize // step) * step
-    part.flat = flat[first:last]
-    return part

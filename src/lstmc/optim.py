@@ -20,6 +20,7 @@ __all__ = [
     "AdamW",
     "RMSprop",
     "check_count",
+    "check_norm",
     "check_number",
     "check_real",
     "clip_grad_norm",
@@ -28,9 +29,10 @@ __all__ = [
 
 def check_number(name, value, low=0.0, high=math.inf, open_low=False):
     """Return a number as a float; refuse one outside [low, high), or (low, high) with `open_low`."""
+    value = value.item() if isinstance(value, np.generic) else value
     if (
         isinstance(value, bool)
-        or not isinstance(value, (int, float, np.number))
+        or not isinstance(value, (int, float))
         or not (low < value if open_low else low <= value)
         or not value < high
         or value > sys.float_info.max
@@ -64,8 +66,7 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     ValueError
         max_norm is not a positive number.
     """
-    if not isinstance(max_norm, (int, float, np.number)) or not max_norm > 0:
-        raise ValueError(f"max_norm must be a positive number, got {max_norm!r}")
+    max_norm = check_norm("max_norm", max_norm)
     grads = net.grads
     kernels = kernels_of(grads)
     if not isinstance(grads, kernels.arrays.ndarray) or not (
@@ -74,7 +75,7 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     ):  # fmt: skip
         float_array(kernels, "grads", grads)  # says so if it is no array of floats
         raise ValueError("grads must be one contiguous array, of which all gradients are views")
-    return kernels.clip(check_writable("grads", grads), float(max_norm), num_threads)
+    return kernels.clip(check_writable("grads", grads), max_norm, num_threads)
 
 
 def _number(name, doc, **bounds):
@@ -88,17 +89,30 @@ def _number(name, doc, **bounds):
 
 def check_real(name, value):
     """Return a number as a float, which may be infinite; refuse NaN and all else."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    value = value.item() if isinstance(value, np.generic) else value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     most = sys.float_info.max  # of integers: those beyond are no floats
     if not number or not (-most <= value <= most or value in (-math.inf, math.inf)):
         raise ValueError(f"{name} must be a number, got {value!r:.100}")
     return float(value)
 
 
+def check_norm(name, value):
+    """Return the largest norm that gradients may have, a float; infinity stands for any."""
+    try:
+        positive = check_real(name, value) > 0
+    except ValueError:
+        positive = False
+    if not positive:
+        raise ValueError(f"{name} must be a positive number, got {value!r:.100}")
+    return float(value)
+
+
 def check_count(name, value):
     """Return an int; refuse all but integers of 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise ValueError(f"{name} must be an integer of 0 or more, got {value!r:.100}")
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or not 0 <= value < 2**53:
+        raise ValueError(f"{name} must be an integer from 0 to 2**53, got {value!r:.100}")
     return int(value)
 
 
@@ -136,6 +150,22 @@ class Optimiser:
                 )
         self._update(kernels, params, grads, num_threads)
         self.steps += 1  # the update has not failed
+
+    def __copy__(self):
+        """Return an optimiser of the same network that goes on from here by itself."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        for name in self._arrays:
+            setattr(copy, name, getattr(self, name).copy())
+        return copy
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        for name in self._arrays:
+            if not getattr(
+                self, name
+            ).flags.writeable:  # as joblib hands large arrays to its workers
+                setattr(self, name, getattr(self, name).copy())
 
     def options(self):
         """Return what it was made with beside the network and the rate, as plain data."""
@@ -186,6 +216,14 @@ class Optimiser:
             "lr": check_number("lr", numbers["lr"]),
             "steps": check_count("steps", numbers["steps"]),
         }
+
+
+def _least_eps(dtype, decay):
+    """Return the least eps that counts: the gradient whose square, as it enters its mean, vanishes.
+
+    With a smaller one, such a gradient would be divided by eps alone, and throw the weight away.
+    """
+    return math.sqrt(float(np.finfo(dtype).smallest_subnormal) / (1 - decay))
 
 
 class _Momentum(Optimiser):
@@ -306,7 +344,7 @@ class Adam(Optimiser):
             self.steps + 1,
             self.lr,
             *self.betas,
-            self.eps,
+            max(self.eps, _least_eps(params.dtype, self.betas[1])),
             self.weight_decay,
             self._decoupled,
             threads,
@@ -373,7 +411,7 @@ class RMSprop(_Momentum):
             grads,
             self.lr,
             self.alpha,
-            self.eps,
+            max(self.eps, _least_eps(params.dtype, self.alpha)),
             self.momentum,
             self.weight_decay,
             threads,

@@ -139,6 +139,9 @@ class StateGradients:
         self.dgates = dgates
         self._trace = trace
 
+    def __repr__(self):
+        return f"<StateGradients of {self.dh_above.shape}>"
+
     @classmethod
     def empty(cls, trace, pool):
         """Return those of a LayerTrace, in arrays of a pool, for backward to fill in."""

@@ -243,7 +243,7 @@ def test_version_and_config(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--version")
     assert stop.value.code == 0
-    assert re.fullmatch(r"lstmc \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"lstmc \d+\.\d+\.\d+(\.dev\d+)?\n", capsys.readouterr().out)
     assert run("config") == 0
     assert "instruction set" in capsys.readouterr().out
 

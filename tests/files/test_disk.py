@@ -222,3 +222,52 @@ def test_metadata_nested_too_deeply_are_refused(tmp_path):
     (tmp_path / "model").write_bytes(save(ONE, {"lstmc": "[" * 100_000}))
     with pytest.raises(ValueError, match="is not a file of lstmc"):
         read_safetensors(tmp_path / "model")
+
+
+# -- paths of other things -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and pipes of POSIX")
+def test_a_private_file_is_private_while_it_is_written(path, monkeypatch):
+    path.chmod(0o600)
+    seen, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(os.fstat(fd).st_mode), real(fd)))
+    write_safetensors(path, ONE, {})
+    assert stat.S_IMODE(seen[0]) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and pipes of POSIX")
+def test_a_folder_that_cannot_be_opened_takes_files(path, monkeypatch):
+    real = os.open
+
+    def refuse(name, flags, *mode):
+        if os.path.isdir(name):
+            raise PermissionError(13, "no", name)
+        return real(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_safetensors(path, ONE, {"x": 2})
+    assert read_safetensors(path)[1] == {"x": 2}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and pipes of POSIX")
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="it is not a regular file"):
+            read_safetensors(name)
+
+
+def test_a_large_file_of_something_else_is_not_read(tmp_path):
+    with open(tmp_path / "large", "wb") as file:
+        file.write(b"\xff" * 8)
+        file.truncate(1 << 40)  # without blocks on the disk
+    with pytest.raises(ValueError, match="its header is too long"):
+        read_safetensors(tmp_path / "large")
+
+
+def test_the_name_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        write_safetensors(f"{tmp_path}/new{os.sep}", ONE, {})
+    assert names_in(tmp_path) == []

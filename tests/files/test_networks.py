@@ -145,6 +145,13 @@ def spoil(path, change):
     write_safetensors(path, arrays, metadata)
 
 
+def nested(levels):
+    network = {"layer": "Dropout", "options": {}}
+    for _ in range(levels):
+        network = {"layer": "Sequential", "options": {"layers": [network]}}
+    return network
+
+
 def in_network(**changes):
     return lambda a, m: m["network"]["options"]["layers"][0]["options"].update(changes)
 
@@ -160,9 +167,14 @@ def in_network(**changes):
         (lambda a, m: m["network"].update(more=1), "a layer is described by its layer and options"),
         (lambda a, m: m["network"]["options"].update(layers=3), "Sequential: "),
         (lambda a, m: m["network"]["options"].update(layers=[]), "at least one layer"),
+        (lambda a, m: m.update(network=nested(100)), "within layers more than 64 deep"),
+        (
+            lambda a, m: m["network"]["options"]["layers"][0].update(options=[]),
+            "a name and its options",
+        ),
         (in_network(wings=2), r"Embedding is described with \['wings'\]"),
         (in_network(rng=2), r"Embedding is described with \['rng'\]"),
-        (in_network(dtype="float32"), "another way to say them"),
+        (in_network(dtype="float32"), r"in another way than options\(\) returns"),
         (in_network(embedding_dim=5.0), "embedding_dim must be a positive integer, got 5.0"),
         (in_network(embedding_dim=10**9), "embedding_dim is 1000000000, and no tensor is as large"),
         (in_network(embedding_dim=6), r"'0.weight' must be \(7, 6\), got \(7, 5\)"),

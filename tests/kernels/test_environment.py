@@ -116,6 +116,7 @@ def machine(monkeypatch):
         ({"quota": 2.0, "OMP_NUM_THREADS": "5"}, (5, "OMP_NUM_THREADS")),
         ({"OMP_NUM_THREADS": " 3, 2"}, (3, "OMP_NUM_THREADS")),
         ({"OMP_NUM_THREADS": "0"}, (8, "the machine")),
+        ({"OMP_NUM_THREADS": "9" * 5000}, (8, "the machine")),
         ({"OMP_NUM_THREADS": "many", "allowed": 7}, (7, "affinity")),
         ({"OMP_NUM_THREADS": "5", "LSTMC_NUM_THREADS": "6"}, (6, "LSTMC_NUM_THREADS")),
     ],

@@ -192,13 +192,18 @@ def test_a_damaged_checkpoint_changes_nothing(full):
     [
         (("numbers", "lr"), math.nan, "lr must be"),
         (("numbers", "lr"), -1, "lr must be"),
-        (("numbers", "steps"), -1, "steps must be an integer of 0 or more, got -1"),
+        (("numbers", "steps"), -1, "steps must be an integer from 0 to .*, got -1"),
         (("numbers",), {"steps": 1}, "numbers must be lr and steps"),
         (("decay", "epochs"), 1.5, "epochs must be an integer"),
         (("decay", "best"), math.nan, "best must be a number, got nan"),
         (("history",), 5, "history must be a list, got 5"),
-        (("epoch",), -1, "epoch must be an integer of 0 or more"),
-        (("window",), "one", "window must be an integer of 0 or more"),
+        (("history",), [5], r"history\[0\] must be a dict"),
+        (("history",), [{"epoch": "x"}], r"history\[0\].epoch must be a number"),
+        (("history",), [{"epoch": 1}], r"history\[0\] must have epoch and losses"),
+        (("numbers", "steps"), 10**30, "steps must be an integer from 0"),
+        (("window",), 10**30, "window must be an integer from 0"),
+        (("epoch",), -1, "epoch must be an integer from 0"),
+        (("window",), "one", "window must be an integer from 0"),
         (("note",), [], "note must be a dict"),
         (("sums",), {}, "sums must have tokens, loss, norm, seconds"),
         (("sums", "loss"), None, "sums.loss must be a number"),
@@ -209,7 +214,7 @@ def test_a_damaged_checkpoint_changes_nothing(full):
         (("random", 1, "state"), {"state": 10**400, "inc": 1}, "random must hold states"),
         (("state",), "weights.0.weight", "state must have an entry for each of 5 layers"),
         (("state", 2), "state.9", "state must name arrays of the file, got 'state.9'"),
-        (("state", 2), ["state.2.0"], "state must be None or the tuple"),
+        (("state", 2), ["state.2.0"], r"state\[2\] must be None or the tuple"),
     ],
 )
 def test_what_is_damaged_is_named(full, path, value, message):
@@ -226,6 +231,46 @@ def test_data_nested_too_deeply_are_refused(full):
     for load in (make_trainer().load, read_note, lstmc.LanguageModel.load, lstmc.load):
         with pytest.raises(ValueError, match=r"full\.safetensors"):
             load(full)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [("MT19937", "pos", 2 * 10**9), ("Philox", "buffer_pos", -5 * 10**8)],
+)
+def test_places_beyond_the_buffer_of_a_generator(tmp_path, kind, place, value):
+    """NumPy takes them, and ends the process at the next number."""
+    rng = np.random.Generator(getattr(np.random, kind)(1))
+    net = lstmc.Sequential(lstmc.Embedding(5, 4), lstmc.Dropout(0.5, rng=rng), lstmc.Linear(4, 5))
+    trainer = lstmc.Trainer(net, lstmc.SGD(net, 0.1), 2, 3)
+    trainer.save(tmp_path / "checkpoint")
+    arrays, metadata = read_safetensors(tmp_path / "checkpoint")
+    state = metadata["random"][0]
+    (state if place in state else state["state"])[place] = value
+    write_safetensors(tmp_path / "checkpoint", arrays, metadata)
+    with pytest.raises(ValueError, match=f"{place} must be from 0 to"):
+        trainer.load(tmp_path / "checkpoint")
+
+
+def test_states_of_networks_within_networks_are_checked(tmp_path):
+    inner = lstmc.Sequential(lstmc.LSTM(4, 4), lstmc.Linear(4, 4))
+    net = lstmc.Sequential(lstmc.Embedding(5, 4), inner, lstmc.Linear(4, 5))
+    trainer = lstmc.Trainer(net, lstmc.SGD(net, 0.1), 2, 3)
+    trainer.fit(np.arange(40) % 5, epochs=1)
+    trainer.progress.state = net(np.zeros((3, 2), np.int64))[1]
+    trainer.save(tmp_path / "checkpoint")
+    arrays, metadata = read_safetensors(tmp_path / "checkpoint")
+    trainer.load(tmp_path / "checkpoint")
+    for part in ([], [None, "state.1.0.0"], ["state.1.0.0", None]):
+        write_safetensors(tmp_path / "bad", arrays, {**metadata, "state": [None, part, None]})
+        with pytest.raises(ValueError, match=r"state\[1\]"):
+            trainer.load(tmp_path / "bad")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    net = lstmc.Sequential(lstmc.Embedding(5, 4), lstmc.Linear(4, 5))
+    trainer = lstmc.Trainer(net, lstmc.SGD(net, 0.1), 2, 3, clip=np.float32(5))
+    trainer.save(tmp_path / "checkpoint")
+    lstmc.Trainer(net, lstmc.SGD(net, 0.1), 2, 3, clip=5).load(tmp_path / "checkpoint")
 
 
 # -- what must be as it was ------------------------------------------------------------------------

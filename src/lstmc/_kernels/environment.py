@@ -50,7 +50,7 @@ def default_threads():
             ) from None
     # A list has a number for each level of nested parallel regions.
     outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if outermost.isdecimal() and 1 <= int(outermost) <= MOST_THREADS:
+    if outermost.isdecimal() and len(outermost) < 9 and 1 <= int(outermost) <= MOST_THREADS:
         return int(outermost), "OMP_NUM_THREADS"
     return usable_cores()
 

@@ -40,6 +40,7 @@ EXAMPLE = """\
 
 OPTIMIZERS = {"sgd": (optim.SGD, 1.0), "adam": (optim.Adam, 2e-3), "adamw": (optim.AdamW, 2e-3),
               "rmsprop": (optim.RMSprop, 2e-3)}  # fmt: skip
+SCHEDULES = ("none", "step", "exponential", "plateau")
 FILES = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "loss.png")
 # For options that are not given; a resumed run uses what it began with.
 DEFAULTS = {
@@ -105,7 +106,7 @@ def add_training_options(add):
     add("--optimizer", choices=tuple(OPTIMIZERS), help="how weights follow gradients")
     add("--lr", type=positive, metavar="X", help="learning rate (default: 0.002; sgd: 1)")
     add("--clip", type=positive, metavar="X", help="upper limit of the gradient's norm")
-    add("--schedule", choices=("none", "step", "exponential", "plateau"),
+    add("--schedule", choices=SCHEDULES,
         help="when the learning rate is multiplied by --decay: every --decay-every epochs, every "
         "epoch, or when --decay-every epochs have not improved validation")  # fmt: skip
     add("--decay", type=positive, metavar="X", help="factor for --schedule (default: 0.5)")
@@ -152,7 +153,12 @@ def resumed_settings(args, checkpoint):
     note = read_note(checkpoint)
     if "settings" not in note:
         raise ValueError(f"{checkpoint} was not written by lstmc train")
-    settings = {"device": "cpu", **note["settings"]}  # older checkpoints do not name the device
+    settings = note["settings"]
+    if not (isinstance(settings, dict) and set(settings) == set(DEFAULTS) and "text" in note):
+        raise ValueError(f"{checkpoint} is damaged: its note does not have the settings of a run")
+    for name, value in settings.items():
+        if not is_setting(name, value):
+            raise ValueError(f"{checkpoint} is damaged: its note has {name} = {value!r:.100}")
     for name in DEFAULTS:
         value = getattr(args, name)
         if value is None or value == settings[name]:
@@ -163,6 +169,19 @@ def resumed_settings(args, checkpoint):
                              f"which began with {settings[name]}")  # fmt: skip
         settings[name] = value
     return settings, note["text"]
+
+
+def is_setting(name, value):
+    """Return whether a value is of the kind that a setting has."""
+    choices = {"cell": KINDS, "level": UNITS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    if name in choices:
+        return isinstance(value, str) and value in choices[name]
+    if name in ("file", "device", "dtype"):
+        return isinstance(value, str) or (value is None and name == "file")
+    if value is None:
+        return name in ("clip", "decay", "decay_every", "patience")
+    most = {"layers": 1000}.get(name, 2**53)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def identify(text):

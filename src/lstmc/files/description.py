@@ -51,6 +51,7 @@ class _Making:
     rng: Any = None  # the Generator of initial weights; None leaves them zero
     room: float = np.inf  # the elements that all parameters together may have
     left: float = field(init=False)
+    depth: int = 0
 
     def __post_init__(self):
         self.left = self.room
@@ -58,6 +59,8 @@ class _Making:
 
 _making: ContextVar[_Making | None] = ContextVar("making", default=None)
 _describing: ContextVar[dict | None] = ContextVar("describing", default=None)  # classes by name
+_retyping: ContextVar[np.dtype | None] = ContextVar("retyping", default=None)  # the type of copies
+DEEPEST = 64  # levels of networks within networks
 
 
 @contextlib.contextmanager
@@ -72,10 +75,10 @@ def _set(variable, value):
 def generator(rng, of_weights=True):
     """Return the generator that a new layer draws from, or None if its weights are to stay zero.
 
-    While a layer is made from a description, what it was given (nothing) does not count.
+    While a layer is made from a description, it has that of the making, unless it was given one.
     """
     making = _making.get()
-    if making is None:
+    if making is None or rng is not None:
         return np.random.default_rng(rng)
     if of_weights:
         return making.rng
@@ -121,7 +124,12 @@ def make(description, layers=None, rng=None, room=np.inf):
         It is not a description, a class is not known, or the parameters are larger.
     """
     with _set(_making, _Making({**_BUILT_IN, **(layers or {})}, rng, room)):
-        return _make(description)
+        layer = _make(description)
+    if describe(layer) != description:
+        raise ValueError(
+            f"{type(layer).__name__}: its options are given in another way than options() returns"
+        )
+    return layer
 
 
 def _make(description):
@@ -133,7 +141,8 @@ def _make(description):
         raise ValueError(
             f"a layer is described by a name and its options, got {description!r:.200}"
         )
-    classes = _making.get().classes
+    making = _making.get()
+    classes = making.classes
     if name not in classes:
         raise ValueError(
             f"layer {name!r} is not one of {', '.join(classes)}: give its class in layers="
@@ -149,15 +158,15 @@ def _make(description):
         full = {**defaults, **options}
     else:
         full = options
+    making.depth += 1
+    if making.depth > DEEPEST:
+        raise ValueError(f"layers are within layers more than {DEEPEST} deep")
     try:
-        layer = cls.from_options(full)
-    except TypeError as error:
+        return cls.from_options(full)
+    except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{name}: {error}") from None
-    if describe(layer) != description:
-        raise ValueError(
-            f"{name}: its options are not {options!r:.200}, but another way to say them"
-        )
-    return layer
+    finally:
+        making.depth -= 1
 
 
 # -- from layers to descriptions ------------------------------------------------------------------
@@ -226,9 +235,16 @@ class Described:
     def from_options(cls, options):
         """Return a layer of what ``options()`` returned: by default, ``cls(**options)``.
 
-        A class around other layers makes them by ``from_description``.
+        A class that takes ``rng`` gets the generator of the whole, if weights are drawn. A class around other
+        layers makes them by ``from_description``.
         """
-        return cls(**options)
+        making = _making.get()
+        if making is None or making.rng is None or cls is _BUILT_IN.get(cls.__name__):
+            return cls(**options)
+        import inspect  # NumPy has imported it
+
+        takes = "rng" in inspect.signature(cls).parameters
+        return cls(**({"rng": making.rng} if takes else {}) | options)
 
     @property
     def description(self):
@@ -316,13 +332,21 @@ class Described:
         """Make buffers on a device, with the values of parameters and gradients by name."""
         with on_device(device) as kernels:
             self.use_kernels(kernels)
-            self._params, self._grads = self.buffers({n: a.shape for n, a in arrays[0].items()})
-            for views, values in zip((self._params, self._grads), arrays):
+            self._dtype = _retyping.get() or self._dtype
+            self._params, self._grads = self.buffers({})
+            both = self.buffers({n: a.shape for n, a in arrays[0].items()})
+            for views, values in zip(both, arrays):
                 for name, view in views.items():
-                    copy_into(view, values[name])
+                    copy_into(view, values[name].astype(self._dtype, copy=False))
+            self.bind(*both)  # layers within this one too
 
     def __copy__(self):
         return copy.deepcopy(self)  # two layers never share their parameters
+
+    def retyped(self, dtype):
+        """Return a deep copy in another type."""
+        with _set(_retyping, dtype):
+            return copy.deepcopy(self)
 
     # -- what is printed --------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numpy as np
 __all__ = ["append_record", "check_writable_folder", "read_safetensors", "write_safetensors"]
 
 _KEY = "lstmc"
+FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _CHECKSUM = '"crc32":'  # ends the metadata, with a number and a brace
 _TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
@@ -74,12 +75,16 @@ def write_safetensors(path, arrays, metadata):
 
 def _replace(path, data):
     """Write a file anew, or leave it as it was."""
+    if os.fspath(path).endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, "cannot write: it is the name of a folder", str(path))
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".lstmc-{os.urandom(8).hex()}.tmp")
     try:
         mode = _mode_of(target)
-        with open(temporary, "xb") as file:
+        # What may be read by its owner alone may so while it is written.
+        opened = os.open(temporary, FRESH, 0o666 if mode is None else 0o600)
+        with os.fdopen(opened, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -93,11 +98,12 @@ def _replace(path, data):
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
     if os.name == "posix":  # the new name is on the disk once the folder is
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        with contextlib.suppress(OSError):  # a folder that one may write to and not read
+            opened = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 def _mode_of(target):
@@ -139,8 +145,7 @@ def read_safetensors(path, verify=True):
     from safetensors import SafetensorError, deserialize
 
     # Read, not mapped: a file may be overwritten meanwhile, and must not take the process along.
-    with open(os.fspath(path), "rb") as file:
-        data = file.read()
+    data = _bytes_of(path)
     try:
         tensors = deserialize(data)  # refuses what is not a whole file
         text = _metadata_text(data)
@@ -153,6 +158,25 @@ def read_safetensors(path, verify=True):
         raise ValueError(f"{path} is not a file of lstmc, or not all of it: {error}") from None
     halves = {name for name, tensor in tensors if tensor["dtype"] in ("F16", "BF16")}
     return {n: _widened(a) if n in halves else a for n, a in stored.items()}, metadata
+
+
+def _bytes_of(path):
+    """Return what is in a file, after a look at its beginning: it may be a large one of something else."""
+    with open(os.fspath(path), "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is not a file of lstmc: it is not a regular file")
+        start = file.read(8)
+        if 8 + int.from_bytes(start, "little") > status.st_size:
+            raise ValueError(
+                f"{path} is not a file of lstmc, or not all of it: its header is too long"
+            )
+        return start + file.read()
+
+
+def _without_waiting(path, flags):
+    """Open a file; a pipe without a writer, which is refused, would have been waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _metadata_text(data):

@@ -4,15 +4,21 @@
 """
 
 import math
+import operator
 
 import numpy as np
 
 from .._kernels import kernels_of
 from .._kernels.devices import copy_into, host
 from ..files import FORMAT, check_kind, describe, read_safetensors, write_safetensors
+from ..layers import Dropout, Embedding, Linear
 from ..optim import check_count, check_real
 
 __all__ = ["Progress", "load_checkpoint", "read_note", "save_checkpoint"]
+
+
+# The largest place in a generator's buffers: of MT19937, of Philox, and the half of a number that is left.
+BUFFERS = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
 
 def _no_sums():
@@ -45,6 +51,9 @@ class Progress:
         self.best, self.best_params = best or {"loss": math.inf, "waited": 0}, best_params
         self.corpus, self.metrics = corpus, metrics
 
+    def __repr__(self):
+        return f"Progress(sums={self.sums!r}, best={self.best!r})"
+
     def begin_epoch(self):
         """Start an epoch: the state is zeros, and nothing is summed yet."""
         self.state, self.sums = None, _no_sums()
@@ -71,10 +80,23 @@ def _unpack_state(form, arrays, put):
     return None if form is None else put(arrays[form])
 
 
-def _generators(layer):
-    """Return every random generator in a network: its layers' ``rng``, in order, at any depth."""
-    own = [layer.rng] if isinstance(getattr(layer, "rng", None), np.random.Generator) else []
-    return own + [rng for part in getattr(layer, "layers", ()) for rng in _generators(part)]
+def _generators(part, seen=None):
+    """Return every random generator in a layer, once: its attributes, those of layers in it, at any depth."""
+    seen = set() if seen is None else seen
+    if id(part) in seen:
+        return []
+    seen.add(id(part))
+    if isinstance(part, np.random.Generator):
+        return [part]
+    if isinstance(part, dict):
+        within = list(part.values())
+    elif isinstance(part, (list, tuple)):
+        within = part
+    elif hasattr(part, "forward") and hasattr(part, "backward"):
+        within = list(getattr(part, "__dict__", {}).values())
+    else:
+        return []
+    return [rng for one in within for rng in _generators(one, seen)]
 
 
 def _description(net):
@@ -100,12 +122,12 @@ def _setting(trainer):
         "schedule": _described(trainer.schedule),
         "batch": trainer.batch,
         "steps": trainer.steps,
-        "clip": None if trainer.clip == math.inf else trainer.clip,
+        "clip": None if trainer.clip == math.inf else float(trainer.clip),
         "generators": [
             rng.bit_generator.state["bit_generator"] for rng in _generators(trainer.net)
         ],
     }
-    return json.loads(json.dumps(setting))
+    return json.loads(json.dumps(setting, default=operator.methodcaller("item")))  # of NumPy
 
 
 def _read(path):
@@ -200,7 +222,7 @@ def _difference(where, saved, mine):
     elif isinstance(saved, list) and isinstance(mine, list) and len(saved) == len(mine):
         for i, (one, other) in enumerate(zip(saved, mine)):
             yield from _difference(f"{where}[{i}]", one, other)
-    elif saved != mine or type(saved) is not type(mine):
+    elif saved != mine or isinstance(saved, bool) is not isinstance(mine, bool):
         yield where, saved, mine
 
 
@@ -228,6 +250,8 @@ def _checked(trainer, arrays, metadata):
     sums = _fields("sums", metadata["sums"], _no_sums())
     best = _fields("best", metadata["best"], {"loss": math.inf, "waited": 0})
     metrics = metadata["metrics"]
+    state = _unpack_state(metadata["state"], arrays, put)
+    _check_state(trainer.net, trainer.batch, state)
     if metrics is not None:
         metrics = _fields("metrics", metrics, {"path": "", "size": 0})
     return {
@@ -238,11 +262,11 @@ def _checked(trainer, arrays, metadata):
         "position": {
             "epoch": check_count("epoch", metadata["epoch"]),
             "window": check_count("window", metadata["window"]),
-            "history": _check_type("history", metadata["history"], list),
+            "history": _checked_history(metadata["history"]),
             "note": _check_type("note", metadata["note"], dict),
         },
         "progress": Progress(
-            state=_checked_state(trainer, _unpack_state(metadata["state"], arrays, put)),
+            state=state,
             best_params=put(arrays["best"]) if "best" in arrays else None,
             corpus=_checked_corpus(metadata["corpus"]),
             sums=sums,
@@ -281,23 +305,45 @@ def _checked_random(net, states):
     for rng, state in zip(generators, states):
         try:
             type(rng.bit_generator)(0).state = state
+            _check_places(state)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"random must hold states of generators: {error!r}") from None
     return states
 
 
-def _checked_state(trainer, state):
+def _check_places(state):
+    """Refuse places beyond the buffers of a generator, which NumPy does not check."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            _check_places(value)
+        elif name in BUFFERS and not 0 <= value <= BUFFERS[name]:
+            raise ValueError(f"{name} must be from 0 to {BUFFERS[name]}, got {value!r:.100}")
+
+
+def _check_state(net, batch, state, name="state"):
     """Refuse a state that the network does not take."""
-    layers = trainer.net.layers if hasattr(trainer.net, "layers") else (trainer.net,)
-    parts = state if hasattr(trainer.net, "layers") else (state,)
     if state is None:
-        return None
-    if not isinstance(parts, tuple) or len(parts) != len(layers):
-        raise ValueError(f"state must have an entry for each of {len(layers)} layers")
-    for layer, part in zip(layers, parts):
-        if part is not None and hasattr(layer, "enter_state"):
-            layer.enter_state("state", part, trainer.batch, False)
-    return state
+        return
+    if hasattr(net, "enter_state"):
+        net.enter_state(name, state, batch, False)
+    elif hasattr(net, "layers"):
+        if not isinstance(state, tuple) or len(state) != len(net.layers):
+            raise ValueError(f"{name} must have an entry for each of {len(net.layers)} layers")
+        for i, (layer, part) in enumerate(zip(net.layers, state)):
+            _check_state(layer, batch, part, f"{name}[{i}]")
+    elif isinstance(net, (Dropout, Embedding, Linear)):
+        raise ValueError(f"{name} must be None, as a {type(net).__name__} has no state")
+
+
+def _checked_history(history):
+    """Refuse what is not a record of numbers for each epoch."""
+    for i, record in enumerate(_check_type("history", history, list)):
+        for key, value in _check_type(f"history[{i}]", record, dict).items():
+            if value is not None:
+                check_real(f"history[{i}].{key}", value)
+        if not {"epoch", "train_loss", "valid_loss"} <= set(record):
+            raise ValueError(f"history[{i}] must have epoch and losses, got {', '.join(record)}")
+    return history
 
 
 def _checked_corpus(corpus):

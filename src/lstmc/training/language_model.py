@@ -4,6 +4,7 @@ It holds a vocabulary and a network, steps the network, samples from it, and sav
 Trainer is in trainer.py; what a token is, in text.py.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -102,6 +103,9 @@ class LanguageModel:
     def __setstate__(self, saved):
         self._begin(*saved["parts"])
         self._before = saved["state"]
+
+    def __copy__(self):
+        return copy.deepcopy(self)  # as of its network
 
     # -- one token at a time ---------------------------------------------------------------------
 
@@ -380,7 +384,7 @@ class LanguageModel:
                 vocabulary, description = Vocabulary(**metadata["vocabulary"]), metadata["network"]
             config = _config_of(description, len(vocabulary))
             net = make_network(description, arrays)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a language model of lstmc: {error}") from None
         model = cls.__new__(cls)
         model._begin(vocabulary, net.to(device), config)

@@ -8,6 +8,7 @@ Deliberately not a framework: there are no callbacks. For another loop, use ``st
 ``forward``, ``backward`` and an optimiser, as ``Trainer`` does.
 """
 
+import copy
 import itertools
 import math
 import os
@@ -23,7 +24,7 @@ from ..files import append_record, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
-from ..optim import clip_grad_norm
+from ..optim import check_norm, clip_grad_norm
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .interrupts import Interrupted, interrupts
 from .schedules import PlateauDecay
@@ -113,16 +114,17 @@ class Trainer:
             raise ValueError("optimiser must be of this net, got one of another")
         if schedule is not None and schedule.optimiser is not optimiser:
             raise ValueError("schedule must be of this optimiser, got one of another")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be a positive number or None, got {clip!r}")
         self.net, self.optimiser, self.schedule = net, optimiser, schedule
         self.batch, self.steps = check_size("batch", batch), check_size("steps", steps)
-        self.clip = math.inf if clip is None else clip
+        self.clip = math.inf if clip is None else check_norm("clip", clip)
         self.num_threads, self.watch = num_threads, watch
         self.checkpoint_seconds = 60.0
         self.note, self.history = {}, []
         self.epoch = self.window = 0
         self.progress = Progress()
+
+    def __copy__(self):
+        return copy.deepcopy(self)  # what trains one network in two places trains neither
 
     def __repr__(self):
         clip = None if self.clip == math.inf else self.clip
