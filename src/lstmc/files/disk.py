@@ -75,8 +75,9 @@ def write_safetensors(path, arrays, metadata):
 
 def _replace(path, data):
     """Write a file anew, or leave it as it was."""
-    if os.fspath(path).endswith(os.sep):
-        raise IsADirectoryError(errno.EISDIR, "cannot write: it is the name of a folder", str(path))
+    path = os.fsdecode(path)
+    if path.endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, "cannot write: it is the name of a folder", path)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".lstmc-{os.urandom(8).hex()}.tmp")
@@ -262,7 +263,7 @@ def check_writable_folder(path):
     """
     import tempfile
 
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     if os.path.isdir(path):
         raise IsADirectoryError(
             errno.EISDIR, "the output must be a file, and this is a folder", path
