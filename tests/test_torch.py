@@ -44,8 +44,14 @@ def torch_solution(problem):
             for kind in ("weight_ih", "weight_hh"):
                 getattr(module, f"{kind}_l{k}").copy_(tensor(problem[f"{kind}_l{k}"]))
             bias = tensor(problem[f"bias_l{k}"])
-            getattr(module, f"bias_ih_l{k}").copy_(bias * 0.25)
-            getattr(module, f"bias_hh_l{k}").copy_(bias * 0.75)
+            both = bias.shape[0] - 2 * cell.own_biases * sizes[1]  # rows with one bias of ours
+            own = (
+                bias[both:].split(cell.own_biases * sizes[1])
+                if cell.own_biases
+                else (bias[:0],) * 2
+            )
+            for kind, share, rest in zip(("bias_ih", "bias_hh"), (0.25, 0.75), own):
+                getattr(module, f"{kind}_l{k}").copy_(torch.cat([bias[:both] * share, rest]))
     x, names = tensor(problem["x"]), cell.states
     first = [tensor(problem[f"{name}0"]) for name in names]
     y, last = module(x, as_state(first))
@@ -59,7 +65,9 @@ def torch_solution(problem):
         result |= {
             f"d_{w}_l{k}": getattr(module, f"{w}_l{k}").grad for w in ("weight_ih", "weight_hh")
         }
-        result[f"d_bias_l{k}"] = getattr(module, f"bias_ih_l{k}").grad
+        second = getattr(module, f"bias_hh_l{k}").grad
+        own = second[len(second) - cell.own_biases * sizes[1] :]
+        result[f"d_bias_l{k}"] = torch.cat([getattr(module, f"bias_ih_l{k}").grad, own])
     return {key: value.detach().numpy() for key, value in result.items()}
 
 

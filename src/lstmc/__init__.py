@@ -33,7 +33,7 @@ from .layers import Dropout, Embedding, Linear
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
 from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
-from .recurrent import LSTM, RNN
+from .recurrent import GRU, LSTM, RNN
 from .training import (
     ExponentialDecay,
     LanguageModel,
@@ -44,6 +44,7 @@ from .training import (
 )
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "SGD",

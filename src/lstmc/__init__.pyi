@@ -319,7 +319,7 @@ class RNN(_Recurrent):
         device: _Device = "cpu",
     ) -> None: ...
 
-class LSTM(_Recurrent):
+class _Gated(_Recurrent):
     def __init__(
         self,
         input_size: int,
@@ -331,6 +331,9 @@ class LSTM(_Recurrent):
         rng: _Rng = None,
         device: _Device = "cpu",
     ) -> None: ...
+
+class GRU(_Gated): ...
+class LSTM(_Gated): ...
 
 class Sequential(Layer):
     @property

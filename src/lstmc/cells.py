@@ -61,13 +61,16 @@ class Cell(NamedTuple):
         Returns the factors by which one step multiplies a gradient, by name. Here and below c is None
         where there is none, and gates is a dict of arrays by name.
     keeps : str or None
-        The gate that c is multiplied by at each step.
+        The gate that the state, c where there is one, is multiplied by at each step.
     writes : tuple of str
         The gates whose product is added to c.
     doors : tuple of str
         The gates that cut a unit off while they are shut: nothing gets in, or nothing gets out.
     dc_through_h : function of (dh, c, gates) or None
         Returns what a gradient at h sends to c of the same step.
+    dsums_of_h : function of (dsums, gates) or None
+        Returns the gradients of what R makes of the sums, from those of the sums W makes, both (T, B, G*H).
+        None where each sum is one.
     own_biases : int
         How many of the last gates have a bias for their recurrent sum alone, beside the one that each has.
     """
@@ -82,6 +85,7 @@ class Cell(NamedTuple):
     writes: tuple = ()
     doors: tuple = ()
     dc_through_h: Callable | None = None
+    dsums_of_h: Callable | None = None
     own_biases: int = 0
 
     def __reduce__(self):
@@ -147,6 +151,40 @@ _LSTM = Cell(
 )
 
 
+def _gru_derivatives(h, c, gates):
+    r, z, n = (gates[name] for name in "rzn")
+    return {
+        "z": z,
+        "1 - z": 1 - z,
+        "1 - n^2": 1 - n**2,
+        "r (1 - r)": r * (1 - r),
+        "z (1 - z)": z * (1 - z),
+    }
+
+
+def _gru_dsums_of_h(dsums, gates):
+    dsums, hidden = dsums.copy(), gates["r"].shape[-1]
+    dsums[..., 2 * hidden :] *= gates["r"]  # of n, R's part is multiplied by r
+    return dsums
+
+
+_GRU = Cell(
+    name="gru",
+    kind="gru",
+    gates=(
+        Gate("r", "sigmoid", "reset gate r"),
+        Gate("z", "sigmoid", "update gate z"),
+        Gate("n", "tanh", "candidate n"),
+    ),
+    states=("h",),
+    saved=("r", "z", "n", "n of h"),
+    keeps="z",
+    derivatives=_gru_derivatives,
+    dsums_of_h=_gru_dsums_of_h,
+    own_biases=1,
+)
+
+
 def _rnn(nonlinearity, slope):
     return Cell(
         name=f"rnn_{nonlinearity}",
@@ -162,6 +200,7 @@ CELLS = {
     cell.name: cell
     for cell in (
         _LSTM,
+        _GRU,
         _rnn("tanh", lambda h: 1 - h**2),
         _rnn("relu", lambda h: (h > 0) * 1.0),
         _rnn("identity", np.ones_like),

@@ -7,7 +7,7 @@ from .files import built_in
 from .layer import fixed
 from .stack import Recurrent
 
-__all__ = ["KINDS", "LSTM", "RNN"]
+__all__ = ["GRU", "KINDS", "LSTM", "RNN"]
 
 NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
@@ -93,4 +93,42 @@ class LSTM(Recurrent):
         return super().options()
 
 
-KINDS = {"lstm": LSTM, "rnn": RNN}  # the recurrent layers by the kind of their cells
+@built_in
+class GRU(Recurrent):
+    """The gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in PyTorch and cuDNN.
+
+    r, z = sigmoid(W x + R h_before + b), by gate; n = tanh(W x + b_n + r (R h_before + b_R));
+    h = (1 - z) n + z h_before.
+
+    Parameters
+    ----------
+    input_size : int
+        I, the features of x.
+    hidden_size : int
+        H, the hidden units of each layer.
+    num_layers : int
+        L, stacked layers: each reads the h of the one below.
+    bias : bool
+        Four biases a unit: of r and z the sums of PyTorch's two, of n the input's, then the recurrent one.
+    batch_first : bool
+        Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
+    dtype : float32 or float64
+    rng : int, numpy Generator or None
+        Draws the initial weights, uniform within 1/sqrt(H).
+    device : "cpu", "cuda" or "cuda:N"
+        Where the weights are. A GPU does not have this cell yet, and refuses it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A size is not a positive integer, the type is unknown, or the device does not have the cell.
+    """
+
+    _cell = CELLS["gru"]
+
+    def options(self):
+        """Return the arguments that make a layer like this one, as plain data."""
+        return super().options()
+
+
+KINDS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # the recurrent layers by the kind of their cells

@@ -130,6 +130,8 @@ class StateGradients:
         What arrives at c from c of the next step; None where the cell has no c.
     dgates : ndarray (T, B, G*H)
         At the sums before the activations.
+    dgates_of_h : ndarray (T, B, G*H)
+        Likewise at what R makes of the sums: the same, unless the cell keeps the two apart.
     dx : ndarray (T, B, I) or None
         At the layer's input; None in the first layer if backward was called without need_dx.
     """
@@ -158,6 +160,14 @@ class StateGradients:
     def dh(self):
         """The whole gradient at h: dh_above + dh_later."""
         return self.dh_above + self.dh_later
+
+    @property
+    def dgates_of_h(self):
+        """The gradient at what R makes of the sums; ``dgates`` unless the cell keeps W's and R's apart."""
+        cell, trace = self._trace.cell, self._trace
+        if cell.dsums_of_h is None:
+            return self.dgates
+        return cell.dsums_of_h(self.dgates, trace.split(trace.all_gates))
 
     @property
     def dc_through_h(self):

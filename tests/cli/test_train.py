@@ -411,7 +411,7 @@ def test_a_full_disk_is_told_in_one_line():
 @pytest.mark.parametrize(
     "arguments",
     ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
-     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru",
+     "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru2",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
      "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],

@@ -8,8 +8,8 @@ test: it asserts nothing about lstmc and does not import it.
 Each recurrent file `<cell>_<layers>.npz` holds
     cell, num_layers, torch_version
     x (T, B, I), h0 (L, B, H), for an LSTM c0
-    weight_ih_l0, weight_hh_l0, bias_l0, ... with PyTorch's names and gate order (i, f, g, o), but
-        one bias: the sum of PyTorch's two
+    weight_ih_l0, weight_hh_l0, bias_l0, ... with PyTorch's names and gate order (i, f, g, o; r, z, n),
+        but one bias: the sum of PyTorch's two; for a GRU r and z's sums, n's first, n's second
     y (T, B, H), h_n (L, B, H), for an LSTM c_n
     dy, dh_n, dc_n: random gradients of a loss with respect to y, h_n and c_n, all in force at once
     dx, dh0, dc0, d_weight_ih_l0, d_weight_hh_l0, d_bias_l0, ...: the gradients of that loss
@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent
 # By cell: PyTorch's module, its options, and the names of what its state holds.
 MODULES = {
     "lstm": (torch.nn.LSTM, {}, ("h", "c")),
+    "gru": (torch.nn.GRU, {}, ("h",)),
     "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}, ("h",)),
     "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}, ("h",)),
 }
@@ -41,6 +42,9 @@ RECURRENT_CASES = {
     "lstm_1": (11, 5, 3, 7, 17),
     "lstm_2": (12, 4, 3, 5, 9),
     "lstm_3": (13, 5, 2, 4, 7),
+    "gru_1": (51, 5, 3, 7, 17),
+    "gru_2": (52, 4, 3, 5, 9),
+    "gru_3": (53, 5, 2, 4, 7),
     "rnn_tanh_1": (21, 4, 3, 5, 17),
     "rnn_tanh_2": (22, 5, 3, 7, 15),
     "rnn_tanh_3": (23, 5, 4, 9, 7),
@@ -84,10 +88,15 @@ def weights_and_gradients(module, num_layers):
             arrays[f"{kind}_l{layer}"] = parameter
             arrays[f"d_{kind}_l{layer}"] = parameter.grad
         biases = [getattr(module, f"{kind}_l{layer}") for kind in ("bias_ih", "bias_hh")]
+        own = len(biases[0]) // 3 if isinstance(module, torch.nn.GRU) else 0  # of n, by themselves
+        both = len(biases[0]) - own
         # Each has the gradient that their sum has, up to the order in which PyTorch adds.
-        torch.testing.assert_close(biases[0].grad, biases[1].grad, rtol=1e-12, atol=1e-12)
-        arrays[f"bias_l{layer}"] = biases[0] + biases[1]
-        arrays[f"d_bias_l{layer}"] = biases[0].grad
+        grads = [bias.grad[:both] for bias in biases]
+        torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+        apart = [biases[0][both:], biases[1][both:]]
+        arrays[f"bias_l{layer}"] = torch.cat([biases[0][:both] + biases[1][:both], *apart])
+        apart = [bias.grad[both:] for bias in biases]
+        arrays[f"d_bias_l{layer}"] = torch.cat([grads[0], *apart])
     return arrays
 
 

@@ -47,7 +47,11 @@ class Cell:
     saturates : bool
         Whether anything bounds its values.
     keeps : str or None
-        The gate that multiplies c from step to step.
+        The gate that multiplies c, or h where there is no c, from step to step.
+    dsums_of_h : function of (dsums, gates)
+        The gradients of what R makes of the sums, from those of what W makes.
+    own_biases : int
+        The last gates that have a bias for their recurrent sum alone.
     """
 
     name: str
@@ -65,6 +69,12 @@ class Cell:
     sigmoids: tuple = ()
     saturates: bool = True
     keeps: str | None = None
+    dsums_of_h: Callable = lambda dsums, gates: dsums
+    own_biases: int = 0
+
+    @property
+    def biases(self):
+        return len(self.gates) + self.own_biases
 
     @property
     def has_c(self):
@@ -129,6 +139,57 @@ LSTM = Cell(
 
 
 # --------------------------------------------------------------------------------------------------
+# GRU
+# --------------------------------------------------------------------------------------------------
+
+
+def gru_moved_step(from_x, from_h, bias, h, c, moved):
+    hidden = h.shape[-1]
+    bias = np.broadcast_to(bias, (*np.shape(bias)[:-1], 4 * hidden))
+    b_r, b_z, b_n, b_h = np.split(bias, 4, axis=-1)
+    (r_x, z_x, n_x), (r_h, z_h, n_h) = (np.split(a, 3, axis=-1) for a in (from_x, from_h))
+    r, z = sigmoid(r_x + r_h + b_r), sigmoid(z_x + z_h + b_z)
+    n = np.tanh(n_x + b_n + r * (n_h + b_h))
+    return n - z * n + z * h, c
+
+
+def gru_factors(h, c, gates):
+    r, z, n = (gates[name] for name in "rzn")
+    return {
+        "z": z,
+        "1 - z": 1 - z,
+        "1 - n^2": 1 / np.cosh(np.arctanh(n)) ** 2,
+        "r (1 - r)": r - r * r,
+        "z (1 - z)": z - z * z,
+    }
+
+
+def gru_dsums_of_h(dsums, gates):
+    d_r, d_z, d_n = np.split(dsums, 3, axis=-1)
+    return np.concatenate([d_r, d_z, d_n * gates["r"]], axis=-1)
+
+
+GRU = Cell(
+    name="gru",
+    kind="gru",
+    make=partial(lstmc.GRU),
+    states=("h",),
+    gates=("r", "z", "n"),
+    saved=("h", "gates", "recurrent"),
+    forward=reference.gru_forward,
+    backward=reference.gru_backward,
+    step=lambda *arrays: (reference.gru_step(*arrays),),
+    moved_step=gru_moved_step,
+    factors=gru_factors,
+    torch=("GRU", {}),
+    sigmoids=("r", "z"),
+    keeps="z",
+    dsums_of_h=gru_dsums_of_h,
+    own_biases=1,
+)
+
+
+# --------------------------------------------------------------------------------------------------
 # RNN
 # --------------------------------------------------------------------------------------------------
 
@@ -163,6 +224,7 @@ CELLS = {
     cell.name: cell
     for cell in (
         LSTM,
+        GRU,
         rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
         rnn(
             "relu",

@@ -39,6 +39,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1):
     """
     generator = np.random.default_rng(seed_of(cell, steps, batch, inputs, hidden, layers))
     rows = hidden * len(CELLS[cell].gates)
+    biases = hidden * CELLS[cell].biases
 
     def draw(*shape, scale=1.0):
         return np.round(1024 * scale * generator.standard_normal(shape)) / 1024
@@ -48,7 +49,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1):
         features = hidden if k else inputs
         problem[f"weight_ih_l{k}"] = draw(rows, features, scale=1 / np.sqrt(features))
         problem[f"weight_hh_l{k}"] = draw(rows, hidden, scale=0.9 / np.sqrt(hidden))
-        problem[f"bias_l{k}"] = draw(rows)
+        problem[f"bias_l{k}"] = draw(biases)
     problem["dy"] = draw(steps, batch, hidden)
     for state in states_of(cell):
         problem[f"{state}0"] = draw(layers, batch, hidden)

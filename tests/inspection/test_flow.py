@@ -411,10 +411,12 @@ def test_what_each_step_adds_to_the_weights(dtype, cell):
         dgates = layer.gradients.dgates.astype(np.float64)
         h = np.concatenate([problem["h0"][k][None], trace.layers[k].h]).astype(np.float64)
         below = trace.layers[k - 1].h if k else problem["x"]
-        for kind, fed in (("weight_ih", below), ("weight_hh", h[:-1])):
-            added = np.einsum("tbg,tbi->tgi", dgates, fed)
+        of_h = CELLS[cell].dsums_of_h(dgates, trace.layers[k].gates)
+        for kind, d, fed in (("weight_ih", dgates, below), ("weight_hh", of_h, h[:-1])):
+            added = np.einsum("tbg,tbi->tgi", d, fed)
             assert_close(layer.weights[kind], norms(added), TOLERANCE[dtype], kind)
             assert_close(net.grad(f"{kind}_l{k}"), added.sum(0), TOLERANCE[dtype], kind)
-        added = dgates.sum(1)
+        own = of_h[..., of_h.shape[-1] - CELLS[cell].own_biases * hidden :]
+        added = np.concatenate([dgates, own], axis=-1).sum(1)
         assert_close(layer.weights["bias"], norms(added), TOLERANCE[dtype], "bias")
         assert_close(net.grad(f"bias_l{k}"), added.sum(0), TOLERANCE[dtype], "bias")

@@ -220,7 +220,7 @@ def test_without_a_prompt_a_text_starts_as_after_a_newline():
         (lambda m: m.sample("the", temperature=math.nan), "temperature must be"),
         (lambda m: m.sample("the", length=-1), "length must be"),
         (lambda m: m.sample("the", top_k=0), "top_k must be"),
-        (lambda m: make(cell="gru"), "cell must be one of lstm, rnn, got 'gru'"),
+        (lambda m: make(cell="gru2"), "cell must be one of lstm, gru, rnn, got 'gru2'"),
         (lambda m: make(hidden=0), "hidden must be"),
         (lambda m: make(dropout=1.0), "dropout must be"),
         (lambda m: make(WORDS).step("the cat"), "token must be one word"),

@@ -26,6 +26,8 @@ OPTIONS = {
                                             "batch_first": False, "dtype": "float32"}),
     "LSTM": (("input_size", "hidden_size"), {"num_layers": 1, "bias": True, "batch_first": False,
                                              "dtype": "float32"}),
+    "GRU": (("input_size", "hidden_size"), {"num_layers": 1, "bias": True, "batch_first": False,
+                                            "dtype": "float32"}),
     "Linear": (("in_features", "out_features"), {"bias": True, "dtype": "float32"}),
     "Embedding": (("num_embeddings", "embedding_dim"), {"dtype": "float32"}),
     "Dropout": ((), {"p": 0.5}),

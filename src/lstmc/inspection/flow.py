@@ -299,12 +299,16 @@ def _norms(g):
 def _added(layer, trace, number, g):
     """Return the norms, step by step, of what is added to the gradients of one layer's weights, by name."""
     below = trace.layers[number - 1].all_h[1:] if number else trace.x
+    of_h = g.dgates_of_h
     added = {
         "weight_ih": contribution_norms(g.dgates, below),
-        "weight_hh": contribution_norms(g.dgates, trace.layers[number].all_h[:-1]),
+        "weight_hh": contribution_norms(of_h, trace.layers[number].all_h[:-1]),
     }
     if layer.bias:
-        added["bias"] = norms_over_time(g.dgates.sum(1, dtype=np.float64))
+        parts = [g.dgates.sum(1, dtype=np.float64)]
+        if own := layer.cell.own_biases * layer.hidden_size:  # of R's part of the last gates
+            parts.append(of_h[..., -own:].sum(1, dtype=np.float64))
+        added["bias"] = norms_over_time(layer.kernels.arrays.concatenate(parts, axis=-1))
     return added
 
 

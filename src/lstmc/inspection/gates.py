@@ -32,13 +32,14 @@ class LayerGates:
     histograms : dict of gate to ndarray (40,)
         The share of all values in bins of equal width.
     ranges : dict of gate to (float, float)
-        What the bins cover: the bounds of the gate, or all finite values of one without bounds.
+        What the bins cover: the bounds of the gate, or all finite values of one without bounds. The h of a
+        cell that carries it on may lie beyond its bounds, from an initial state that does.
     low, high : dict of gate to float
         The share below and above the limits of saturation: 0.1 and 0.9 for a sigmoid, -0.9 and 0.9 for a
         tanh. What does not saturate has none.
     memory : ndarray (H,) or None
         Steps in which the product of a unit's forget gates falls to 1/e: 1 over the mean of -log f. Infinite
-        where f is always 1. None where no gate keeps a cell state.
+        where f is always 1. Of a cell without c, the gate that keeps h. None where no gate keeps a state.
     dead : list of int
         Units whose h moves by less than 0.001 over all steps and rows, if there are several.
     shut : list of int
@@ -217,11 +218,13 @@ def _statistics(name, trace):
 
 
 def _histogram(values, bounds):
-    """Return counts in bins within bounds (None: of all that is finite), the range, and the share beyond."""
+    """Return counts in bins within bounds (None: of all that is finite), the range, and what share is not."""
     finite = np.isfinite(values)
     beyond = float(1 - finite.mean())
     if beyond:
         values = values[finite]
+    if bounds and values.size and not bounds[0] <= values.min() <= values.max() <= bounds[1]:
+        bounds = min(bounds[0], float(values.min())), max(bounds[1], float(values.max()))
     if not bounds:
         bounds = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
         if (

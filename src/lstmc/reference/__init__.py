@@ -15,12 +15,14 @@ Elman (1990), Finding structure in time.
 Hochreiter & Schmidhuber (1997), Long short-term memory.
 Gers, Schmidhuber & Cummins (2000), Learning to forget: continual prediction with LSTM.
 Tieleman & Hinton (2012), Lecture 6.5: RMSprop.
+Cho et al. (2014), Learning phrase representations using RNN encoder-decoder.
 Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks.
 Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum.
 Kingma & Ba (2015), Adam: a method for stochastic optimization.
 Loshchilov & Hutter (2019), Decoupled weight decay regularization.
 """
 
+from .gru import gru_backward, gru_forward, gru_step
 from .linear import embedding_backward, embedding_forward, linear_backward, linear_forward
 from .losses import softmax_cross_entropy, squared_error
 from .lstm import lstm_backward, lstm_forward, lstm_step, sigmoid
@@ -32,6 +34,9 @@ __all__ = [
     "clip_grad_norm",
     "embedding_backward",
     "embedding_forward",
+    "gru_backward",
+    "gru_forward",
+    "gru_step",
     "linear_backward",
     "linear_forward",
     "lstm_backward",

@@ -7,10 +7,11 @@
 #include "cell.h"
 #include "../vmath.h"
 
+#include "gru.h"
 #include "lstm.h"
 #include "rnn.h"
 
-static const cell *const cells[] = {&lstm, &rnn_tanh, &rnn_relu, &rnn_identity};
+static const cell *const cells[] = {&lstm, &gru, &rnn_tanh, &rnn_relu, &rnn_identity};
 enum { CELLS = sizeof(cells) / sizeof(cells[0]) };
 
 /* The record of a cell by its number; NULL where there is none. */
