@@ -41,3 +41,11 @@ def test_the_readme_shows_what_its_first_example_prints(capsys):
     blocks = re.findall(r"```(?:python)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     exec(compile(blocks[0], "README.md", "exec"), {})
     assert capsys.readouterr().out == blocks[1]
+
+
+def test_the_page_on_files_runs_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/files.md").read_text(), re.S):
+        exec(compile(block, "files.md", "exec"), names)
+    assert {"Scale", "Residual"} <= set(names)

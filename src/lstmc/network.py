@@ -7,13 +7,14 @@ import numpy as np
 
 from ._kernels import on_device
 from ._kernels.environment import check_threads
+from ._kernels.messages import located
 from ._kernels.turns import in_turn
 from .files import built_in, describe
 from .layer import Layer, Views, check_size, fixed, spanned
 from .steppers import NetworkStepper
 from .traces import Trace
 
-__all__ = ["Place", "Sequential", "is_walked"]
+__all__ = ["Place", "Sequential"]
 
 
 class Place:
@@ -238,7 +239,10 @@ class Sequential(Layer):
         """
         after, traces = [], []
         for place, before in zip(self._places, self._parts("state", state)):
-            x, out, trace = call(place, x, before)
+            try:
+                x, out, trace = call(place, x, before)
+            except (TypeError, ValueError) as error:
+                raise located(error, place.index, place.layer) from error
             after.append(out)
             traces.append(trace)
         return x, tuple(after), tuple(traces)
@@ -268,7 +272,10 @@ class Sequential(Layer):
         arriving, departing = self._parts("dstate", dstate), []
         for place in reversed(self._places):
             i = place.index
-            dy, out = call(place, dy, trace.layers[i], arriving[i])
+            try:
+                dy, out = call(place, dy, trace.layers[i], arriving[i])
+            except (TypeError, ValueError) as error:
+                raise located(error, place.index, place.layer) from error
             departing.append(out)
         return dy, tuple(reversed(departing))
 
@@ -340,7 +347,7 @@ class Sequential(Layer):
                 dy, trace, arriving, num_threads, place.index > 0 or need_dx, consume
             )
 
-        checked = [(layer, part) for layer, part, _ in self._own_layers(trace) if part is not None]
+        checked = [(layer, part) for layer, part, _ in self._own_layers(trace)]
         for layer, part in checked:
             part.checked_for = layer
         try:
@@ -352,25 +359,26 @@ class Sequential(Layer):
     # -- checks ------------------------------------------------------------------------------------
 
     def _own_layers(self, trace, dstate=None):
-        """Yield every layer that derives from Layer, its trace and its part of dstate."""
+        """Yield every layer whose trace is one of lstmc's and its own, that trace and its part of dstate.
+
+        A layer of a user's own may have anything for a trace.
+        """
         parts = self._parts("dstate", dstate)
         for layer, layer_trace, part in zip(self._layers, trace.layers, parts):
-            if isinstance(layer, Layer):
+            if isinstance(layer_trace, Trace) and layer_trace.owner is layer:
                 yield layer, layer_trace, part
 
     def check_form(self, trace, dstate=None):
         """Refuse anything but a trace of this network and a dstate that fits; weights are not compared."""
         super().check_form(trace)
         for layer, layer_trace, part in self._own_layers(trace, dstate):
-            if layer_trace is not None:
-                layer.check_form(layer_trace, part)
+            layer.check_form(layer_trace, part)
 
     def fingerprints(self, trace):
         """Return pairs of fingerprints of all layers: as forward saw the weights, and as they are now."""
         return [
             pair
             for layer, layer_trace, _ in self._own_layers(trace)
-            if layer_trace is not None
             for pair in layer.fingerprints(layer_trace)
         ]
 
@@ -410,20 +418,14 @@ class Sequential(Layer):
         return NetworkStepper(self, check_size("batch", batch), num_threads)
 
 
-def is_walked(layer):
-    """Return whether a layer is a Sequential that does with its layers what the class says."""
-    cls = type(layer)
-    return isinstance(layer, Sequential) and (
-        cls.forward is Sequential.forward and cls.backward is Sequential.backward
-    )
-
-
 def _check_layers(layers):
     """Refuse what is not a row of layers, each of them free to join a network."""
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     seen = set()
     for i, layer in enumerate(layers):
+        if isinstance(layer, type):
+            raise TypeError(f"layers[{i}] must be a layer, got the class {layer.__name__}: call it")
         for method in ("forward", "backward"):
             if not callable(getattr(layer, method, None)):
                 raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")

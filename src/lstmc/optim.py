@@ -12,6 +12,7 @@ import numpy as np
 
 from ._kernels import kernels_of
 from ._kernels.devices import copy_into
+from ._kernels.messages import kind_of
 from .layer import check_writable, float_array
 
 __all__ = [
@@ -67,6 +68,7 @@ def clip_grad_norm(net, max_norm, num_threads=None):
         max_norm is not a positive number.
     """
     max_norm = check_norm("max_norm", max_norm)
+    check_flat(net)
     grads = net.grads
     kernels = kernels_of(grads)
     if not isinstance(grads, kernels.arrays.ndarray) or not (
@@ -97,6 +99,12 @@ def check_real(name, value):
     return float(value)
 
 
+def check_flat(net):
+    """Refuse what does not have its parameters and gradients in two flat arrays."""
+    if not hasattr(net, "params") or not hasattr(net, "grads"):
+        raise TypeError(f"net must be a layer or a network, got {kind_of(net)}")
+
+
 def check_norm(name, value):
     """Return the largest norm that gradients may have, a float; infinity stands for any."""
     try:
@@ -125,6 +133,7 @@ class Optimiser:
     weight_decay = _number("weight_decay", "The share of a parameter that decays.")
 
     def __init__(self, net, lr, weight_decay):
+        check_flat(net)
         self.net = net
         self.lr = check_number("lr", lr)
         self.weight_decay = check_number("weight_decay", weight_decay)
@@ -326,6 +335,8 @@ class Adam(Optimiser):
 
     @betas.setter
     def betas(self, betas):
+        if not isinstance(betas, (tuple, list)):
+            raise TypeError(f"betas must be two numbers, got {betas!r:.100}")
         betas = tuple(check_number(f"betas[{i}]", beta, high=1) for i, beta in enumerate(betas))
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers, got {len(betas)}")

@@ -5,11 +5,19 @@ Here is also how to walk through the recurrent layers of a network of any depth.
 
 import numpy as np
 
-from .network import Place, is_walked
+from .network import Place, Sequential
 from .stack import Recurrent
 from .traces import Trace
 
 __all__ = ["Record", "recurrent_layers", "run", "run_back"]
+
+
+def _is_walked(layer):
+    """Return whether a layer is a Sequential that does with its layers what the class says."""
+    cls = type(layer)
+    return isinstance(layer, Sequential) and (
+        cls.forward is Sequential.forward and cls.backward is Sequential.backward
+    )
 
 
 def recurrent_layers(net, trace=None, name=""):
@@ -33,7 +41,7 @@ def recurrent_layers(net, trace=None, name=""):
     """
     if isinstance(net, Recurrent):
         yield name, net, trace
-    elif is_walked(net):
+    elif _is_walked(net):
         for i, layer in enumerate(net.layers):
             yield from recurrent_layers(layer, trace and trace.layers[i], f"{name}{i}.")
 
@@ -61,7 +69,7 @@ def run(net, x, state=None, num_threads=None):
 
     def call(place, x, state):
         layer = place.layer
-        if is_walked(layer):
+        if _is_walked(layer):
             y, state, traces = layer.walk(x, state, call)
             return y, state, Trace(layer, None, layers=traces)
         return place.forward(x, state, drop=False, num_threads=num_threads)
@@ -110,7 +118,7 @@ def run_back(net, dy, trace, num_threads=None):
 
     def call(place, dy, trace, dstate):
         layer = place.layer
-        if is_walked(layer):
+        if _is_walked(layer):
             return layer.walk_back(dy, trace, dstate, call)
         if not isinstance(layer, Recurrent):
             if not grads and not place.backward_takes("need_grads"):

@@ -191,6 +191,19 @@ def test_a_wrong_backward_of_ones_own_network_is_found():
         assert report.failed == ["x"]
 
 
+def test_ones_own_layers_are_trained_in_a_network():
+    """Whatever they return as a trace."""
+    net = lstmc.Sequential(
+        Scale(3, rng=1), Around(lstmc.LSTM(3, 3, rng=2)), lstmc.Linear(3, 3, rng=4)
+    )
+    assert lstmc.check_gradients(net, X)
+    x = X.copy()
+    y, _, trace = net.forward(x)
+    net.backward(np.ones_like(y), trace)
+    assert all(net.grad(name).any() for name in net)
+    assert x.flags.writeable
+
+
 def make_trainer():
     net = lstmc.Sequential(lstmc.Embedding(5, 3, rng=1), Noisy(), lstmc.Linear(3, 5, rng=2))
     return lstmc.Trainer(net, lstmc.Adam(net), 2, 3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["kind_of", "shape_text"]
+__all__ = ["kind_of", "located", "shape_text"]
 
 
 def shape_text(shape):
@@ -23,3 +23,14 @@ def kind_of(value):
     if getattr(value, "__cuda_array_interface__", None) is not None:
         name += ": this is on the CPU, and that on a GPU"
     return name
+
+
+def located(error, index, layer):
+    """Return an error of a layer's call as one that names the layer: "1.Linear: x must be ..."."""
+    if type(error) not in (TypeError, ValueError):
+        return error
+    own = getattr(error, "is_located", False)  # in a network within this one
+    text = f"{index}.{'' if own else type(layer).__name__ + ': '}{error}"
+    error = type(error)(text)
+    error.is_located = True
+    return error

@@ -81,7 +81,12 @@ def generator(rng, of_weights=True):
     """
     making = _making.get()
     if making is None or rng is not None:
-        return np.random.default_rng(rng)
+        try:
+            return np.random.default_rng(rng)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"rng must be an integer of 0 or more, a numpy Generator or None, got {rng!r:.100}"
+            ) from None
     if of_weights:
         return making.rng
     return np.random.default_rng(making.rng and int(making.rng.integers(2**63)))
@@ -125,7 +130,10 @@ def make(description, layers=None, rng=None, room=np.inf):
     ValueError
         It is not a description, a class is not known, or the parameters are larger.
     """
-    with _set(_making, _Making({**_BUILT_IN, **(layers or {})}, rng, room)):
+    layers = {} if layers is None else layers
+    if not isinstance(layers, dict) or not all(isinstance(one, type) for one in layers.values()):
+        raise TypeError(f"layers must be a dict of classes by name, got {layers!r:.100}")
+    with _set(_making, _Making({**layers, **_BUILT_IN}, rng, room)):
         layer = _make(description)
     if describe(layer) != description:
         raise ValueError(
@@ -165,8 +173,10 @@ def _make(description):
         raise ValueError(f"layers are within layers more than {DEEPEST} deep")
     try:
         return cls.from_options(full)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{name}: {error}") from None
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # whatever a constructor makes of what is in a file
+        raise ValueError(f"{name}: {error}") from error
     finally:
         making.depth -= 1
 

@@ -2,6 +2,7 @@
 
 import math
 
+from ..layer import check_size
 from ..optim import check_count, check_number, check_real
 
 __all__ = ["ExponentialDecay", "PlateauDecay", "StepDecay"]
@@ -32,10 +33,7 @@ class StepDecay:
     def __init__(self, optimiser, factor, every=1, start=0):
         self.optimiser = optimiser
         self.factor = check_number("factor", factor, open_low=True)
-        self.every, self.start = (
-            int(check_number("every", every, low=1)),
-            int(check_number("start", start)),
-        )
+        self.every, self.start = check_size("every", every), check_count("start", start)
         self.epochs = 0
 
     def epoch_ended(self, loss=None):
