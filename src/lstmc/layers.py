@@ -14,7 +14,7 @@ from .traces import Trace
 __all__ = ["Dropout", "Embedding", "Linear"]
 
 
-@built_in
+@built_in("in_features", "out_features", bias=True, dtype="float32")
 class Linear(Layer):
     """An affine map of the last axis: y = x weight^T + bias.
 
@@ -114,7 +114,7 @@ class Linear(Layer):
         return LinearStepper(self, num_threads)
 
 
-@built_in
+@built_in("num_embeddings", "embedding_dim", dtype="float32")
 class Embedding(Layer):
     """A table with one row of features per token.
 
@@ -206,7 +206,7 @@ class Embedding(Layer):
         return step
 
 
-@built_in
+@built_in(p=0.5)
 class Dropout(Layer):
     """Zero a share of x in training and scale the rest up by 1 / (1 - p) (Zaremba et al. 2014, section 3.1).
 

@@ -64,7 +64,7 @@ class Place:
         return option in self._backward_takes
 
 
-@built_in
+@built_in("layers")
 class Sequential(Layer):
     """Layers in a row, each fed by the one before.
 

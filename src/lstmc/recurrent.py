@@ -12,7 +12,8 @@ __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
 NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
-@built_in
+@built_in("input_size", "hidden_size", num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
+          dtype="float32")  # fmt: skip
 class RNN(Recurrent):
     """The simple recurrent network (Elman 1990): h = nonlinearity(W x + R h_before + b).
 
@@ -56,7 +57,7 @@ class RNN(Recurrent):
         return {**super().options(), "nonlinearity": self._nonlinearity}
 
 
-@built_in
+@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32")
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
@@ -93,7 +94,7 @@ class LSTM(Recurrent):
         return super().options()
 
 
-@built_in
+@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32")
 class GRU(Recurrent):
     """The gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in PyTorch and cuDNN.
 

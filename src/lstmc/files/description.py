@@ -19,27 +19,28 @@ from .disk import write_safetensors
 __all__ = ["FORMAT", "Described", "built_in", "describe", "entry", "generator", "make", "take_room"]
 
 FORMAT = 1
-# The options of each class in files of this format: those without a default, and the defaults of the rest,
-# which are left out of a description. They do not change with those of the classes.
-OPTIONS = {
-    "RNN": (("input_size", "hidden_size"), {"num_layers": 1, "nonlinearity": "tanh", "bias": True,
-                                            "batch_first": False, "dtype": "float32"}),
-    "LSTM": (("input_size", "hidden_size"), {"num_layers": 1, "bias": True, "batch_first": False,
-                                             "dtype": "float32"}),
-    "GRU": (("input_size", "hidden_size"), {"num_layers": 1, "bias": True, "batch_first": False,
-                                            "dtype": "float32"}),
-    "Linear": (("in_features", "out_features"), {"bias": True, "dtype": "float32"}),
-    "Embedding": (("num_embeddings", "embedding_dim"), {"dtype": "float32"}),
-    "Dropout": ((), {"p": 0.5}),
-    "Sequential": (("layers",), {}),
-}  # fmt: skip
 _BUILT_IN: dict = {}  # classes by name
+# By name of such a class: its options without a default, and the defaults of the rest, as files have them.
+OPTIONS: dict = {}
 
 
-def built_in(cls):
-    """Let a class of lstmc be made from descriptions; a decorator."""
-    _BUILT_IN[cls.__name__] = cls
-    return cls
+def built_in(*required, **defaults):
+    """Let a class of lstmc be made from descriptions; a decorator.
+
+    Parameters
+    ----------
+    required : str
+        Options that have no default.
+    defaults
+        The defaults of the rest in files of this format, which leave them out. They do not change with those
+        of the class.
+    """
+
+    def register(cls):
+        _BUILT_IN[cls.__name__], OPTIONS[cls.__name__] = cls, (required, defaults)
+        return cls
+
+    return register
 
 
 # -- from descriptions to layers ------------------------------------------------------------------
