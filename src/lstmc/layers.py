@@ -6,7 +6,7 @@ import numpy as np
 
 from ._kernels import kernels_of
 from ._kernels.turns import in_turn
-from .files import built_in, generator
+from .files import built_in, check_rng, generator
 from .layer import Layer, check_share, check_size, fixed, float_array, leading_rows, write_out
 from .steppers import LinearStepper
 from .traces import Trace
@@ -243,7 +243,7 @@ class Dropout(Layer):
 
     @rng.setter
     def rng(self, rng):
-        self._rng = np.random.default_rng(rng)
+        self._rng = check_rng(rng)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data; not where masks come from."""

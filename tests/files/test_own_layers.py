@@ -228,3 +228,39 @@ def test_a_file_cannot_make_ones_own_layers_large(tmp_path):
     write_safetensors(tmp_path / "net", {}, {"format": 1, "kind": "network", "network": network})
     with pytest.raises(ValueError, match="Scale is 1000000000, and no tensor is as large"):
         lstmc.load(tmp_path / "net", layers=LAYERS)
+
+
+def test_a_class_may_have_the_name_of_one_of_lstmc():
+    class Linear(lstmc.Linear):
+        def options(self):
+            return super().options()
+
+    net = lstmc.Sequential(Linear(3, 2, rng=0))
+    assert type(net.clone(rng=1).layers[0]) is Linear
+
+
+def test_what_no_file_may_hold_is_not_saved(tmp_path):
+    net = lstmc.Linear(1, 1)
+    for _ in range(63):
+        net = lstmc.Sequential(net)
+    net.save(tmp_path / "net")
+    assert_same_bits(lstmc.load(tmp_path / "net").params, net.params)
+    with pytest.raises(ValueError, match="within layers more than 64 deep"):
+        lstmc.Sequential(net).save(tmp_path / "deeper")
+    assert not (tmp_path / "deeper").exists()
+
+
+@pytest.mark.parametrize("rng", ["a", 1.5, -1])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: lstmc.LSTM(2, 3, rng=rng),
+        lambda rng: lstmc.Dropout(0.5, rng=rng),
+        lambda rng: lstmc.Linear(2, 3).clone(rng=rng),
+        lambda rng: lstmc.LanguageModel(lstmc.Vocabulary("ab", "char"), rng=rng),
+        lambda rng: lstmc.check_gradients(lstmc.Linear(3, 2), X, rng=rng),
+    ],
+)
+def test_generators_that_are_none(draw, rng):
+    with pytest.raises(TypeError, match="rng must be an integer of 0 or more, a numpy Generator"):
+        draw(rng)

@@ -34,14 +34,6 @@ def draw(layer, *order):
     return 4 * rng.standard_normal((*order, FEATURES)).astype(layer.dtype), state
 
 
-def make_model(cell="lstm", layers=2, level="char", dtype=np.float32, dropout=0.0):
-    tokens = list("abcdefg") if level == "char" else ["<unk>", "a", "cat", "sat", " ", "."]
-    vocabulary = lstmc.Vocabulary(tokens, level)
-    model = lstmc.LanguageModel(vocabulary, cell, layers, HIDDEN, FEATURES, dropout, dtype, rng=2)
-    model.net.params[...] *= 3
-    return model
-
-
 # --------------------------------------------------------------------------------------------------
 # Statistics against loops
 # --------------------------------------------------------------------------------------------------
@@ -123,7 +115,10 @@ def test_networks():
     check_gates(trained.layers[0], cells[0], trace.layers[1].layers[1].layers[0])
     assert np.any(trained.layers[0].means["i"] != report.layers[0].means["i"])
 
-    model = make_model(dropout=0.5)
+    model = lstmc.LanguageModel(
+        lstmc.Vocabulary("abcdefg", "char"), "lstm", 2, HIDDEN, FEATURES, 0.5, rng=2
+    )
+    model.net.params[...] *= 3
     names = [layer.name for layer in lstmc.gate_statistics(model, tokens).layers]
     assert names == ["2.l0", "4.l0"]
     assert_same_bits(

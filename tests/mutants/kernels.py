@@ -91,6 +91,9 @@ MUTANTS = [
      "layer->bias, 1, hidden, cell->biases, first, last);",
      "layer->bias, 1, hidden, cell->biases, first, min_of(last, 1));"),
     # The driver, backward
+    ("backward: units beyond the last whole vector forgotten", "c/cells/pointwise.h",
+     "if (unit < end)",
+     "if (0)"),
     ("backward: off by one in time", "c/backward.h",
      "for (ptrdiff_t t = t1 - 1; t >= t0; t--)",
      "for (ptrdiff_t t = t1 - 1; t > t0; t--)"),

@@ -1,6 +1,16 @@
 """What a network is, as plain data, and the files that hold it: written whole, and read with care."""
 
-from .description import FORMAT, Described, built_in, describe, entry, generator, make, take_room
+from .description import (
+    FORMAT,
+    Described,
+    built_in,
+    check_rng,
+    describe,
+    entry,
+    generator,
+    make,
+    take_room,
+)
 from .disk import append_record, check_writable_folder, read_safetensors, write_safetensors
 from .networks import check_kind, load, make_network
 
@@ -10,6 +20,7 @@ __all__ = [
     "append_record",
     "built_in",
     "check_kind",
+    "check_rng",
     "check_writable_folder",
     "describe",
     "entry",

@@ -16,7 +16,17 @@ from .._kernels import on_device
 from .._kernels.devices import copy_into, host
 from .disk import write_safetensors
 
-__all__ = ["FORMAT", "Described", "built_in", "describe", "entry", "generator", "make", "take_room"]
+__all__ = [
+    "FORMAT",
+    "Described",
+    "built_in",
+    "check_rng",
+    "describe",
+    "entry",
+    "generator",
+    "make",
+    "take_room",
+]
 
 FORMAT = 1
 _BUILT_IN: dict = {}  # classes by name
@@ -75,6 +85,16 @@ def _set(variable, value):
         variable.reset(token)
 
 
+def check_rng(rng):
+    """Return a Generator of an integer, of a Generator, or of None; refuse all else."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"rng must be an integer of 0 or more, a numpy Generator or None, got {rng!r:.100}"
+        ) from None
+
+
 def generator(rng, of_weights=True):
     """Return the generator that a new layer draws from, or None if its weights are to stay zero.
 
@@ -82,12 +102,7 @@ def generator(rng, of_weights=True):
     """
     making = _making.get()
     if making is None or rng is not None:
-        try:
-            return np.random.default_rng(rng)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"rng must be an integer of 0 or more, a numpy Generator or None, got {rng!r:.100}"
-            ) from None
+        return check_rng(rng)
     if of_weights:
         return making.rng
     return np.random.default_rng(making.rng and int(making.rng.integers(2**63)))
@@ -134,7 +149,7 @@ def make(description, layers=None, rng=None, room=np.inf):
     layers = {} if layers is None else layers
     if not isinstance(layers, dict) or not all(isinstance(one, type) for one in layers.values()):
         raise TypeError(f"layers must be a dict of classes by name, got {layers!r:.100}")
-    with _set(_making, _Making({**layers, **_BUILT_IN}, rng, room)):
+    with _set(_making, _Making({**_BUILT_IN, **layers}, rng, room)):
         layer = _make(description)
     if describe(layer) != description:
         raise ValueError(
@@ -221,6 +236,13 @@ def _plain(value):
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def _levels(value):
+    """Return how deep layers are within layers in a description."""
+    if isinstance(value, dict):
+        return ("layer" in value) + max(map(_levels, value.values()), default=0)
+    return max(map(_levels, value), default=0) if isinstance(value, list) else 0
+
+
 class Described:
     """What a layer can do because it describes itself: files, copies, layers like it, its repr."""
 
@@ -289,7 +311,7 @@ class Described:
         """
         if _making.get() is not None:  # a layer within one that is being made
             return _make(description)
-        return make(description, layers, np.random.default_rng(rng))
+        return make(description, layers, check_rng(rng))
 
     def clone(self, rng=None):
         """Return a layer of the same description and device, with fresh weights.
@@ -306,7 +328,7 @@ class Described:
         """
         with _set(_describing, {}) as classes:
             description = describe(self)
-        return make(description, classes, np.random.default_rng(rng)).to(self.device)
+        return make(description, classes, check_rng(rng)).to(self.device)
 
     def save(self, path):
         """Save the layer, what it is and its weights, in one safetensors file.
@@ -322,8 +344,12 @@ class Described:
             It cannot be written. An existing file does not change.
         TypeError
             A class has no ``options()`` of its own.
+        ValueError
+            Networks are within networks deeper than a file may have them.
         """
         metadata = {"format": FORMAT, "kind": "network", "network": self.description}
+        if _levels(metadata["network"]) > DEEPEST:
+            raise ValueError(f"layers are within layers more than {DEEPEST} deep")
         write_safetensors(path, {name: host(self[name]) for name in self.parameters()}, metadata)
 
     # -- copies and pickles -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..files import check_rng
 from ..layer import check_size
 from ..layers import Linear
 from ..network import Sequential
@@ -120,7 +121,7 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform"):
     if start not in ("uniform", "orthogonal"):
         raise ValueError(f'start must be "uniform" or "orthogonal", got {start!r}')
     inputs, outputs = problem.inputs, problem.outputs
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
 
     lstm = Sequential(LSTM(inputs, hidden, rng=rng), Linear(hidden, outputs, rng=rng))
     CONTESTANTS["lstm"].begin(lstm.layers[0], rng, forget, problem)

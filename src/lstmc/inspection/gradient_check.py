@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.devices import copy_into, host
+from ..files import check_rng
 from ..layer import Layer, check_size
 from ..passes import run
 from .inputs import loss_and_trace, loss_at, network_of
@@ -184,7 +185,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         raise ValueError(f"step must be a number in [{LEAST_STEP:g}, 1], got {step!r}")
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     loss, dy, trace = loss_and_trace(net, _copy(x), targets, state, None, None, None)
     before = net.params.copy(), net.grads.copy()
     try:

@@ -13,6 +13,7 @@ from .._kernels.devices import host
 from ..files import (
     FORMAT,
     check_kind,
+    check_rng,
     entry,
     make,
     make_network,
@@ -82,13 +83,12 @@ class LanguageModel:
             "dtype": check_dtype(dtype).name,
         }
         description = network_description(len(vocabulary), **config)
-        net = make(description, rng=np.random.default_rng(rng))
+        net = make(description, rng=check_rng(rng))
         self._begin(vocabulary, net.to(device), config)
 
     def _begin(self, vocabulary, net, config):
         self.vocabulary, self.net, self.config = vocabulary, net, config
-        self._stepper = None  # made by the first step
-        self._stepper_device = None
+        self._stepper = self._stepper_device = None  # made by the first step
         self._packed: list = []  # fingerprints of the weights that it has packed
         self._before = None  # the state of the stepper that is to be made
 
@@ -247,7 +247,7 @@ class LanguageModel:
         temperature = _check_temperature(temperature)
         top_k = None if top_k is None else check_size("top_k", top_k)
         length = 0 if length == 0 else check_size("length", length)
-        rng = np.random.default_rng(rng)
+        rng = check_rng(rng)
         ids = list(self._encode("prompt", prompt))
         read = self.vocabulary.decode(ids)  # at word level, spaces may differ from the prompt's
         stepper = self.net.stepper()

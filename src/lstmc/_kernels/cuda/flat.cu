@@ -1,7 +1,8 @@
 /* What works on flat arrays: the embedding, dropout, softmax and losses, norms, optimisers.
  *
- * The same functions as ../c/flat.h and ../c/optimisers.h. Sums over an array go over fixed blocks in a fixed order. Where one
- * call takes several launches, numbers pass between them on the device: nothing waits for the host.
+ * The same functions as ../c/flat.h and ../c/optimisers.h. Sums over an array go over fixed blocks in a fixed
+ * order. Where one call takes several launches, numbers pass between them on the device: nothing waits for the
+ * host.
  */
 #include "real.cuh"
 
@@ -291,7 +292,8 @@ __global__ void sgd(real *params, real *velocity, const real *grads, double lr, 
 }
 
 /* The running mean of squares after d. Where d * d overflows, its weight comes first, as in PyTorch. A mean
- * beyond all numbers is the largest one, most: infinity would never fade, and the weight would stand still. */
+ * beyond all numbers is the largest one, most: infinity would never fade, and the weight would stand
+ * still. */
 template <typename real>
 DEVICE real mean_of_squares(real mean, real d, double beta, double most)
 {
@@ -300,8 +302,8 @@ DEVICE real mean_of_squares(real mean, real d, double beta, double most)
     return mean > (real)most ? (real)most : mean;
 }
 
-/* d, which a step divides by the root of that mean: where the mean had to stop at the largest number, it stops
- * at the root of it. What is not finite stays, to be seen. */
+/* d, which a step divides by the root of that mean: where the mean had to stop at the largest number, it
+ * stops at the root of it. What is not finite stays, to be seen. */
 template <typename real>
 DEVICE real beside_root(real d, real mean, double most)
 {

@@ -34,7 +34,7 @@ typedef struct {
 } backward_units;
 
 /* Which rows of the batch; which vectors of units (forward), or panels of units (backward). It is passed by
- * pointer: a copy for every step would be read before it is written through, which costs 10 ns. */
+ * pointer: a copy for every step would be read back before its stores are done, and wait for them. */
 typedef struct {
     ptrdiff_t from, to, first, last;
 } part;
