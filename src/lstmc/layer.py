@@ -371,7 +371,7 @@ class Layer(Described):
         """Return a number that changes when the weights do, or None if backward does not read them."""
         return self.kernels.fingerprint([self._params.flat])
 
-    def _empty(self, shape):
+    def empty(self, shape):
         """Return an array for the caller, a large one from the pool, whose pages are in memory already."""
         if math.prod(shape) < 2**15:
             self.pool.tick()

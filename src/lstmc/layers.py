@@ -71,7 +71,7 @@ class Linear(Layer):
         """
         x = self.kernels.adopt(x)
         rows = leading_rows(self.kernels, x, "x", self._in_features, self._dtype)
-        y = self._empty((*x.shape[:-1], self._out_features))
+        y = self.empty((*x.shape[:-1], self._out_features))
         if rows.size:
             flat = y.reshape(-1, self._out_features)
             self.kernels.linear_forward(
@@ -95,7 +95,7 @@ class Linear(Layer):
         """
         self.check_trace(trace)
         rows = self.kernels.checked("dy", dy, self._dtype, (*trace.shape[:-1], self._out_features))
-        dx = self._empty(trace.shape) if need_dx else None
+        dx = self.empty(trace.shape) if need_dx else None
         if rows.size:
             flat_dx = None if dx is None else dx.reshape(-1, self._in_features)
             self.kernels.linear_backward(
@@ -171,7 +171,7 @@ class Embedding(Layer):
         # A copy, before it is used: backward is to see what forward saw.
         if training and self.kernels.arrays.may_share_memory(tokens, self.kernels.adopt(x)):
             tokens = tokens.copy()
-        y = self._empty((*tokens.shape, self._embedding_dim))
+        y = self.empty((*tokens.shape, self._embedding_dim))
         self.kernels.embedding_forward(y, tokens, self._params["weight"])
         return y, state, Trace(self, None, tokens=tokens) if training else None
 

@@ -6,7 +6,7 @@ Here is also how to walk through the recurrent layers of a network of any depth.
 import numpy as np
 
 from .network import Place, Sequential
-from .stack import Recurrent
+from .recurrent import Recurrent
 from .traces import Trace
 
 __all__ = ["Record", "recurrent_layers", "run", "run_back"]

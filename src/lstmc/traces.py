@@ -2,7 +2,15 @@
 
 import numpy as np
 
-__all__ = ["Bound", "LayerTrace", "StateGradients", "Trace", "freeze", "thawed"]
+__all__ = [
+    "Bound",
+    "LayerTrace",
+    "RecurrentTrace",
+    "StateGradients",
+    "Trace",
+    "freeze",
+    "thawed",
+]
 
 
 class Bound:
@@ -38,27 +46,77 @@ class Trace(Bound):
         return f"<trace of {type(self.owner).__name__}>"
 
 
+class RecurrentTrace(Trace):
+    """The trace of a recurrent layer.
+
+    Attributes
+    ----------
+    sequences : Sequences
+        What its rows are.
+    inputs : ndarray (N, I) or (T, B, I)
+        What forward read, as kernels saw it: see ``Sequences``. None once backward has consumed it.
+    layers : list of LayerTrace
+        One for each layer of the stack and each of its directions: ``layers[l * D + d]``.
+    unbatched : bool
+    """
+
+    def __init__(self, owner, fingerprint, sequences, inputs, layers, unbatched):
+        freeze(inputs)
+        super().__init__(owner, fingerprint)
+        self.sequences, self.inputs, self.layers = sequences, inputs, layers
+        self.unbatched = unbatched
+
+    @property
+    def steps(self):
+        """T."""
+        return self.sequences.steps
+
+    @property
+    def batch(self):
+        """B."""
+        return self.sequences.batch
+
+    @property
+    def x(self):
+        """The input (T, B, I), zero beyond an end."""
+        return self.input_of(0)
+
+    def input_of(self, layer):
+        """Return what a layer of the stack read, (T, B, .): x, or h of both directions of the layer below."""
+        if not layer:
+            return self.sequences.unpacked(self.inputs)
+        directions = self.sequences.directions
+        below = self.layers[(layer - 1) * directions : layer * directions]
+        parts = [one.on_grid(one.states(one.all_h)) for one in below]
+        return parts[0] if directions == 1 else np.concatenate(parts, axis=2)
+
+
 class LayerTrace:
-    """What one layer of a stack did: read-only views, states 1..T.
+    """What one direction of one layer of a stack did: read-only, states 1..T in the order of x's steps.
 
     Attributes
     ----------
     cell : Cell
     h, c : ndarray (T, B, H)
-        The states after each step; c is None where the cell has none.
+        The states after each step; c is None where the cell has none. Zeros beyond an end.
+    h_before : ndarray (T, B, H)
+        The hidden state that each step began from.
     gates : dict of str to ndarray (T, B, H)
         The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
     saved : dict of str to ndarray (T, B, H)
         All that forward saved beside the states: the gates, and what a cell has beside them.
-    all_h, all_c : ndarray (T+1, B, H)
-        The states 0..T, batched even where the sequence is not; all_c may be None.
-    all_gates : ndarray (T, B, saved*H) or None
-        None where the only gate is h.
+    all_h, all_c : ndarray
+        The states as kernels saw them, those before the first step first, then those of the rows that
+        `sequences` has: (T+1, B, H), states 0..T, where these are the batch's. Batched even where the sequence
+        is not; all_c may be None.
+    all_gates : ndarray or None
+        Likewise of all steps, (T, B, saved*H). None where the only gate is h.
     """
 
-    def __init__(self, cell, h, c, gates, unbatched):
+    def __init__(self, cell, h, c, gates, unbatched, sequences, direction):
         self.cell = cell
         self.all_h, self.all_c, self.all_gates = h, c, gates
+        self.sequences, self._direction = sequences, direction
         self._unbatched = unbatched
 
     def frozen(self):
@@ -68,20 +126,26 @@ class LayerTrace:
         return self
 
     def __repr__(self):
-        steps, batch, hidden = self.all_h.shape
-        return f"<trace of one {self.cell.kind} layer: T {steps - 1}, B {batch}, H {hidden}>"
+        of, hidden = self.sequences, self.all_h.shape[-1]
+        return f"<trace of one {self.cell.kind} layer: T {of.steps}, B {of.batch}, H {hidden}>"
 
-    # Views are made when they are asked for: a training step asks for none.
+    # Views, or copies where rows have other places, are made when they are asked for: a training step asks for
+    # none.
 
     @property
     def h(self):
         """The hidden state after each step."""
-        return self._view(self.all_h[1:])
+        return self._shown(self.states(self.all_h))
 
     @property
     def c(self):
         """The cell state after each step; None where the cell has none."""
-        return None if self.all_c is None else self._view(self.all_c[1:])
+        return None if self.all_c is None else self._shown(self.states(self.all_c))
+
+    @property
+    def h_before(self):
+        """The hidden state that each step began from."""
+        return self._shown(self.rows_before(self.all_h))
 
     @property
     def gates(self):
@@ -92,34 +156,63 @@ class LayerTrace:
     @property
     def saved(self):
         """All that forward saved beside the states, by name."""
-        return {name: self._view(part) for name, part in self.split(self.all_gates).items()}
+        if self.all_gates is None:
+            return {}
+        return {name: part for name, part in self.split(self._shown(self.all_gates)).items()}
 
-    def _view(self, array):
+    def states(self, array):
+        """Return the states after each step of ``all_h`` or ``all_c``, as kernels saw them."""
+        rows = array.reshape(-1, array.shape[-1])[self.sequences.count :]
+        return rows if array.ndim == 2 else rows.reshape(-1, *array.shape[1:])
+
+    def rows_before(self, array):
+        """Return the states that each step began from, likewise."""
+        before = self.sequences.rows.before
+        return array[:-1] if before is None else array[before]
+
+    def on_grid(self, rows):
+        """Return rows as kernels saw them as (T, B, .), in the order of x's steps; zeros beyond an end."""
+        of = self.sequences
+        index = of.on_grid(self._direction)
+        rows = rows.reshape(-1, rows.shape[-1])
+        if index is not None:
+            source, rows = rows, np.zeros((len(index), rows.shape[1]), rows.dtype)
+            rows[index >= 0] = source[index[index >= 0]]
+            freeze(rows)
+        return rows.reshape(of.steps, of.batch, rows.shape[1])
+
+    def _shown(self, rows):
+        array = self.on_grid(rows)
         return array[:, 0] if self._unbatched else array
 
     @classmethod
-    def empty(cls, cell, pool, dtype, size, unbatched):
-        """Return one of size (T, B, H), in arrays of a pool, for forward to fill in."""
-        steps, batch, hidden = size
-        states, saved = (steps + 1, batch, hidden), (steps, batch, len(cell.saved) * hidden)
-        h = pool.array(states, dtype)
-        c = pool.array(states, dtype) if cell.has_c else None
-        gates = pool.array(saved, dtype) if cell.saved else None
-        return cls(cell, h, c, gates, unbatched)
+    def empty(cls, cell, pool, dtype, hidden, unbatched, sequences, direction):
+        """Return one of `hidden` units, in arrays of a pool, for forward to fill in."""
+        rows, count = sequences.rows, sequences.count
+        sizes = [(rows.count + count,), (rows.count,)]
+        if rows.starts is None:
+            sizes = [(rows.steps + 1, count), (rows.steps, count)]
+        states, steps = sizes
+        h = pool.array((*states, hidden), dtype)
+        c = pool.array((*states, hidden), dtype) if cell.has_c else None
+        gates = pool.array((*steps, len(cell.saved) * hidden), dtype) if cell.saved else None
+        return cls(cell, h, c, gates, unbatched, sequences, direction)
 
     def split(self, gates):
-        """Return the parts of what was saved, (T, B, saved*H), by name; for None, an empty dict."""
+        """Return the parts of what was saved, (..., saved*H), by name; for None, an empty dict."""
         if gates is None:
             return {}
-        hidden = gates.shape[2] // len(self.cell.saved)
+        hidden = gates.shape[-1] // len(self.cell.saved)
         return {
-            name: gates[:, :, i * hidden : (i + 1) * hidden]
+            name: gates[..., i * hidden : (i + 1) * hidden]
             for i, name in enumerate(self.cell.saved)
         }
 
 
 class StateGradients:
     """The gradients of a loss at the states of one layer of a stack, at every step, recorded by backward.
+
+    Of one direction, in the order of x's steps, and zero beyond an end.
 
     Attributes
     ----------
@@ -133,12 +226,12 @@ class StateGradients:
     dgates_of_h : ndarray (T, B, G*H)
         Likewise at what R makes of the sums: the same, unless the cell keeps the two apart.
     dx : ndarray (T, B, I) or None
-        At the layer's input; None in the first layer if backward was called without need_dx.
+        At the layer's input, by this direction; None in the first layer if backward was called without need_dx.
     """
 
     def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
         self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
-        self.dgates = dgates
+        self.dgates, self.dx = dgates, None
         self._trace = trace
 
     def __repr__(self):
@@ -147,14 +240,18 @@ class StateGradients:
     @classmethod
     def empty(cls, trace, pool):
         """Return those of a LayerTrace, in arrays of a pool, for backward to fill in."""
-        dtype, (states, batch, hidden) = trace.all_h.dtype, trace.all_h.shape
-        state, sums = (
-            (states - 1, batch, hidden),
-            (states - 1, batch, len(trace.cell.gates) * hidden),
-        )
-        above, later = (pool.array(state, dtype) for _ in range(2))
-        c_later = None if trace.all_c is None else pool.array(state, dtype)
+        dtype, states = trace.all_h.dtype, trace.states(trace.all_h).shape
+        sums = (*states[:-1], len(trace.cell.gates) * states[-1])
+        above, later = (pool.array(states, dtype) for _ in range(2))
+        c_later = None if trace.all_c is None else pool.array(states, dtype)
         return cls(trace, above, later, c_later, pool.array(sums, dtype))
+
+    def settle(self):
+        """Bring the arrays, once backward has filled them in, into the order of x's steps."""
+        for name in ("dh_above", "dh_later", "dc_later", "dgates", "dx"):
+            rows = getattr(self, name)
+            setattr(self, name, None if rows is None else self._trace.on_grid(rows))
+        return self
 
     @property
     def dh(self):
@@ -164,10 +261,13 @@ class StateGradients:
     @property
     def dgates_of_h(self):
         """The gradient at what R makes of the sums; ``dgates`` unless the cell keeps W's and R's apart."""
-        cell, trace = self._trace.cell, self._trace
-        if cell.dsums_of_h is None:
-            return self.dgates
-        return cell.dsums_of_h(self.dgates, trace.split(trace.all_gates))
+        cell = self._trace.cell
+        return self.dgates if cell.dsums_of_h is None else cell.dsums_of_h(self.dgates, self._saved)
+
+    @property
+    def _saved(self):
+        trace = self._trace
+        return {name: trace.on_grid(part) for name, part in trace.split(trace.all_gates).items()}
 
     @property
     def dc_through_h(self):
@@ -175,8 +275,8 @@ class StateGradients:
         if self.dc_later is None:
             return None
         trace = self._trace
-        gates = trace.split(trace.all_gates)
-        return trace.cell.dc_through_h(self.dh, trace.all_c[1:], gates)
+        c = trace.on_grid(trace.states(trace.all_c))
+        return trace.cell.dc_through_h(self.dh, c, self._saved)
 
     @property
     def dc(self):

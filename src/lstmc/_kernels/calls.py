@@ -6,7 +6,31 @@ None.
 
 from typing import Any, NamedTuple
 
-__all__ = ["BackwardLayer", "ForwardLayer", "Weights"]
+__all__ = ["BackwardLayer", "BackwardStack", "ForwardLayer", "ForwardStack", "Rows", "Weights"]
+
+
+class Rows(NamedTuple):
+    """The rows of every step: `steps` and `batch`, and what kernels.h says of sequences that differ in length.
+
+    Attributes
+    ----------
+    steps, batch : int
+        T of the longest sequence, and B, how many there are.
+    starts : ndarray (T+1,) of intp, or None
+        Where the rows of each step begin. None: all sequences have T steps.
+    before : ndarray (N,) of intp, or None
+        Which row of h, (B+N, H), each row's step began from. Backward needs it beside `starts`.
+    """
+
+    steps: int
+    batch: int
+    starts: Any = None
+    before: Any = None
+
+    @property
+    def count(self):
+        """N, the rows of all steps."""
+        return self.steps * self.batch if self.starts is None else int(self.starts[-1])
 
 
 class Weights(NamedTuple):
@@ -46,3 +70,20 @@ class BackwardLayer(NamedTuple):
     dh: Any = None
     dc: Any = None
     dx: Any = None
+
+
+class ForwardStack(NamedTuple):
+    """A stack of layers, forward, and what it reads and writes: lstmc_forward."""
+
+    layers: list
+    x: Any
+    y: Any
+
+
+class BackwardStack(NamedTuple):
+    """The same, backward: lstmc_backward."""
+
+    layers: list
+    dx: Any
+    dy: Any
+    x: Any

@@ -4,7 +4,7 @@ import numpy as np
 
 from .._kernels.devices import host
 from .._kernels.messages import shape_text
-from ..stack import Recurrent
+from ..recurrent import Recurrent
 from .reach import exponents_of
 
 __all__ = [

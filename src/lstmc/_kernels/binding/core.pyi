@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from ..calls import BackwardLayer, ForwardLayer, Weights
+from ..calls import BackwardStack, ForwardStack, Rows, Weights
 
 _Array = NDArray[Any]
 
@@ -45,22 +45,21 @@ def checked_tokens(
 def fingerprint(arrays: list[_Array]) -> int: ...
 def cell(name: str) -> int: ...
 def recurrent_forward(
-    cell: int,
-    layers: list[ForwardLayer],
-    x: _Array,
-    y: _Array,
-    num_threads: int | None = None,
+    cell: int, stacks: list[ForwardStack], of: Rows, num_threads: int | None = None
 ) -> None: ...
 def recurrent_backward(
     cell: int,
-    layers: list[BackwardLayer],
-    dx: _Array | None,
-    dy: _Array | None,
-    x: _Array | None,
-    steps: int,
-    batch: int,
+    stacks: list[BackwardStack],
+    of: Rows,
     num_threads: int | None = None,
     repeat: int = 1,
+) -> None: ...
+def gather_rows(
+    to: _Array,
+    source: _Array,
+    index: NDArray[np.intp],
+    adds: bool = False,
+    num_threads: int | None = None,
 ) -> None: ...
 
 @disjoint_base

@@ -28,7 +28,7 @@ cdef extern from "numpy/arrayobject.h":
     size_t PyArray_NBYTES(cnp.ndarray) nogil
     Py_ssize_t PyArray_SIZE(cnp.ndarray) nogil
     object PyArray_EMPTY(int, cnp.npy_intp *, int, int)
-    enum: NPY_FLOAT, NPY_DOUBLE, NPY_INT64, NPY_LONGLONG, NPY_BOOL
+    enum: NPY_FLOAT, NPY_DOUBLE, NPY_INT64, NPY_INTP, NPY_LONGLONG, NPY_BOOL
 
 cdef extern from "team.h" nogil:
     const char *lstmc_team_kind()

@@ -35,7 +35,7 @@ cdef class RecurrentStepper:
         self.type_number = NPY_DOUBLE if self.dtype == np.float64 else NPY_FLOAT
         self.weights = weights
         self.inputs = first.weight_ih.shape[1]
-        cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, self.inputs, first, 1, batch)
+        cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, first, batch, batch)
         self.outputs = of.hidden
         self.parts = [np.zeros((2, n, batch, of.hidden), self.dtype) for _ in range(of.states)]
         self.layers = <lstmc_forward_layer *>PyMem_Malloc(n * sizeof(lstmc_forward_layer))
@@ -45,7 +45,7 @@ cdef class RecurrentStepper:
         self.memory = []
         self.form = [[(type(w), w.dtype, w.shape) for w in one] for one in layers]
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, steps=1, batch=batch,
-                                  threads=threads_for(num_threads), scratch=NULL)
+                                  starts=NULL, threads=threads_for(num_threads), scratch=NULL)
         operations = 0
         for i in range(n):
             self.layers[i] = lstmc_forward_layer(
@@ -87,7 +87,7 @@ cdef class RecurrentStepper:
         layers = self.weights()
         if [[(type(w), w.dtype, w.shape) for w in one] for one in layers] != self.form:
             raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
-        of = stack_sizes(self.table, self.call.cell, self.type_number, self.inputs, layers[0], 1, self.call.batch)
+        of = stack_sizes(self.table, self.call.cell, self.type_number, layers[0], self.call.batch, self.call.batch)
         for packs in (False, True):
             of.inputs = self.inputs
             for i, weights in enumerate(layers):

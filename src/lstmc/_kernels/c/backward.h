@@ -15,21 +15,21 @@
 typedef struct {
     const cell *cell;
     split_kind split;
-    int threads;
-    ptrdiff_t chunk;         /* steps whose dsums are made, then used */
-    ptrdiff_t repeat;        /* rows of gradients for each row of h, c and gates */
-    ptrdiff_t forward_batch; /* rows of those: B / repeat */
-    ptrdiff_t w, r;          /* panels of the weights as stored: K = G*H is already the leading axis */
-    ptrdiff_t dh, dc;        /* what arrives from the step after: units in panels of B rows */
-    ptrdiff_t dsums;         /* (chunk, B, G*H) */
-    ptrdiff_t drecurrent;    /* the same, where R's sums are apart */
-    ptrdiff_t between;       /* (T, B, .) from a layer to the one below */
+    int threads, worth_sharing;
+    ptrdiff_t chunk;      /* steps of all rows whose dsums are made, then used */
+    ptrdiff_t repeat;     /* rows of gradients for each row of h, c and gates */
+    ptrdiff_t w, r;       /* panels of the weights as stored: K = G*H is already the leading axis */
+    ptrdiff_t dh, dc;     /* what arrives from the step after: units in panels of B rows */
+    ptrdiff_t dsums;      /* (chunk, B, G*H) */
+    ptrdiff_t drecurrent; /* the same, where R's sums are apart */
+    ptrdiff_t between;    /* (T, B, .) from a layer to the one below */
     ptrdiff_t for_weights;
 } backward_plan;
 
-/* What the sizes of a stack say, of either direction's call. */
+/* What the sizes of a stack say, of a forward call or a backward one. */
 typedef struct {
-    ptrdiff_t steps, batch;
+    rows_of_steps rows;
+    ptrdiff_t repeat;
     ptrdiff_t widest, inputs; /* of all layers */
     ptrdiff_t between;        /* the widest input of a layer but the first */
     ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
@@ -39,22 +39,26 @@ typedef struct {
  * the weights has terms. */
 static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backward_sizes *of, int threads)
 {
-    const ptrdiff_t state = panels_of(of->widest) * of->batch * PANEL, sums = cell->gates * of->widest;
+    const ptrdiff_t steps = of->rows.steps, batch = of->rows.batch * of->repeat;
+    const ptrdiff_t state = panels_of(of->widest) * batch * PANEL, sums = cell->gates * of->widest;
+    split_sizes sizes = sizes_to_split(&of->rows, of->inputs, of->widest, cell->gates);
+    sizes.batch *= of->repeat;
     plan->cell = cell;
     plan->threads = threads;
-    plan->chunk = max_of(1, even_part(of->steps, max_of(1, K_BLOCK / max_of(1, of->batch))));
-    plan->split = choose_split(&plan->threads, of->steps, of->batch, of->inputs, of->widest, cell->gates);
+    plan->repeat = of->repeat;
+    plan->chunk = max_of(1, even_part(steps, max_of(1, K_BLOCK / max_of(1, batch))));
+    plan->split = choose_split(&plan->threads, &sizes);
+    plan->worth_sharing = worth_sharing(&sizes);
     const NAME(weight_gradient) weights[] = {{.columns = of->inputs}, {.columns = of->widest}};
-    const size_t for_weights =
-        NAME(weight_gradients_scratch)(plan->threads, plan->chunk * of->batch, weights, 2);
+    const size_t for_weights = NAME(weight_gradients_scratch)(plan->threads, plan->chunk * batch, weights, 2);
     plan->w = 0;
     plan->r = plan->w + panels_of(of->inputs) * sums * PANEL;
     plan->dh = plan->r + panels_of(of->widest) * sums * PANEL;
     plan->dc = plan->dh + state;
     plan->dsums = plan->dc + state;
-    plan->drecurrent = plan->dsums + aligned(plan->chunk * of->batch * of->dsums);
-    plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * of->batch * sums) : 0);
-    plan->for_weights = plan->between + aligned(of->steps * of->batch * of->between);
+    plan->drecurrent = plan->dsums + aligned(plan->chunk * batch * of->dsums);
+    plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * batch * sums) : 0);
+    plan->for_weights = plan->between + aligned(rows_before(&of->rows, steps) * of->repeat * of->between);
     return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
 }
 
@@ -73,12 +77,18 @@ static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inp
 static ptrdiff_t scratch_after(const lstmc_forward *call)
 {
     const cell *cell = cell_of(call->cell);
-    backward_sizes of = {.steps = call->steps, .batch = call->batch};
+    backward_sizes of = {.rows = {call->starts, call->steps, call->batch}, .repeat = 1};
     backward_plan plan;
     for (int l = 0; l < call->num_layers; l++)
         add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
                   call->layers[l].gates != NULL);
     return lay_backward(&plan, cell, &of, call->threads);
+}
+
+/* The rows of h, c and gates. */
+static rows_of_steps forward_rows(const lstmc_backward *call)
+{
+    return (rows_of_steps){call->starts, call->steps, call->batch / max_of(1, call->repeat)};
 }
 
 static size_t NAME(backward_plan_size)(void) { return sizeof(backward_plan); }
@@ -87,14 +97,12 @@ static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
 {
     backward_plan *plan = memory;
     const cell *cell = cell_of(call->cell);
-    backward_sizes of = {.steps = call->steps, .batch = call->batch};
+    backward_sizes of = {.rows = forward_rows(call), .repeat = max_of(1, call->repeat)};
     if (!cell)
         return LSTMC_UNKNOWN;
     for (int l = 0; l < call->num_layers; l++)
         add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
                   call->layers[l].dgates != NULL);
-    plan->repeat = max_of(1, call->repeat);
-    plan->forward_batch = call->batch / plan->repeat;
     return lay_backward(plan, cell, &of, call->threads);
 }
 
@@ -103,8 +111,19 @@ static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
 typedef struct {
     const backward_plan *plan;
     const lstmc_backward *call;
+    rows_of_steps rows; /* of h, c and gates: of gradients there are `repeat` for each */
     real *scratch;
 } backward_work;
+
+/* Rows of gradients of all steps before t, and of step t. */
+static ptrdiff_t gradients_before(const backward_work *work, ptrdiff_t t)
+{
+    return rows_before(&work->rows, t) * work->plan->repeat;
+}
+static ptrdiff_t gradients_at(const backward_work *work, ptrdiff_t t)
+{
+    return rows_at(&work->rows, t) * work->plan->repeat;
+}
 
 /* One layer on the way: what arrives at it from above, and where its own goes. */
 typedef struct {
@@ -160,32 +179,43 @@ static chunk_gradients gradients_of(const backward_work *work, const lstmc_backw
     const backward_plan *plan = work->plan;
     real *dsums = work->scratch + plan->dsums;
     if (layer->dgates)
-        dsums = (real *)layer->dgates + t0 * work->call->batch * plan->cell->gates * layer->hidden;
+        dsums = (real *)layer->dgates + gradients_before(work, t0) * plan->cell->gates * layer->hidden;
     return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums};
 }
 
-/* Step t, the `row`-th row of the chunk's gradients. */
+/* Step t, from the `row`-th row of the chunk's gradients on. */
 static backward_step step_back(const backward_work *work, const layer_work *at, chunk_gradients d,
                                ptrdiff_t row, ptrdiff_t t)
 {
     const backward_plan *plan = work->plan;
     const cell *cell = plan->cell;
     const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t hidden = layer->hidden, batch = work->call->batch;
-    const ptrdiff_t arriving = batch * hidden, state = plan->forward_batch * hidden;
-    backward_step step = {.hidden = hidden, .batch = batch, .repeat = plan->repeat, .state = state};
+    const rows_of_steps *of = &work->rows;
+    const ptrdiff_t hidden = layer->hidden, arriving = gradients_before(work, t) * hidden;
+    const ptrdiff_t state = rows_before(of, t) * hidden, before = t ? rows_at(of, t - 1) : of->batch;
+    backward_step step = {.hidden = hidden, .batch = work->call->batch, .repeat = plan->repeat};
+    step.state = before * hidden;
     step.dsums = d.input + row * cell->gates * hidden;
     step.drecurrent = d.recurrent + row * cell->gates * hidden;
     step.dh = work->scratch + plan->dh;
     step.dc = work->scratch + plan->dc;
-    step.dh_later = layer->dh ? (real *)layer->dh + t * arriving : NULL;
-    step.dc_later = layer->dc ? (real *)layer->dc + t * arriving : NULL;
-    step.dy = at->dy ? at->dy + t * arriving : NULL;
-    step.h = (const real *)layer->h + (t + 1) * state;
-    step.c = cell->has_c ? (const real *)layer->c + (t + 1) * state : NULL;
-    step.saved = cell->saved ? (const real *)layer->gates + t * cell->saved * state : NULL;
-    step.earlier = t ? -state : 0;
+    step.dh_later = layer->dh ? (real *)layer->dh + arriving : NULL;
+    step.dc_later = layer->dc ? (real *)layer->dc + arriving : NULL;
+    step.dy = at->dy ? at->dy + arriving : NULL;
+    step.h = (const real *)layer->h + of->batch * hidden + state;
+    step.c = cell->has_c ? (const real *)layer->c + of->batch * hidden + state : NULL;
+    step.saved = cell->saved ? (const real *)layer->gates + cell->saved * state : NULL;
+    step.earlier = t ? -step.state : 0;
     return step;
+}
+
+/* A member's rows of step t: all, or a share of them. */
+static void share_rows(const backward_work *work, ptrdiff_t t, part *mine, const team *member)
+{
+    mine->from = 0;
+    mine->to = gradients_at(work, t);
+    if (work->plan->split == BY_ROWS)
+        team_share(member, mine->to, &mine->from, &mine->to);
 }
 
 /* Steps [t0, t1), backwards: the gradients of their sums, and dh, dc of the step before them. */
@@ -195,9 +225,15 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
     const backward_plan *plan = work->plan;
     const ptrdiff_t batch = work->call->batch, hidden = at->layer->hidden, sums = plan->cell->gates * hidden;
     const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
+    const ptrdiff_t before = gradients_before(work, t0);
     real *dh = work->scratch + plan->dh, *r = work->scratch + plan->r;
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
-        const backward_step step = step_back(work, at, d, (t - t0) * batch, t);
+        const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
+        if (work->rows.starts) {
+            share_rows(work, t, &mine, member);
+            if (plan->split == BY_ROWS && t + 1 < work->rows.steps)
+                team_barrier(member); /* rows of the step after may have been another member's */
+        }
         plan->cell->differentiate(&step, &mine);
         if (plan->split == BY_UNITS)
             team_barrier(member);
@@ -207,6 +243,17 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
                       mine.to - mine.from, columns, sums, plan->cell->carries_h);
     }
     team_barrier(member);
+}
+
+/* The first step of the chunk that ends before t1: of as many as there is room for the gradients of. */
+static ptrdiff_t chunk_start(const backward_work *work, ptrdiff_t t1)
+{
+    ptrdiff_t room = work->plan->chunk * work->call->batch, t0 = t1;
+    if (!work->rows.starts)
+        return max_of(0, t1 - work->plan->chunk);
+    while (t0 > 0 && (room -= gradients_at(work, t0 - 1)) >= 0)
+        t0--;
+    return t0;
 }
 
 /* The gradients of weights and biases from `rows` rows of dsums, `before` rows from the start:
@@ -220,9 +267,10 @@ static void weight_gradients(const backward_work *work, const layer_work *at, ch
     const ptrdiff_t own =
         (cell->biases - cell->gates) * hidden; /* biases that R's last sums have for themselves */
     real *scratch = work->scratch + work->plan->for_weights;
+    const ptrdiff_t *froms = work->call->before ? work->call->before + before : NULL; /* rows of h */
     const NAME(weight_gradient) weights[] = {
-        {layer->dweight_ih, at->x + before * inputs, inputs},
-        {layer->dweight_hh, (const real *)layer->h + before * hidden, hidden},
+        {layer->dweight_ih, at->x + before * inputs, inputs, NULL},
+        {layer->dweight_hh, (const real *)layer->h + (froms ? 0 : before) * hidden, hidden, froms},
     };
     ptrdiff_t from, to;
     team_share(member, sums, &from, &to);
@@ -248,7 +296,7 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     ptrdiff_t first, last, from, to;
 
     team_share(member, panels_of(hidden), &first, &last);
-    NAME(pack_rows)(r + first * sums * PANEL, layer->weight_hh, hidden, sums, hidden, first, last);
+    NAME(pack_rows)(r + first * sums * PANEL, layer->weight_hh, hidden, NULL, sums, hidden, first, last);
     part mine = {0, batch, first, last};
     if (plan->split == BY_ROWS) {
         mine = (part){0, 0, 0, panels_of(hidden)};
@@ -256,13 +304,13 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     }
     if (at->dx) {
         team_share(member, panels_of(inputs), &first, &last);
-        NAME(pack_rows)(w + first * sums * PANEL, layer->weight_ih, inputs, sums, inputs, first, last);
+        NAME(pack_rows)(w + first * sums * PANEL, layer->weight_ih, inputs, NULL, sums, inputs, first, last);
     }
     start_backward(work, layer, mine);
     team_barrier(member);
-    for (ptrdiff_t t1 = work->call->steps, t0; t1 > 0; t1 = t0) {
-        t0 = max_of(0, t1 - plan->chunk);
-        const ptrdiff_t before = t0 * batch, rows = (t1 - t0) * batch;
+    for (ptrdiff_t t1 = work->rows.steps, t0; t1 > 0; t1 = t0) {
+        t0 = chunk_start(work, t1);
+        const ptrdiff_t before = gradients_before(work, t0), rows = gradients_before(work, t1) - before;
         const chunk_gradients d = gradients_of(work, layer, t0);
         backward_steps(work, at, d, t0, t1, mine, member);
         if (layer->dweight_ih)
@@ -293,10 +341,34 @@ static void backward_member(void *given, const team *member)
     }
 }
 
+static backward_work backward_work_of(const void *plan, const lstmc_backward *call)
+{
+    return (backward_work){plan, call, forward_rows(call), call->scratch};
+}
+
 static void NAME(backward)(const void *plan, const lstmc_backward *call)
 {
-    backward_work work = {plan, call, call->scratch};
+    backward_work work = backward_work_of(plan, call);
     lstmc_team_run(work.plan->threads, backward_member, &work);
+}
+
+/* The first half of a team runs the first of two works, the second half the second; one thread, both. */
+static void backward_both_member(void *given, const team *member)
+{
+    backward_work *works = given;
+    const team half = member->size > 1 ? team_half(member) : *member;
+    for (int i = 0; i < 2; i++)
+        if (member->size == 1 || i == half.half - 1)
+            backward_member(&works[i], &half);
+}
+
+static void NAME(backward_both)(const void *plan, const lstmc_backward *call, const void *other_plan,
+                                const lstmc_backward *other)
+{
+    backward_work works[] = {backward_work_of(plan, call), backward_work_of(other_plan, other)};
+    const backward_plan *one = works[0].plan, *two = works[1].plan;
+    const int pays = one->worth_sharing && two->worth_sharing;
+    lstmc_team_run(pays ? 2 * (int)min_of(one->threads, two->threads) : 1, backward_both_member, works);
 }
 
 #endif

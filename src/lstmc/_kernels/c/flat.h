@@ -22,6 +22,45 @@ INLINE void share_vectors(const team *member, ptrdiff_t n, ptrdiff_t *from, ptrd
     *to = min_of(*to * VL, n);
 }
 
+/* ---- rows ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    real *to;
+    const real *from;
+    const ptrdiff_t *index;
+    ptrdiff_t to_stride, from_stride, rows, columns;
+    int adds;
+} NAME(gather_work);
+
+static void NAME(gather_member)(void *work, const team *member)
+{
+    const NAME(gather_work) *w = work;
+    ptrdiff_t first, last;
+    team_share(member, w->rows, &first, &last);
+    for (ptrdiff_t row = first; row < last; row++) {
+        real *to = w->to + row * w->to_stride;
+        const real *from = w->index[row] < 0 ? NULL : w->from + w->index[row] * w->from_stride;
+        if (!from && !w->adds) {
+            memset(to, 0, w->columns * sizeof(real));
+        } else if (from && w->adds) {
+            for (ptrdiff_t i = 0; i < w->columns; i += VL) {
+                const ptrdiff_t n = min_of(VL, w->columns - i);
+                store_n(to + i, load_n(to + i, n) + load_n(from + i, n), n);
+            }
+        } else if (from) {
+            memcpy(to, from, w->columns * sizeof(real));
+        }
+    }
+}
+
+static void NAME(gather_rows)(lstmc_real *to, ptrdiff_t to_stride, const lstmc_real *from,
+                              ptrdiff_t from_stride, const ptrdiff_t *index, int adds, ptrdiff_t rows,
+                              ptrdiff_t columns, int threads)
+{
+    NAME(gather_work) work = {to, from, index, to_stride, from_stride, rows, columns, adds};
+    lstmc_team_run(flat_threads(threads, rows * columns), NAME(gather_member), &work);
+}
+
 /* ---- embedding ----------------------------------------------------------------------------------- */
 
 /* y (rows, columns) = rows of weight (V, columns): copies, which memory bounds on one thread already. */

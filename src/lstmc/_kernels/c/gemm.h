@@ -36,18 +36,20 @@ INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most)
 
 /* ---- packing ------------------------------------------------------------------------------------- */
 
-/* Writes panels [from, to) of a row-major (k, columns) matrix whose rows lie `stride` apart. Vectors of the
- * last panel that hold no column are left as they are: no product reads them. */
-static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, ptrdiff_t k,
-                            ptrdiff_t columns, ptrdiff_t from, ptrdiff_t to)
+/* Writes panels [from, to) of a (k, columns) matrix: row i is the rows[i]-th, or with NULL the i-th, of those
+ * that lie `stride` apart. Vectors of the last panel that hold no column are left as they are: no product
+ * reads them. */
+static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, const ptrdiff_t *rows,
+                            ptrdiff_t k, ptrdiff_t columns, ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t p = from; p < to; p++) {
         const ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
         real *row = panels + (p - from) * k * PANEL;
-        const real *source = matrix + p * PANEL;
-        for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride)
+        for (ptrdiff_t i = 0; i < k; i++, row += PANEL) {
+            const real *source = matrix + (rows ? rows[i] : i) * stride + p * PANEL;
             for (ptrdiff_t j = 0; j < width; j += VL)
                 store(row + j, load_n(source + j, min_of(VL, width - j)));
+        }
     }
 }
 
@@ -287,6 +289,7 @@ typedef struct {
     real *dweight;
     const real *in;
     ptrdiff_t columns;
+    const ptrdiff_t *rows; /* (k,) which of the rows of `in`; NULL: one after another */
 } NAME(weight_gradient);
 
 static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) * w,
@@ -314,8 +317,9 @@ static void NAME(add_weight_gradients)(const NAME(weight_gradient) * w, int coun
         real *panels = all_panels;
         for (int i = 0; i < count; i++) {
             team_share(member, panels_of(w[i].columns), &first, &last);
-            NAME(pack_rows)(panels + first * depth * PANEL, w[i].in + k0 * w[i].columns, w[i].columns, depth,
-                            w[i].columns, first, last);
+            const real *in = w[i].rows ? w[i].in : w[i].in + k0 * w[i].columns;
+            NAME(pack_rows)(panels + first * depth * PANEL, in, w[i].columns,
+                            w[i].rows ? w[i].rows + k0 : NULL, depth, w[i].columns, first, last);
             panels += panels_of(w[i].columns) * depth * PANEL;
         }
         team_barrier(member);

@@ -13,6 +13,11 @@
  *     is an argument, its size in bytes is what its plan or its twin `..._scratch` says.
  *   - `threads` is the most threads a call may use; it takes fewer where more would not help. Results have
  *     the same bits for every number.
+ *   - Sequences of one call may differ in length. They are then sorted, the longest first, and `starts`
+ * (T+1,) says where the rows of each step begin: those of step t, starts[t+1] - starts[t] of them and never
+ * more than those of the step before, belong to the first sequences. What is (T, B, .) has starts[T] rows,
+ * and what is (T+1, B, .) has B more, the first ones. B is the number of sequences, each of one step at
+ * least, T the length of the longest. NULL: all have length T.
  *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (row blocks of the weights, in the
  *     order that the cell's file says), S biases of a unit (G, or more), V classes.
  */
@@ -31,7 +36,7 @@ enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2 }; /* function of map()
 /* One layer of a stack, forward. What is of c is NULL where the cell has none. */
 typedef struct {
     /* outputs, written */
-    lstmc_real *h_n; /* (B, H) the state after the last step; may be h0 itself */
+    lstmc_real *h_n; /* (B, H) the state after each sequence's last step; may be h0 itself */
     lstmc_real *c_n; /* (B, H) likewise, may be c0 itself */
     /* saved for backward: all of them, or all NULL to keep nothing */
     lstmc_real *h;     /* (T+1, B, H): slot 0 becomes h0, slot t the state after t steps */
@@ -55,9 +60,10 @@ typedef struct {
     lstmc_real *y;       /* written: (T, B, H) h of the last layer at every step */
     const lstmc_real *x; /* (T, B, I) */
     const lstmc_forward_layer *layers;
-    int num_layers;         /* at least 1 */
-    int cell;               /* the number that cell() returns for its name */
-    ptrdiff_t steps, batch; /* T, B */
+    int num_layers;          /* at least 1 */
+    int cell;                /* the number that cell() returns for its name */
+    ptrdiff_t steps, batch;  /* T, B */
+    const ptrdiff_t *starts; /* (T+1,), or NULL; a plan is for these, too */
     int threads;
     void *scratch; /* as many bytes as plan_forward() says; not read by that */
 } lstmc_forward;
@@ -99,6 +105,8 @@ typedef struct {
     int num_layers;
     int cell;
     ptrdiff_t steps, batch;
+    const ptrdiff_t *starts; /* (T+1,) as forward had it; of its rows, where `repeat` is above 1 */
+    const ptrdiff_t *before; /* (starts[T],) which row of h each row's step began from; NULL without starts */
     /* Gradients of one forward row: h, c and gates have B / repeat rows, and row b of all gradients belongs
        to row b / repeat of those. Above 1 no weight's gradient may be asked; 0 is 1. */
     ptrdiff_t repeat;
@@ -134,6 +142,12 @@ typedef struct lstmc_kernels {
     /* A call as it was planned; it may point elsewhere than the one that was. A plan is only read. */
     void (*forward)(const void *plan, const lstmc_forward *call);
     void (*backward)(const void *plan, const lstmc_backward *call);
+    /* Two calls that write nothing in common, side by side where there are threads for both: each was planned
+       for half of the threads. */
+    void (*forward_both)(const void *plan, const lstmc_forward *call, const void *other_plan,
+                         const lstmc_forward *other);
+    void (*backward_both)(const void *plan, const lstmc_backward *call, const void *other_plan,
+                          const lstmc_backward *other);
     /* packed: packed_size() bytes, written. Reads the weights and sizes of the layer. 0, or LSTMC_UNKNOWN for
        an unknown cell, and so packed_size(). */
     int (*pack_layer)(lstmc_real *packed, const lstmc_forward_layer *layer, int cell);
@@ -152,6 +166,12 @@ typedef struct lstmc_kernels {
                             const lstmc_real *x, const lstmc_real *weight, ptrdiff_t rows, ptrdiff_t inputs,
                             ptrdiff_t outputs, int threads, void *scratch);
     size_t (*linear_backward_scratch)(ptrdiff_t rows, ptrdiff_t inputs, ptrdiff_t outputs, int threads);
+
+    /* Row i of `to`, of `columns` elements and to_stride from the next, becomes row index[i] of `source`, or
+       zeros where index[i] is negative; if `adds`, that row is added instead, or nothing. */
+    void (*gather_rows)(lstmc_real *to, ptrdiff_t to_stride, const lstmc_real *source,
+                        ptrdiff_t source_stride, const ptrdiff_t *index, int adds, ptrdiff_t rows,
+                        ptrdiff_t columns, int threads);
 
     /* y (rows, columns): rows of weight (V, columns) chosen by tokens (rows,), each in [0, V). */
     void (*embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight, ptrdiff_t rows,

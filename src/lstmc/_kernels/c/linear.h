@@ -107,8 +107,8 @@ static void NAME(linear_backward_member)(void *work, const team *member)
     for (ptrdiff_t k0 = 0; w->dx && k0 < outputs; k0 += K_BLOCK) {
         const ptrdiff_t depth = min_of(K_BLOCK, outputs - k0);
         team_share(member, panels_of(inputs), &from, &to);
-        NAME(pack_rows)(w->panels + from * depth * PANEL, w->weight + k0 * inputs, inputs, depth, inputs,
-                        from, to);
+        NAME(pack_rows)(w->panels + from * depth * PANEL, w->weight + k0 * inputs, inputs, NULL, depth,
+                        inputs, from, to);
         team_barrier(member);
         team_share(member, w->rows, &from, &to);
         NAME(product)(w->dx + from * inputs, inputs, PANEL, row_major(w->dy + from * outputs + k0, outputs),
@@ -121,7 +121,7 @@ static void NAME(linear_backward_member)(void *work, const team *member)
         NAME(add_rows)(w->dbias, w->dy, outputs, w->rows, from, to);
     if (!w->dweight)
         return;
-    const NAME(weight_gradient) gradient = {w->dweight, w->x, inputs};
+    const NAME(weight_gradient) gradient = {w->dweight, w->x, inputs, NULL};
     NAME(add_weight_gradients)(&gradient, 1, w->dy, w->rows, outputs, w->scratch, member);
 }
 

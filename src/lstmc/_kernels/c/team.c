@@ -124,7 +124,7 @@ static int run_together(int threads, team_body body, void *work)
 
 void lstmc_team_run(int threads, team_body body, void *work)
 {
-    const team alone = {NULL, 0, 1};
+    const team alone = {NULL, 0, 1, 0};
     if (threads < 2 || !run_together(threads, body, work))
         run_member(body, work, &alone);
 }
@@ -176,12 +176,12 @@ void lstmc_team_change(team_word *word, int value)
 
 void lstmc_team_barrier(const team *member)
 {
-    struct team_shared *s = member->shared;
-    const int phase = atomic_load_explicit(&s->phase.value, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&s->arrived, 1, memory_order_acq_rel) == member->size - 1) {
-        atomic_store_explicit(&s->arrived, 0, memory_order_relaxed);
-        lstmc_team_change(&s->phase, phase + 1);
+    team_meeting *at = &member->shared->meetings[member->half];
+    const int phase = atomic_load_explicit(&at->phase.value, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&at->arrived, 1, memory_order_acq_rel) == member->size - 1) {
+        atomic_store_explicit(&at->arrived, 0, memory_order_relaxed);
+        lstmc_team_change(&at->phase, phase + 1);
         return;
     }
-    lstmc_team_await(&s->phase, phase, AT_A_BARRIER);
+    lstmc_team_await(&at->phase, phase, AT_A_BARRIER);
 }

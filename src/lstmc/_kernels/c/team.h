@@ -12,6 +12,7 @@
 typedef struct {
     struct team_shared *shared;
     int rank, size;
+    int half; /* 0: a whole team; 1, 2: the first or the second half of one */
 } team;
 
 /* Calls body(work, member) on up to `threads` threads at once, with denormals flushed to zero in each of
@@ -26,6 +27,14 @@ int lstmc_team_crowd(int allowed);
 const char *lstmc_team_kind(void); /* of the back end: "plain threads" or "OpenMP" */
 
 void lstmc_team_barrier(const team *member);
+
+/* Cuts a team of two or more in two, each with barriers of its own: returns the member's half as a team. */
+static inline team team_half(const team *member)
+{
+    const int first = member->size / 2, second = member->rank >= first;
+    return (team){member->shared, member->rank - second * first, second ? member->size - first : first,
+                  1 + second};
+}
 
 /* Everything written by any member before it is seen by every member after it. */
 static inline void team_barrier(const team *member)

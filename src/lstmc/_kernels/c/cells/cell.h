@@ -66,7 +66,7 @@ typedef struct {
     const real *h, *c; /* states after the step, B / repeat rows; those before it lie `state` before */
     const real *saved; /* (B / repeat, saved*H) */
     ptrdiff_t hidden, batch, repeat;
-    ptrdiff_t state;   /* elements of one state: B / repeat * H */
+    ptrdiff_t state;   /* elements of the state before: rows of the step before, of all at step 0 */
     ptrdiff_t earlier; /* to the states that the next call reads: -state, or 0 at step 0 */
 } backward_step;
 

@@ -138,7 +138,7 @@ INLINE void OF_CELL(differentiate_units)(const backward_step *step, ptrdiff_t ro
     if (CELL_HAS_C)
         __builtin_prefetch(step->c - step->state + step->earlier + there);
     if (step->dy)
-        __builtin_prefetch(step->dy - (step->earlier ? step->batch * hidden : 0) + here);
+        __builtin_prefetch(step->dy + step->repeat * step->earlier + here);
     u.h = load_n(step->h + there, n);
     if (CELL_CARRIES_H)
         u.h_before = load_n(step->h - step->state + there, n);

@@ -20,11 +20,17 @@ typedef struct {
 
 enum { TEAM_LINE = 64 }; /* bytes that move between cores together */
 
-/* What the members of one team have in common; zeros to begin with. It lies on the caller's stack. */
-struct team_shared {
-    atomic_int arrived; /* at the barrier */
+/* Where members wait for one another. */
+typedef struct {
+    atomic_int arrived;
     char apart[TEAM_LINE];
     team_word phase; /* counts barriers */
+    char apart_too[TEAM_LINE];
+} team_meeting;
+
+/* What the members of one team have in common; zeros to begin with. It lies on the caller's stack. */
+struct team_shared {
+    team_meeting meetings[3]; /* of all, and of each half */
 #if defined(__linux__)
     _Atomic uint64_t taken[CPU_SETSIZE / 64]; /* bits: cores that a member began on */
     cpu_set_t allowed;                        /* those that the caller may use; none: not known */

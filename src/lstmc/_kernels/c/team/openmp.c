@@ -27,7 +27,7 @@ int lstmc_team_together(int threads, team_body body, void *work, struct team_sha
         return 0;
 #pragma omp parallel num_threads(threads)
     {
-        const team member = {shared, omp_get_thread_num(), omp_get_num_threads()};
+        const team member = {shared, omp_get_thread_num(), omp_get_num_threads(), 0};
         lstmc_team_join(body, work, &member);
         lstmc_team_barrier(&member); /* OpenMP's would keep the core that another waits for */
     }

@@ -62,7 +62,7 @@ static void serve(worker *self)
     for (;;) {
         lstmc_team_await(&self->turn, IDLE, BETWEEN_CALLS);
         const job *job = self->job;
-        const team member = {job->shared, self->rank, job->size};
+        const team member = {job->shared, self->rank, job->size, 0};
         follow(self, job->shared);
         lstmc_team_join(job->body, job->work, &member);
         lstmc_team_change(&self->turn, IDLE);
@@ -185,7 +185,7 @@ int lstmc_team_together(int threads, team_body body, void *work, struct team_sha
         one->rank = ++rank;
         lstmc_team_change(&one->turn, BUSY);
     }
-    const team member = {shared, 0, job.size};
+    const team member = {shared, 0, job.size, 0};
     lstmc_team_join(body, work, &member);
     for (worker *one = crew; one; one = one->next)
         lstmc_team_await(&one->turn, BUSY, FOR_THE_LAST);

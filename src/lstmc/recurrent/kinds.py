@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .cells import CELLS
-from .files import built_in
-from .layer import fixed
+from ..cells import CELLS
+from ..files import built_in
+from ..layer import fixed
 from .stack import Recurrent
 
 __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
@@ -13,7 +13,7 @@ NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
 @built_in("input_size", "hidden_size", num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
-          dtype="float32")  # fmt: skip
+          dtype="float32", bidirectional=False)  # fmt: skip
 class RNN(Recurrent):
     """The simple recurrent network (Elman 1990): h = nonlinearity(W x + R h_before + b).
 
@@ -34,6 +34,9 @@ class RNN(Recurrent):
         Draws the initial weights, uniform within 1/sqrt(H).
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
+    bidirectional : bool
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
+        reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
 
     Raises
     ------
@@ -44,20 +47,23 @@ class RNN(Recurrent):
     nonlinearity = fixed("nonlinearity")
 
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
-                 batch_first=False, dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
+                 batch_first=False, dtype=np.float32, rng=None, device="cpu", *,
+                 bidirectional=False):  # fmt: skip
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(
                 f"nonlinearity must be one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}"
             )
         self._nonlinearity, self._cell = nonlinearity, CELLS[f"rnn_{nonlinearity}"]
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
+                         bidirectional=bidirectional)  # fmt: skip
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
         return {**super().options(), "nonlinearity": self._nonlinearity}
 
 
-@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32")
+@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
+          bidirectional=False)  # fmt: skip
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
@@ -80,6 +86,9 @@ class LSTM(Recurrent):
         Draws the initial weights, uniform within 1/sqrt(H).
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
+    bidirectional : bool
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
+        reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
 
     Raises
     ------
@@ -94,7 +103,8 @@ class LSTM(Recurrent):
         return super().options()
 
 
-@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32")
+@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
+          bidirectional=False)  # fmt: skip
 class GRU(Recurrent):
     """The gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in PyTorch and cuDNN.
 
@@ -118,6 +128,9 @@ class GRU(Recurrent):
         Draws the initial weights, uniform within 1/sqrt(H).
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are. A GPU does not have this cell yet, and refuses it.
+    bidirectional : bool
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
+        reads both, the forward one's h first, and y is (T, B, 2 H).
 
     Raises
     ------

@@ -1,0 +1,6 @@
+"""The recurrent layers: RNN, LSTM and GRU, stacks of one cell."""
+
+from .kinds import GRU, KINDS, LSTM, RNN
+from .stack import Recurrent
+
+__all__ = ["GRU", "KINDS", "LSTM", "RNN", "Recurrent"]

@@ -1,0 +1,186 @@
+"""One call of a recurrent layer over packed rows: the kernels' calls, layer by layer where there are two directions.
+
+Rows are what ``Sequences`` says. One direction runs through all layers in one call. Of two directions each layer is a
+call, both side by side: the reverse one reads the same rows flipped, and their outputs, joined, are the input of
+the next layer.
+"""
+
+from .._kernels.calls import BackwardLayer, BackwardStack, ForwardLayer, ForwardStack, Weights
+from ..traces import thawed
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A call of a layer.
+
+    Parameters
+    ----------
+    layer : Recurrent
+    of : Sequences
+    num_threads : int or None
+    """
+
+    def __init__(self, layer, of, num_threads):
+        self.layer, self.of, self.num_threads = layer, of, num_threads
+        self.directions, self.hidden = layer.num_directions, layer.hidden_size
+
+    def forward(self, x, initial, final, traces):
+        """Run all layers: return the rows of the output, (N, D*H) or (T, B, H).
+
+        Parameters
+        ----------
+        x : ndarray (N, I)
+        initial, final : lists of ndarray (L*D, S, H)
+            The parts of the states that sequences begin with, and of those that they end with, which are written.
+        traces : list of LayerTrace, or of None
+            One for each number l * D + d, to be filled in.
+        """
+        layer, weights = self.layer, self.layer.weights()
+        for group in self._groups():
+            stacks = []
+            for d in range(self.directions):
+                calls = []
+                for number in group[d :: self.directions]:
+                    t = traces[number]
+                    h_n, c_n = _pair(final, number)
+                    h0, c0 = _pair(initial, number)
+                    saved = {"h": t.all_h, "c": t.all_c, "gates": t.all_gates} if t else {}
+                    one = ForwardLayer(weights[number], h_n=h_n, c_n=c_n, h0=h0, c0=c0, **saved)
+                    calls.append(one)
+                stacks.append(ForwardStack(calls, self._read_by(d, x), self._output()))
+            if self.of.count:
+                layer.kernels.recurrent_forward(
+                    layer.handle, stacks, self.of.rows, self.num_threads
+                )
+            x = self._joined([stack.y for stack in stacks])
+        return x
+
+    def backward(self, dy, trace, arriving, departing, recorded=None, need_dx=True, consume=False,
+                 need_grads=True):  # fmt: skip
+        """Differentiate all layers: return the rows of dx, or None.
+
+        Parameters
+        ----------
+        dy : ndarray (N, D*H) or None
+        trace : RecurrentTrace
+        arriving, departing : lists of ndarray (L*D, S, H)
+            The gradients at the states that sequences end with (or None), and at those that they begin with,
+            which are written.
+        recorded : list of StateGradients, optional
+            To be filled in.
+        need_dx, consume, need_grads
+            As for ``Recurrent.backward``.
+        """
+        layer, directions = self.layer, self.directions
+        weights, dweights = layer.weights(), layer.weight_grads()
+        for group in reversed(self._groups()):
+            lowest = group[0] == 0
+            x = trace.inputs if lowest else self._joined(self._outputs(trace, group[0] - directions))
+            stacks = []
+            for d in range(directions):
+                numbers, calls = group[d::directions], []
+                for i, number in enumerate(numbers):
+                    t = trace.layers[number]
+                    dh0, dc0 = _pair(departing, number)
+                    dh_n, dc_n = _pair(arriving, number)
+                    fits = consume and len(t.cell.saved) == len(t.cell.gates)
+                    at_states = {"dgates": thawed(t.all_gates) if fits else None}
+                    if recorded:
+                        one = recorded[number]
+                        at_states = {"dgates": one.dgates, "dh": one.dh_later, "dc": one.dc_later}
+                        if i:
+                            at_states["dx"] = recorded[numbers[i - 1]].dh_above
+                    calls.append(
+                        BackwardLayer(
+                            weights[number], h=t.all_h, c=t.all_c, gates=t.all_gates, dh0=dh0, dc0=dc0,
+                            dh_n=dh_n, dc_n=dc_n,
+                            dweights=dweights[number] if need_grads else Weights(), **at_states,
+                        )
+                    )  # fmt: skip
+                source, dx = self._read_by(d, x) if need_grads or not d else None, None
+                if need_dx or not lowest:
+                    # What was made for this call alone is written over; so is the trace, if it may be.
+                    ours = source is not None and (source is not trace.inputs or consume)
+                    dx = thawed(source) if ours else layer.empty((*x.shape[:-1], x.shape[-1]))
+                arrives = self._arriving_at(d, dy)
+                if recorded:
+                    recorded[numbers[-1]].dh_above[...] = 0 if arrives is None else arrives
+                stacks.append(BackwardStack(calls, dx, arrives, source))
+            if self.of.count:
+                layer.kernels.recurrent_backward(
+                    layer.handle, stacks, self.of.rows, self.num_threads
+                )
+            dy = self._added([stack.dx for stack in stacks], recorded, group)
+        return dy
+
+    # -- directions --------------------------------------------------------------------------------
+
+    def _groups(self):
+        """Return the numbers that go into one call: all, or those of one layer where there are two directions."""
+        numbers = range(self.layer.num_layers * self.directions)
+        if self.directions == 1:
+            return [numbers]
+        return [numbers[i : i + self.directions] for i in numbers[:: self.directions]]
+
+    def _read_by(self, d, rows):
+        """Return the rows that a direction reads, in its order."""
+        return self.of.flipped(_matrix(rows), self.num_threads, self.layer.pool.array) if d else rows
+
+    def _output(self):
+        """Return an array for the output of one direction."""
+        rows = self.of.rows
+        steps = (rows.steps, rows.batch) if rows.starts is None else (rows.count,)
+        return self.layer.empty((*steps, self.hidden))
+
+    def _outputs(self, trace, number):
+        """Return what the directions of the layer of this number wrote, each in its own order."""
+        below = trace.layers[number : number + self.directions]
+        return [one.states(one.all_h) for one in below]
+
+    def _joined(self, parts):
+        """Return the outputs of all directions side by side, (N, D*H), each row at its own step."""
+        if self.directions == 1:
+            return parts[0]
+        y = self.layer.empty((self.of.rows.count, 2 * self.hidden))
+        y[:, : self.hidden] = _matrix(parts[0])
+        self._gather(y[:, self.hidden :], _matrix(parts[1]))
+        return y
+
+    def _arriving_at(self, d, dy):
+        """Return the gradient at the output of a direction, in its order; None for None."""
+        if dy is None or self.directions == 1:
+            return dy
+        part = self.layer.empty((len(_matrix(dy)), self.hidden))
+        columns = _matrix(dy)[:, d * self.hidden : (d + 1) * self.hidden]
+        if d:
+            self._gather(part, columns)
+        else:
+            part[...] = columns
+        return part
+
+    def _added(self, parts, recorded, group):
+        """Return the gradient at what all directions read, the forward one's first; record each one's own."""
+        for d, dx in enumerate(parts):
+            numbers = group[d :: self.directions] if recorded else ()
+            for i, number in enumerate(numbers):
+                recorded[number].dx = recorded[numbers[i - 1]].dh_above if i else dx
+        if self.directions == 1 or parts[0] is None:
+            return parts[0]
+        total = parts[0].copy() if recorded else parts[0]
+        self._gather(_matrix(total), _matrix(parts[1]), adds=True)
+        return total
+
+    def _gather(self, to, rows, adds=False):
+        if to.size:
+            self.layer.kernels.gather_rows(to, rows, self.of.flip, adds, self.num_threads)
+
+
+def _matrix(rows):
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def _pair(parts, number):
+    """Return the h and c of a number, c None where the cell has none."""
+    both = [None if part is None else part[number] for part in parts]
+    return both if len(both) == 2 else [both[0], None]
