@@ -107,8 +107,8 @@ class LayerTrace:
         All that forward saved beside the states: the gates, and what a cell has beside them.
     all_h, all_c : ndarray
         The states as kernels saw them, those before the first step first, then those of the rows that
-        `sequences` has: (T+1, B, H), states 0..T, where these are the batch's. Batched even where the sequence
-        is not; all_c may be None.
+        `sequences` has: (T+1, B, H), states 0..T, where these are the batch's. Batched even where the
+        sequence is not; all_c may be None.
     all_gates : ndarray or None
         Likewise of all steps, (T, B, saved*H). None where the only gate is h.
     """
@@ -129,8 +129,8 @@ class LayerTrace:
         of, hidden = self.sequences, self.all_h.shape[-1]
         return f"<trace of one {self.cell.kind} layer: T {of.steps}, B {of.batch}, H {hidden}>"
 
-    # Views, or copies where rows have other places, are made when they are asked for: a training step asks for
-    # none.
+    # Views, or copies where rows have other places, are made when they are asked for: a training step asks
+    # for none.
 
     @property
     def h(self):
@@ -158,7 +158,7 @@ class LayerTrace:
         """All that forward saved beside the states, by name."""
         if self.all_gates is None:
             return {}
-        return {name: part for name, part in self.split(self._shown(self.all_gates)).items()}
+        return self.split(self._shown(self.all_gates))
 
     def states(self, array):
         """Return the states after each step of ``all_h`` or ``all_c``, as kernels saw them."""
@@ -226,7 +226,8 @@ class StateGradients:
     dgates_of_h : ndarray (T, B, G*H)
         Likewise at what R makes of the sums: the same, unless the cell keeps the two apart.
     dx : ndarray (T, B, I) or None
-        At the layer's input, by this direction; None in the first layer if backward was called without need_dx.
+        At the layer's input, by this direction; None in the first layer if backward was called without
+        need_dx.
     """
 
     def __init__(self, trace, dh_above, dh_later, dc_later, dgates):

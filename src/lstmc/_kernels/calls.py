@@ -10,7 +10,7 @@ __all__ = ["BackwardLayer", "BackwardStack", "ForwardLayer", "ForwardStack", "Ro
 
 
 class Rows(NamedTuple):
-    """The rows of every step: `steps` and `batch`, and what kernels.h says of sequences that differ in length.
+    """The rows of every step, as kernels.h says it of sequences that may differ in length.
 
     Attributes
     ----------

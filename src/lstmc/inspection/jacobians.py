@@ -14,7 +14,17 @@ from .._kernels.messages import shape_text
 from ..layer import check_size
 from .plots import plot_spectrum
 from .reports import BEYOND, Report, number_text, plain
-from .sweeps import carry, check_layer, check_span, is_int, row_groups, state_size, sweep, trace_of
+from .sweeps import (
+    carry,
+    check_layer,
+    check_span,
+    is_int,
+    row_groups,
+    state_size,
+    sweep,
+    sweep_direction,
+    trace_of,
+)
 
 __all__ = [
     "JacobianSpectrum",
@@ -28,7 +38,8 @@ __all__ = [
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_threads=None):
+def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_threads=None,
+                   lengths=None, resets=None):  # fmt: skip
     """Differentiate the state after t1 steps with respect to the state after t0 steps, exactly.
 
     Parameters
@@ -40,24 +51,28 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
         States are counted as s_0, the initial one, to s_T: 0 <= t0 < t1 <= T. By default the whole way.
     state : optional
         The initial state.
-    trace : Trace, instead of x and state
+    trace : Trace, instead of x, state, lengths and resets
         From the layer's forward.
     num_threads : int, optional
+    lengths, resets
+        As for the layer's forward. Beyond its end a row's state is its final one.
 
     Returns
     -------
     ndarray (B, S, S), or (S, S) for an unbatched sequence
-        ``[b, i, j]`` is d s_t1[i] / d s_t0[j] of row b. A state is one vector: h of all layers of the stack,
-        the first one first, then c of all layers where the cell has it: S is L*H or 2*L*H.
+        ``[b, i, j]`` is d s_t1[i] / d s_t0[j] of row b; zero where the row is reset between the two. A
+        state is one vector: h of all layers of the stack, the first one first (of both directions, each in
+        its own order), then c of all layers where the cell has it: S is L*D*H or 2*L*D*H.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit, or the trace is another layer's.
+        An argument does not fit, the trace is another layer's, or the layer is a bidirectional stack of
+        several.
     """
-    trace = trace_of(layer, x, state, trace, num_threads)
-    t0, t1 = check_span(t0, t1, len(trace.x))
-    batch, size = trace.x.shape[1], state_size(layer)
+    trace = trace_of(layer, x, state, trace, num_threads, lengths, resets)
+    t0, t1 = check_span(t0, t1, trace.steps)
+    batch, size = trace.batch, state_size(layer)
     arrays = layer.kernels.arrays
     jacobian = arrays.empty((batch, size, size), layer.dtype)
     for rows in row_groups(layer, batch, size):
@@ -68,7 +83,8 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
     return jacobian[0] if trace.unbatched else jacobian
 
 
-def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads=None):
+def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads=None, lengths=None,
+                   resets=None):  # fmt: skip
     """Differentiate the output at one step with respect to the inputs up to it: saliency over time.
 
     Parameters
@@ -77,39 +93,45 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
     x : ndarray (T, B, I) or (T, I)
     t : int
         The step, 0 to T-1; by default the last.
-    state, trace, num_threads
+    state, trace, num_threads, lengths, resets
         As for ``state_jacobian``.
 
     Returns
     -------
     ndarray (t+1, B, H, I), or (t+1, H, I) for an unbatched sequence
-        ``[s, b, i, j]`` is d y_t[i] / d x_s[j] of row b.
+        ``[s, b, i, j]`` is d y_t[i] / d x_s[j] of row b. Of a bidirectional layer (T, B, 2 H, I).
 
     Raises
     ------
     TypeError, ValueError
         An argument does not fit, or the trace is another layer's.
     """
-    trace = trace_of(layer, x, state, trace, num_threads)
-    steps, batch, inputs = trace.x.shape
-    if not steps:
+    trace = trace_of(layer, x, state, trace, num_threads, lengths, resets)
+    of, batch, inputs, hidden = trace.sequences, trace.batch, layer.input_size, layer.hidden_size
+    if not of.steps:
         raise ValueError("x must have at least one step, got none")
-    t = steps - 1 if t is None else t
-    if not is_int(t) or not 0 <= t < steps:
-        raise ValueError(f"t must be a step in [0, {steps}), got {t!r}")
-    hidden = layer.hidden_size
-    arrays = layer.kernels.arrays
-    seeds = arrays.zeros((batch, hidden, state_size(layer)), layer.dtype)
-    top = (layer.num_layers - 1) * hidden
-    seeds[:, :, top : top + hidden] = arrays.eye(hidden, dtype=layer.dtype)
-    out = arrays.empty((t + 1, batch, hidden, inputs), layer.dtype)
-    dx = out.reshape(t + 1, batch * hidden, inputs)
-    sweep(layer, trace, seeds, t + 1, 0, num_threads, dx)
+    t = of.steps - 1 if t is None else t
+    if not is_int(t) or not 0 <= t < of.steps:
+        raise ValueError(f"t must be a step in [0, {of.steps}), got {t!r}")
+    arrays, ends, parts = layer.kernels.arrays, of.ends, []
+    for d in range(layer.num_directions):
+        seeds = arrays.zeros(
+            (len(layer.cell.states), layer.num_layers, batch, hidden, hidden), layer.dtype
+        )
+        seeds[0, -1] = arrays.eye(hidden, dtype=layer.dtype)
+        dx = arrays.zeros((of.steps, batch * hidden, inputs), layer.dtype)
+        after = t + 1 if not d else of.steps - t if of.are_rows else np.maximum(ends - t, 0)
+        seeds = seeds.reshape(*seeds.shape[:2], batch * hidden, hidden)
+        sweep_direction(layer, trace, seeds, after, 0, hidden, num_threads, d, dx)
+        parts.append(dx.reshape(of.steps, batch, hidden, inputs))
+    out = parts[0][: t + 1] if len(parts) == 1 else arrays.concatenate(parts, axis=2)
+    if not of.are_rows:
+        out[:, ends <= t] = 0  # y is zero there, whatever x is
     return out[:, 0] if trace.unbatched else out
 
 
 def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=None,
-                       num_threads=None):  # fmt: skip
+                       num_threads=None, lengths=None, resets=None):  # fmt: skip
     """Measure the rates at which small changes of the state grow or shrink along a sequence.
 
     Parameters
@@ -117,7 +139,7 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
     layer : recurrent layer
     x : ndarray (T, B, I) or (T, I)
         The longer, the closer to the limit that an exponent is.
-    state, trace, num_threads
+    state, trace, num_threads, lengths, resets
         As for ``state_jacobian``.
     count : int, optional
         How many exponents, the largest ones; by default all S of them.
@@ -128,8 +150,9 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
     Returns
     -------
     ndarray (B, count) of float64, or (count,) for an unbatched sequence
-        Nats per step, the largest first: changes grow above 0 and shrink below. -inf where a direction is
-        lost altogether, inf where a single step takes a row's changes beyond all numbers.
+        Nats per step that a row has, the largest first: changes grow above 0 and shrink below. -inf where a
+        direction is lost altogether, as at a reset, inf where a single step takes a row's changes beyond all
+        numbers, NaN of a row without a step.
 
     Raises
     ------
@@ -142,8 +165,8 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
     `count` gradients from the last step to the first, with a QR after every few steps. The sweeps start from
     a random frame; its error in the leading directions fades as 1/T.
     """
-    trace = trace_of(layer, x, state, trace, num_threads)
-    steps, batch, _ = trace.x.shape
+    trace = trace_of(layer, x, state, trace, num_threads, lengths, resets)
+    steps, batch = trace.steps, trace.batch
     size, every = state_size(layer), check_size("every", every)
     count = size if count is None else check_size("count", count)
     if count > size:
@@ -164,7 +187,8 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
         beyond |= bad
         rows = layer.kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
     sums[beyond] = math.inf
-    exponents = -np.sort(-sums / steps, axis=1)
+    with np.errstate(invalid="ignore"):
+        exponents = -np.sort(-sums / trace.sequences.ends[:, None], axis=1)
     return exponents[0] if trace.unbatched else exponents
 
 
@@ -274,7 +298,7 @@ class JacobianSpectrum(Report):
 
 
 def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, trace=None,
-                      num_threads=None):  # fmt: skip
+                      num_threads=None, lengths=None, resets=None):  # fmt: skip
     """Compute the singular values of the state's Jacobian over growing distances.
 
     Parameters
@@ -285,7 +309,7 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
         The later state, 1 to T; by default the last.
     distances : list of int, optional
         1 to t1; by default 1, 2, 4, ... and t1.
-    state, trace, num_threads
+    state, trace, num_threads, lengths, resets
         As for ``state_jacobian``.
 
     Returns
@@ -297,8 +321,8 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
     TypeError, ValueError
         An argument does not fit, or the trace is another layer's.
     """
-    trace = trace_of(layer, x, state, trace, num_threads)
-    _, t1 = check_span(0, t1, len(trace.x))
+    trace = trace_of(layer, x, state, trace, num_threads, lengths, resets)
+    _, t1 = check_span(0, t1, trace.steps)
     if distances is not None and not (np.ndim(distances) == 1 and len(distances)):
         raise ValueError(f"distances must be a list of steps, got {distances!r}")
     if distances is None:
@@ -307,7 +331,7 @@ def jacobian_spectrum(layer, x=None, t1=None, distances=None, state=None, *, tra
     for k in distances:
         if not is_int(k) or not 1 <= k <= t1:
             raise ValueError(f"distances must be in [1, {t1}], got {k!r}")
-    batch, size = trace.x.shape[1], state_size(layer)
+    batch, size = trace.batch, state_size(layer)
     arrays = layer.kernels.arrays
     rows = arrays.broadcast_to(arrays.eye(size, dtype=layer.dtype), (batch, size, size))
     singular_values, done, powers = [], 0, np.zeros(batch, int)
@@ -339,13 +363,13 @@ def step_factors(layer, trace):
 
     Returns
     -------
-    list of dict, one for each layer of the stack
+    list of dict, one for each layer of the stack and each of its directions
         "spectral_norm" is a dict of gate to the largest singular value of its recurrent weights;
-        "spectral_radius" is the largest absolute eigenvalue of the recurrent weights of a cell with one gate,
-        else None (either is infinite where a weight is not finite); "derivatives" is a dict of name to
-        ndarray (T, 5), the quantiles (5, 25, 50, 75, 95 %) over rows and units, at each step, of the
-        derivative of every activation and of what else a gradient is multiplied by. For an LSTM that is "f",
-        for c, and "o (1 - tanh(c)^2)", between h and c.
+        "spectral_radius" is the largest absolute eigenvalue of the recurrent weights of a cell with one
+        gate, else None (either is infinite where a weight is not finite); "derivatives" is a dict of name
+        to ndarray (T, 5), the quantiles (5, 25, 50, 75, 95 %) over rows and units, at each step that a row
+        has, of the derivative of every activation and of what else a gradient is multiplied by. For an LSTM
+        that is "f", for c, and "o (1 - tanh(c)^2)", between h and c.
 
     Raises
     ------
@@ -354,11 +378,11 @@ def step_factors(layer, trace):
     """
     check_layer(layer)
     layer.check_trace(trace)
-    if not trace.x.shape[0] or not trace.x.shape[1]:
+    if not trace.steps or not trace.batch:
         raise ValueError(
             f"x must have at least one step and one row, got {shape_text(trace.x.shape)}"
         )
-    return [_factors(layer[f"weight_hh_l{i}"], one) for i, one in enumerate(trace.layers)]
+    return [_factors(layer[layer.named("weight_hh", i)], one) for i, one in enumerate(trace.layers)]
 
 
 def _factors(weight_hh, trace):
@@ -374,15 +398,25 @@ def _factors(weight_hh, trace):
             None if trace.c is None else _in_float64(trace.c),
             {name: _in_float64(saved) for name, saved in trace.saved.items()},
         )
-        quantiles = {
-            name: np.quantile(d.reshape(len(d), -1), QUANTILES, axis=1).T
-            for name, d in derivatives.items()
-        }
+        quantiles = {name: _quantiles(d, trace.sequences) for name, d in derivatives.items()}
     return {
         "spectral_norm": dict(zip(names, norms)),
         "spectral_radius": radius,
         "derivatives": quantiles,
     }
+
+
+def _quantiles(values, of):
+    """Return quantiles (T, 5) over the units, (T, B, H) or (T, H), of the rows that have the step."""
+    if of.lengths is None:
+        return np.quantile(values.reshape(len(values), -1), QUANTILES, axis=1).T
+    values, out = (
+        values.reshape(of.steps, of.batch, -1),
+        np.full((of.steps, len(QUANTILES)), np.nan),
+    )
+    for t in range(int(of.ends.max())):
+        out[t] = np.quantile(values[t, of.ends > t], QUANTILES)
+    return out
 
 
 def _finite_or_inf(matrix, measure):

@@ -4,7 +4,7 @@ import numpy as np
 
 from .._kernels.devices import host
 from .._kernels.messages import shape_text
-from ..recurrent import Recurrent
+from ..recurrent import Recurrent, carry_back
 from .reach import exponents_of
 
 __all__ = [
@@ -15,32 +15,40 @@ __all__ = [
     "row_groups",
     "state_size",
     "sweep",
+    "sweep_direction",
     "trace_of",
 ]
 
 SWEEP_BYTES = 64 << 20  # of the gradients of one sweep over several steps
 
 
-def sweep(layer, trace, rows, t1, t0, threads, dx=None):
+def sweep(layer, trace, rows, t1, t0, threads):
     """Carry gradients back from state t1 to state t0.
 
-    rows (B, R, S) holds R gradients for each row of the batch; the result has the same form. Where t0 is 0,
-    the gradients of the inputs are written to dx (t1, B*R, I).
+    rows (B, R, S) holds R gradients for each row of the batch; the result has the same form. States are
+    counted in each direction's own order.
     """
     batch, repeat, size = rows.shape
-    parts, hidden = len(layer.cell.states), layer.hidden_size
-    shape = (batch * repeat, parts, layer.num_layers, hidden)
-    # h, or h and c: each one contiguous array (L, B*R, H)
+    parts, hidden, directions = len(layer.cell.states), layer.hidden_size, layer.num_directions
+    shape = (batch * repeat, parts, layer.num_layers * directions, hidden)
+    # h, or h and c: each one contiguous array (L*D, B*R, H)
     contiguous = layer.kernels.arrays.ascontiguousarray
     carried = contiguous(rows.reshape(shape).transpose(1, 2, 0, 3))
-    step_bytes = carried.itemsize * batch * repeat * hidden * max(1, layer.num_layers - 1)
-    at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
-    while t1 > t0:
-        middle = max(t0, t1 - at_once)
-        out = None if dx is None else dx[middle:t1]
-        carried = layer.carry_back(trace, carried, middle, t1, repeat, out, threads)
-        t1 = middle
+    for d in range(directions):
+        own = contiguous(carried[:, d::directions])
+        carried[:, d::directions] = sweep_direction(layer, trace, own, t1, t0, repeat, threads, d)
     return contiguous(carried.transpose(2, 0, 1, 3)).reshape(batch, repeat, size)
+
+
+def sweep_direction(layer, trace, carried, t1, t0, repeat, threads, direction, dx=None):
+    """Carry gradients of one direction back, as ``recurrent.carry_back`` does, some steps at a time."""
+    _, _, rows, hidden = carried.shape
+    step_bytes = carried.itemsize * rows * hidden * max(1, layer.num_layers - 1)
+    at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
+    for last in range(int(np.max(t1, initial=t0)), t0, -at_once):
+        first, until = max(t0, last - at_once), np.minimum(t1, last) if np.ndim(t1) else last
+        carried = carry_back(layer, trace, carried, first, until, repeat, dx, threads, direction)
+    return carried
 
 
 def carry(layer, trace, rows, exponents, t1, t0, threads):
@@ -92,8 +100,8 @@ def row_groups(layer, batch, size):
 
 
 def state_size(layer):
-    """Return the numbers of a state: h of all layers of the stack, then c where the cell has it."""
-    return len(layer.cell.states) * layer.num_layers * layer.hidden_size
+    """Return the numbers of a state: h of all layers and directions, then c where the cell has it."""
+    return len(layer.cell.states) * layer.num_layers * layer.num_directions * layer.hidden_size
 
 
 def check_layer(layer):
@@ -103,17 +111,24 @@ def check_layer(layer):
             f"layer must be a recurrent layer, got {type(layer).__name__}: of a network, "
             "take one of its layers, and trace=trace.layers[i] of the network's trace"
         )
+    if layer.bidirectional and layer.num_layers > 1:
+        raise ValueError(
+            "layer must have one layer or one direction: what a bidirectional layer above another reads at a "
+            "step is of states from either end, so that the stack has no one state there"
+        )
 
 
-def trace_of(layer, x, state, trace, threads):
+def trace_of(layer, x, state, trace, threads, lengths=None, resets=None):
     """Return the trace of x and state, or the one that is there instead, checked."""
     check_layer(layer)
     if trace is None:
         if x is None:
             raise ValueError("x must be given, or the trace of a forward call")
-        return layer.forward(x, state, num_threads=threads)[2]
-    if x is not None or state is not None:
-        raise ValueError("trace holds what forward saw: x and state must not be given")
+        return layer.forward(x, state, num_threads=threads, lengths=lengths, resets=resets)[2]
+    if any(one is not None for one in (x, state, lengths, resets)):
+        raise ValueError(
+            "trace holds what forward saw: x, state, lengths and resets must not be given"
+        )
     layer.check_trace(trace)
     return trace
 

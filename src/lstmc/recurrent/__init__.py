@@ -2,5 +2,6 @@
 
 from .kinds import GRU, KINDS, LSTM, RNN
 from .stack import Recurrent
+from .windows import carry_back
 
-__all__ = ["GRU", "KINDS", "LSTM", "RNN", "Recurrent"]
+__all__ = ["GRU", "KINDS", "LSTM", "RNN", "Recurrent", "carry_back"]

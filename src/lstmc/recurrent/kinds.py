@@ -35,8 +35,8 @@ class RNN(Recurrent):
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
     bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
-        reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
+        layer above reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
 
     Raises
     ------
@@ -87,8 +87,8 @@ class LSTM(Recurrent):
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
     bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
-        reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
+        layer above reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
 
     Raises
     ------
@@ -129,8 +129,8 @@ class GRU(Recurrent):
     device : "cpu", "cuda" or "cuda:N"
         Where the weights are. A GPU does not have this cell yet, and refuses it.
     bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The layer above
-        reads both, the forward one's h first, and y is (T, B, 2 H).
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
+        layer above reads both, the forward one's h first, and y is (T, B, 2 H).
 
     Raises
     ------

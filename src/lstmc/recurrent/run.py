@@ -1,8 +1,8 @@
-"""One call of a recurrent layer over packed rows: the kernels' calls, layer by layer where there are two directions.
+"""One call of a recurrent layer over packed rows: what kernels are called with.
 
-Rows are what ``Sequences`` says. One direction runs through all layers in one call. Of two directions each layer is a
-call, both side by side: the reverse one reads the same rows flipped, and their outputs, joined, are the input of
-the next layer.
+Rows are what ``Sequences`` says. One direction runs through all layers in one call. Of two directions each
+layer is a call, both side by side: the reverse one reads the same rows flipped, and their outputs, joined,
+are the input of the next layer.
 """
 
 from .._kernels.calls import BackwardLayer, BackwardStack, ForwardLayer, ForwardStack, Weights
@@ -32,7 +32,8 @@ class Run:
         ----------
         x : ndarray (N, I)
         initial, final : lists of ndarray (L*D, S, H)
-            The parts of the states that sequences begin with, and of those that they end with, which are written.
+            The parts of the states that sequences begin with, and of those that they end with, which are
+            written.
         traces : list of LayerTrace, or of None
             One for each number l * D + d, to be filled in.
         """
@@ -76,7 +77,11 @@ class Run:
         weights, dweights = layer.weights(), layer.weight_grads()
         for group in reversed(self._groups()):
             lowest = group[0] == 0
-            x = trace.inputs if lowest else self._joined(self._outputs(trace, group[0] - directions))
+            x = (
+                trace.inputs
+                if lowest
+                else self._joined(self._outputs(trace, group[0] - directions))
+            )
             stacks = []
             for d in range(directions):
                 numbers, calls = group[d::directions], []
@@ -117,7 +122,7 @@ class Run:
     # -- directions --------------------------------------------------------------------------------
 
     def _groups(self):
-        """Return the numbers that go into one call: all, or those of one layer where there are two directions."""
+        """Return the numbers that go into one call: all, or of two directions those of one layer."""
         numbers = range(self.layer.num_layers * self.directions)
         if self.directions == 1:
             return [numbers]
@@ -125,7 +130,9 @@ class Run:
 
     def _read_by(self, d, rows):
         """Return the rows that a direction reads, in its order."""
-        return self.of.flipped(_matrix(rows), self.num_threads, self.layer.pool.array) if d else rows
+        return (
+            self.of.flipped(_matrix(rows), self.num_threads, self.layer.pool.array) if d else rows
+        )
 
     def _output(self):
         """Return an array for the output of one direction."""

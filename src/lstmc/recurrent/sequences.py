@@ -1,9 +1,10 @@
 """Rows of unequal length, resets and directions as one picture: sequences sorted by length, in one direction.
 
-A batch is a grid of T steps and B rows. A row that ends early, or that is reset on its way, is one sequence or
-several, or none. Kernels run sequences that begin at one step, the longest first, their rows packed: those of step
-s of all that have one, then those of step s + 1. What is here gathers rows of the grid into that order, and back.
-Nothing beyond an end is read. The reverse direction has the same sequences, each from its end.
+A batch is a grid of T steps and B rows. A row that ends early, or that is reset on its way, is one sequence
+or several, or none. Kernels run sequences that begin at one step, the longest first, their rows packed:
+those of step s of all that have one, then those of step s + 1. What is here gathers rows of the grid into
+that order, and back. Nothing beyond an end is read. The reverse direction has the same sequences, each from
+its end.
 """
 
 import numpy as np
@@ -96,6 +97,11 @@ class Sequences:
             self._make_unequal(lengths, resets)
 
     @property
+    def ends(self):
+        """The steps of each row, (B,)."""
+        return np.full(self.batch, self.steps) if self.lengths is None else self.lengths
+
+    @property
     def are_rows(self):
         """Whether each row of the batch is one sequence of T steps."""
         return self.order is None
@@ -105,11 +111,12 @@ class Sequences:
         self.rows, self.count = Rows(steps, batch), batch
         self.order = self.place = self.flip = None
         if self.directions == 2:
-            self.flip = np.arange(steps * batch).reshape(steps, batch)[::-1].reshape(-1)
+            rows = np.arange(steps * batch, dtype=np.intp)
+            self.flip = rows.reshape(steps, batch)[::-1].reshape(-1)
 
     def _make_unequal(self, lengths, resets):
         steps, batch = self.steps, self.batch
-        ends = np.full(batch, steps) if lengths is None else lengths
+        ends = self.ends
         begins = np.zeros((batch, steps), bool) if resets is None else resets.T.copy()
         fresh = begins[:, :1].copy() if steps else begins  # a reset at step 0 discards the state
         begins[:, :1] = True
@@ -126,17 +133,20 @@ class Sequences:
         alive = len(length) - np.cumsum(np.bincount(length, minlength=longest + 1))[:-1]
         starts = np.concatenate([[0], np.cumsum(alive)])
         step = np.repeat(np.arange(longest), alive)
-        number = np.arange(starts[-1]) - starts[step]  # of the sequence that a packed row belongs to
+        number = (
+            np.arange(starts[-1]) - starts[step]
+        )  # of the sequence that a packed row belongs to
         self.count = len(length)
-        self.order = (start[number] + step) * batch + row[number]
-        self.place = np.full(steps * batch, -1)
+        self.order = _indices((start[number] + step) * batch + row[number])
+        self.place = _indices(np.full(steps * batch, -1))
         self.place[self.order] = np.arange(len(self.order))
         before = np.where(step == 0, number, self.count + starts[step - 1] + number)
-        self.rows = Rows(longest, self.count, starts, before)
+        self.rows = Rows(longest, self.count, _indices(starts), _indices(before))
         self.flip = None
         if self.directions == 2:
-            self.flip = starts[length[number] - 1 - step] + number
-        # The sequences that begin with a state and those that end with one, of each direction, with their rows.
+            self.flip = _indices(starts[length[number] - 1 - step] + number)
+        # The sequences that begin with a state and those that end with one, of each direction, with their
+        # rows.
         forward = np.flatnonzero(is_first)
         forward = forward[~fresh[row[forward], 0]]
         last, first = np.flatnonzero(is_last), np.flatnonzero(is_first)
@@ -216,6 +226,10 @@ class Sequences:
             to, source = (sequences, rows) if to_sequences else (rows, sequences)
             out[d :: self.directions, to] = states[d :: self.directions, source]
         return out
+
+
+def _indices(array):
+    return np.ascontiguousarray(array, np.intp)
 
 
 def _gathered(rows, index, num_threads, room):

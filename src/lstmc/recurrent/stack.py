@@ -15,7 +15,7 @@ from ..cells import Cell
 from ..files import generator
 from ..layer import Layer, check_size, fixed
 from ..steppers import stepper_of
-from ..traces import LayerTrace, RecurrentTrace, StateGradients, thawed
+from ..traces import LayerTrace, RecurrentTrace, StateGradients
 from .run import Run
 from .sequences import Sequences, check_lengths, check_resets
 
@@ -185,7 +185,9 @@ class Recurrent(Layer):
             lengths = check_lengths(lengths, steps, None if unbatched else batch)
         if resets is not None:
             self.kernels.check_time("resets")
-            order = (steps,) if unbatched else (batch, steps) if self._batch_first else (steps, batch)
+            order = (
+                (steps,) if unbatched else (batch, steps) if self._batch_first else (steps, batch)
+            )
             resets = check_resets(resets, order)
             resets = resets[:, None] if unbatched else resets.T if self._batch_first else resets
         return Sequences(steps, batch, lengths, resets, self.num_directions)
@@ -212,19 +214,19 @@ class Recurrent(Layer):
         lengths : integers (B,), optional
             How many steps each row has, 0 to T in any order; an integer for an unbatched sequence.
         resets : ndarray (T, B) of bool, optional
-            Where a row begins anew: before that step its state becomes what `state` None means, and what lies on
-            the two sides knows nothing of the other, in either direction. In the layout of x: (B, T) with
-            ``batch_first``, (T,) for an unbatched sequence. A reset at step 0 discards the forward direction's
-            `state`; beyond a row's end it means nothing.
+            Where a row begins anew: before that step its state becomes what `state` None means, and what
+            lies on the two sides knows nothing of the other, in either direction. In the layout of x: (B,
+            T) with ``batch_first``, (T,) for an unbatched sequence. A reset at step 0 discards the forward
+            direction's `state`; beyond a row's end it means nothing.
 
         Returns
         -------
         y : ndarray (T, B, D*H)
-            The hidden state of the last layer after every step, in the layout of x: that of the forward direction,
-            then that of the reverse one. Zeros beyond a row's end.
+            The hidden state of the last layer after every step, in the layout of x: that of the forward
+            direction, then that of the reverse one. Zeros beyond a row's end.
         state
-            The state after the last step, in the form of `state`: the reverse direction's is that after x's first
-            step. A row without a step keeps its own.
+            The state after the last step, in the form of `state`: the reverse direction's is that after x's
+            first step. A row without a step keeps its own.
         trace : RecurrentTrace or None
             None without `training`.
 
@@ -290,7 +292,8 @@ class Recurrent(Layer):
             Whether to compute the gradients of the weights. If not, ``grads`` does not change.
         record : list, optional
             A StateGradients for each layer of the stack and each of its directions, in the order of
-            ``trace.layers``, is appended to it: the gradients at the states of every step. Not with `consume`.
+            ``trace.layers``, is appended to it: the gradients at the states of every step. Not with
+            `consume`.
 
         Returns
         -------

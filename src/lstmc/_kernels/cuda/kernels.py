@@ -74,13 +74,19 @@ def _rows(array):
     return array.reshape(-1, array.shape[-1])
 
 
-def recurrent_forward(cell, layers, x, y, num_threads=None):
-    """Run a stack of layers: lstmc_forward of kernels.h, each layer a calls.ForwardLayer."""
+def check_time(what):
+    """Refuse what no kernel here does yet: `what` is "lengths", "resets" or "bidirectional layers"."""
+    raise ValueError(f"a GPU has no {what} yet")
+
+
+def recurrent_forward(cell, stacks, of, num_threads=None):
+    """Run a calls.ForwardStack over the steps of a calls.Rows: lstmc_forward of kernels.h."""
     check_num_threads(num_threads)
-    below = x
-    for layer in layers[:-1]:
+    (stack,) = stacks
+    below = stack.x
+    for layer in stack.layers[:-1]:
         below = _layer_forward(cell, layer, below, None)
-    _layer_forward(cell, layers[-1], below, y)
+    _layer_forward(cell, stack.layers[-1], below, stack.y)
 
 
 def _layer_forward(cell, layer, x, y):
@@ -126,9 +132,12 @@ def _layer_forward(cell, layer, x, y):
     return states
 
 
-def recurrent_backward(cell, layers, dx, dy, x, steps, batch, num_threads=None, repeat=1):
-    """Differentiate a stack of layers: lstmc_backward of kernels.h, each layer a calls.BackwardLayer."""
+def recurrent_backward(cell, stacks, of, num_threads=None, repeat=1):
+    """Differentiate a calls.BackwardStack: lstmc_backward of kernels.h."""
     check_num_threads(num_threads)
+    (stack,) = stacks
+    layers, dx, dy, x = stack
+    steps, batch = of.steps, of.batch * repeat
     for i in reversed(range(len(layers))):
         layer = layers[i]
         dgates = _layer_backward(cell, layer, dy, steps, batch, repeat)
