@@ -314,9 +314,9 @@ def test_errors_of_every_function(function):
         function(net, x)
     with pytest.raises(ValueError, match="x must be given, or the trace of a forward call"):
         function(layer)
-    with pytest.raises(ValueError, match="trace holds what forward saw: x and state must not be"):
+    with pytest.raises(ValueError, match="trace holds what forward saw: x, state, lengths"):
         function(layer, x, trace=trace)
-    with pytest.raises(ValueError, match="trace holds what forward saw: x and state must not be"):
+    with pytest.raises(ValueError, match="trace holds what forward saw: x, state, lengths"):
         function(layer, state=state, trace=trace)
     with pytest.raises(ValueError, match=r"trace must come from this layer's forward\(\)"):
         function(make_layer("lstm"), trace=trace)

@@ -117,7 +117,7 @@ def test_traces_cannot_be_copied(copied):
     problem = float32_problem()
     for layer in (make_layer(problem), lstmc.Sequential(make_layer(problem))):
         _, _, trace = layer.forward(problem["x"])
-        with pytest.raises(TypeError, match=r"a (Sequential)?Trace cannot be copied or pickled"):
+        with pytest.raises(TypeError, match=r"a (Recurrent)?Trace cannot be copied or pickled"):
             copied(trace)
 
 

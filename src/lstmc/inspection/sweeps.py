@@ -33,7 +33,7 @@ def sweep(layer, trace, rows, t1, t0, threads):
     shape = (batch * repeat, parts, layer.num_layers * directions, hidden)
     # h, or h and c: each one contiguous array (L*D, B*R, H)
     contiguous = layer.kernels.arrays.ascontiguousarray
-    carried = contiguous(rows.reshape(shape).transpose(1, 2, 0, 3))
+    carried = rows.reshape(shape).transpose(1, 2, 0, 3).copy()
     for d in range(directions):
         own = contiguous(carried[:, d::directions])
         carried[:, d::directions] = sweep_direction(layer, trace, own, t1, t0, repeat, threads, d)
