@@ -217,10 +217,23 @@ static forward_step step_at(const forward_work *work, const lstmc_forward_layer 
                     : at->reuses_h && t == at->h_first ? at->h + (work->plan->chunk - 1) * back
                                                        : step.h - back;
     step.c_before = t ? step.c - (at->keeps_c ? back : 0) : layer->c0;
-    step.ahead = rows_at(&work->rows, t + 1) * hidden;
     step.hidden = hidden;
     step.bias = at->weights.b;
     return step;
+}
+
+/* From one step, of `state` elements, to the next in the same chunk. */
+static void next_step(forward_step *step, ptrdiff_t state, int saved, int keeps_c)
+{
+    step->h_before = step->h;
+    step->h += state;
+    step->c_before = step->c;
+    if (keeps_c)
+        step->c += state;
+    if (step->y)
+        step->y += state;
+    if (step->saved)
+        step->saved += saved * state;
 }
 
 /* A member's vectors of units, and its rows of step t. */
@@ -258,13 +271,14 @@ static ptrdiff_t chunk_end(const forward_work *work, ptrdiff_t t0, const team *m
     return t1;
 }
 
-/* Hands back the states of the rows that end with step t. Nobody reads h0 any more, which h_n may be. */
-static void end_rows(const forward_work *work, const lstmc_forward_layer *layer, const forward_step *step,
-                     ptrdiff_t t, const part *mine)
+/* Hands back the states of the rows that end with a step, those from `first` on. Nobody reads h0 any more,
+ * which h_n may be. */
+static void end_rows(const lstmc_forward_layer *layer, const forward_step *step, ptrdiff_t first,
+                     const part *mine)
 {
     const ptrdiff_t hidden = layer->hidden, unit = mine->first * VL,
                     units = min_of(mine->last * VL, hidden) - unit;
-    const ptrdiff_t first = max_of(mine->from, rows_at(&work->rows, t + 1));
+    first = max_of(mine->from, first);
     const ptrdiff_t at_once = units == hidden ? max_of(1, mine->to - first) : 1; /* rows side by side */
     for (ptrdiff_t row = first; row < mine->to; row += at_once) {
         const ptrdiff_t here = row * hidden + unit, size = at_once * units * sizeof(real);
@@ -308,16 +322,18 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
                       columns, inputs, 0);
         row += to - from;
     }
-    for (ptrdiff_t t = t0; t < t1; t++) {
-        forward_step step = step_at(work, layer, at, t);
+    forward_step step = step_at(work, layer, at, t0);
+    step.sums_panel = sums_panel;
+    step.recurrent_panel = recurrent_panel;
+    for (ptrdiff_t t = t0, alive = rows_at(of, t0), next; t < t1; t++, alive = next) {
         real *onto = cell->apart ? recurrent : sums;
         if (of->starts)
             mine = part_of(work, hidden, t, member);
         const ptrdiff_t rows = mine.to - mine.from;
+        next = rows_at(of, t + 1);
+        step.ahead = next * hidden;
         step.sums = sums;
-        step.sums_panel = sums_panel;
         step.recurrent = onto;
-        step.recurrent_panel = recurrent_panel;
         /* sums += h_before R; where they are apart, R's are made anew */
         NAME(product)(onto + first * recurrent_panel, PANEL, recurrent_panel,
                       row_major(step.h_before + mine.from * hidden, hidden),
@@ -325,8 +341,9 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
         cell->activate(&step, &mine);
         if (plan->split == BY_UNITS || of->starts)
             team_barrier(member);
-        if (rows_at(of, t + 1) < mine.to)
-            end_rows(work, layer, &step, t, &mine);
+        if (next < mine.to)
+            end_rows(layer, &step, next, &mine);
+        next_step(&step, alive * hidden, cell->saved, at->keeps_c);
         sums += rows * PANEL;
     }
 }

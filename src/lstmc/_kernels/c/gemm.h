@@ -45,8 +45,10 @@ static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, 
     for (ptrdiff_t p = from; p < to; p++) {
         const ptrdiff_t width = min_of(PANEL, columns - p * PANEL);
         real *row = panels + (p - from) * k * PANEL;
-        for (ptrdiff_t i = 0; i < k; i++, row += PANEL) {
-            const real *source = matrix + (rows ? rows[i] : i) * stride + p * PANEL;
+        const real *source = matrix + p * PANEL;
+        for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride) {
+            if (rows)
+                source = matrix + rows[i] * stride + p * PANEL;
             for (ptrdiff_t j = 0; j < width; j += VL)
                 store(row + j, load_n(source + j, min_of(VL, width - j)));
         }
