@@ -334,10 +334,12 @@ def test_the_options_of_the_format_are_those_of_the_classes():
         "Linear",
         "Embedding",
         "Dropout",
+        "Last",
         "Sequential",
     }
     for name, (required, defaults) in description.OPTIONS.items():
         if name == "Sequential":
+            assert (required, defaults) == (("layers",), {"batch_first": False})
             continue
         parameters = dict(inspect.signature(getattr(lstmc, name)).parameters)
         for other in ("rng", "device"):
