@@ -35,8 +35,8 @@ def check_lengths(lengths, leading):
     steps, *rows = leading
     array = np.asarray(lengths)
     if array.dtype.kind not in "iu":
-        what = f"an {array.dtype} array" if hasattr(lengths, "dtype") else repr(lengths)
-        raise TypeError(f"lengths must be integers, got {what:.100}")
+        got = str(array.dtype) if hasattr(lengths, "dtype") else repr(lengths)
+        raise TypeError(f"lengths must be integers, got {got:.100}")
     if array.shape != tuple(rows):
         form = shape_text(rows) if rows else "one integer"
         raise ValueError(f"lengths must be {form}, got {shape_text(array.shape)}")
