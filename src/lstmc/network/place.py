@@ -46,14 +46,17 @@ class Place:
             options["num_threads"] = num_threads
         if not drop and "drop" in takes:
             options["drop"] = False
-        for name, value in (("lengths", lengths), ("resets", resets)):
-            if value is None:
-                continue
-            if name in takes:
-                options[name] = value
-            elif self._reads_time:
-                raise ValueError(f"{name} must be None: this recurrent layer does not take them")
+        if lengths is not None or resets is not None:
+            options |= self._times(lengths=lengths, resets=resets)
         return self.layer.forward(x, state, training=training, **options)
+
+    def _times(self, **times):
+        """Return those of lengths and resets that there are and that the layer takes."""
+        times = {name: value for name, value in times.items() if value is not None}
+        for name in times if self._reads_time else ():
+            if name not in self._forward_takes:
+                raise ValueError(f"{name} must be None: this recurrent layer does not take them")
+        return {name: value for name, value in times.items() if name in self._forward_takes}
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
                  need_grads=True, record=None):  # fmt: skip

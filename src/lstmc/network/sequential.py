@@ -227,7 +227,7 @@ class Sequential(Layer):
             traces.append(trace)
             if not place.keeps_time:
                 lengths = resets = None
-        trace = Trace(self, None, layers=tuple(traces), layout=layout, lengths=None)
+        trace = Trace(self, None, layers=tuple(traces), layout=layout)
         if layout is not None:
             x = layout.leave("y", x) if self.keeps_time else x
             trace.lengths, trace.shape, trace.dtype = layout.lengths, x.shape, x.dtype
@@ -272,8 +272,7 @@ class Sequential(Layer):
 
     def __call__(self, x, state=None, lengths=None, resets=None):
         """Run without a trace for backward, and without dropout: return y and the state."""
-        options = {"lengths": lengths, "resets": resets}
-        y, state, _ = self.forward(x, state, training=False, **options)
+        y, state, _ = self.forward(x, state, False, None, lengths, resets)
         return y, state
 
     def forward(self, x, state=None, training=True, num_threads=None, lengths=None, resets=None):
@@ -308,8 +307,7 @@ class Sequential(Layer):
         """
 
         def call(place, x, before, lengths, resets):
-            options = {"lengths": lengths, "resets": resets}
-            return place.forward(x, before, training, num_threads, **options)
+            return place.forward(x, before, training, num_threads, True, lengths, resets)
 
         y, state, trace = self.walk(x, state, call, lengths, resets)
         return y, state, trace if training else None
