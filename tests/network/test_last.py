@@ -189,6 +189,23 @@ def test_places_that_it_takes(make, directions):
     assert last(x)[0].tolist() == [[3.0, 4.0] if directions == 1 else [3.0, 2.0]]
 
 
+def test_layers_after_it_have_no_time():
+    seen = []
+
+    class Looks(Halve):
+        def forward(self, x, state=None, training=True, lengths=0, resets=0):
+            seen.append((x.shape, lengths, resets))
+            return super().forward(x, state, training)
+
+    net = lstmc.Sequential(Looks(), cut(FEATURES, 1, F32, 1), lstmc.Last(), Looks())
+    net(draw(STEPS, ROWS, FEATURES), lengths=LENGTHS, resets=RESETS)
+    (shape, lengths, resets), after = seen
+    assert shape == (STEPS, ROWS, FEATURES)
+    assert_same_bits(lengths, LENGTHS)
+    assert_same_bits(resets, RESETS)
+    assert after == ((ROWS, HIDDEN), 0, 0)
+
+
 def all_layers(net):
     for layer in net.layers:
         yield from all_layers(layer) if isinstance(layer, lstmc.Sequential) else [layer]

@@ -201,6 +201,26 @@ def test_derivatives(name):
         assert_close(actual, expected, DIFFERENCE_TOLERANCE)
 
 
+def test_padding_has_no_gradient_where_a_layer_reads_it():
+    """A layer of a user's own that looks one step ahead sees zeros there, whatever x holds."""
+
+    class Ahead(Halve):
+        def forward(self, x, state=None, training=True):
+            return x + np.concatenate([x[1:], np.zeros_like(x[:1])]), state, None
+
+        def backward(self, dy, trace, dstate=None):
+            return dy + np.concatenate([np.zeros_like(dy[:1]), dy[:-1]]), dstate
+
+    net = lstmc.Sequential(Ahead())
+    x = np.random.default_rng(seed_of("ahead")).standard_normal((STEPS, ROWS, 2))
+    y, _, trace = net.forward(spoilt(x), lengths=LENGTHS)
+    dy = draw_dy(y)
+    expected = numerical_gradient(lambda x: (net(x, lengths=LENGTHS)[0] * dy).sum(), x)
+    dx, _ = net.backward(spoilt(dy), trace)
+    assert_close(dx, expected, DIFFERENCE_TOLERANCE)
+    assert not dx[TIMES.beyond].any()
+
+
 def test_whole_rows_are_not_copied():
     """Where no row is shorter than T, layers see the caller's x, and no lengths."""
     seen = []
