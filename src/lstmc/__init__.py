@@ -29,7 +29,7 @@ from .inspection import (
     writers,
 )
 from .layer import Layer
-from .layers import Dropout, Embedding, Linear
+from .layers import Dropout, Embedding, Last, Linear
 from .losses import softmax_cross_entropy, squared_error
 from .network import Sequential
 from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
@@ -58,6 +58,7 @@ __all__ = [
     "GradientReport",
     "JacobianSpectrum",
     "LanguageModel",
+    "Last",
     "Layer",
     "LayerFlow",
     "LayerGates",

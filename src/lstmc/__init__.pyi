@@ -1,6 +1,6 @@
 """The public face, for type checkers: layers, losses, optimisers, and what the rooms export."""
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from os import PathLike
 from types import ModuleType
 from typing import Any, Literal, Self, TextIO
@@ -71,6 +71,7 @@ from .inspection import (
 from .inspection import (
     writers as writers,
 )
+from .network import Sequential as Sequential
 from .training import (
     ExponentialDecay as ExponentialDecay,
 )
@@ -119,6 +120,9 @@ class Layer:
     def device(self) -> str: ...
     def to(self, device: _Device) -> Self: ...
     in_network: bool
+    keeps_features: bool
+    @property
+    def keeps_time(self) -> bool: ...
     kernels: ModuleType
     pool: Any
     turns: Any
@@ -247,6 +251,22 @@ class Dropout(Layer):
     def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
+class Last(Layer):
+    def __init__(self) -> None: ...
+    def __call__(
+        self, x: _Array, state: _State = None, lengths: ArrayLike | None = None
+    ) -> tuple[_Array, _State]: ...
+    def forward(
+        self,
+        x: _Array,
+        state: _State = None,
+        training: bool = True,
+        lengths: ArrayLike | None = None,
+    ) -> tuple[_Array, _State, Any]: ...
+    def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
+    def follow(self, directions: int) -> None: ...
+    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
+
 class _Stepper:
     state: _State
     def undo(self) -> None: ...
@@ -334,41 +354,6 @@ class _Gated(_Recurrent):
 
 class GRU(_Gated): ...
 class LSTM(_Gated): ...
-
-class Sequential(Layer):
-    @property
-    def layers(self) -> tuple[Any, ...]: ...
-    def __init__(self, *layers: Any) -> None: ...
-    def forward(
-        self,
-        x: _Array,
-        state: _State = None,
-        training: bool = True,
-        num_threads: int | None = None,
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(
-        self,
-        dy: _Array,
-        trace: Any,
-        dstate: _State = None,
-        num_threads: int | None = None,
-        need_dx: bool = True,
-        consume: bool = False,
-    ) -> tuple[_Array | None, _State]: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
-    def walk(
-        self,
-        x: _Array,
-        state: _State,
-        call: Callable[[Any, _Array, _State], tuple[_Array, _State, Any]],
-    ) -> tuple[_Array, tuple[Any, ...], tuple[Any, ...]]: ...
-    def walk_back(
-        self,
-        dy: _Array,
-        trace: Any,
-        dstate: _State,
-        call: Callable[[Any, _Array, Any, _State], tuple[_Array, _State]],
-    ) -> tuple[_Array | None, tuple[Any, ...]]: ...
 
 def softmax_cross_entropy(
     logits: _Array,

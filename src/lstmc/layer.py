@@ -4,6 +4,15 @@ A layer is an object with ``forward(x, state, training=True) -> y, state, trace`
 ``backward(dy, trace, dstate=None) -> dx, dstate``; if it has parameters, also
 ``parameters() -> {name: shape}`` and ``bind(params, grads)``. A Sequential asks for nothing else.
 ``Layer`` provides the rest. There is no autograd graph.
+
+A layer that looks at time takes ``lengths`` and ``resets`` in forward: a Sequential passes them on, or
+None. It says what it does with time, where that is not what most do, by attributes:
+
+- ``num_directions``, 1 or 2: it is recurrent, forward, or forward and in reverse; its output has the features
+  of the forward direction first. It takes lengths and resets, or a network refuses them.
+- ``keeps_features = True``: each feature of the output is made of the same feature of the input alone: the
+  two directions stay apart, as ``Last`` needs them.
+- ``keeps_time = False``: its output has no axis of time, and no layer after it may need one.
 """
 
 import math
@@ -155,6 +164,8 @@ class Layer(Described):
         Where large arrays come from.
     in_network : bool
         Whether the layer is part of a Sequential.
+    keeps_features, keeps_time : bool
+        What the layer does with features and time, for a Sequential: see the top of this file.
     turns : Turns
         Lets one thread at a time add to the gradients.
 
@@ -167,6 +178,7 @@ class Layer(Described):
     """
 
     in_network = False
+    keeps_features, keeps_time = False, True
     dtype = fixed("dtype")
 
     def __init__(self, dtype=np.float32, device="cpu"):

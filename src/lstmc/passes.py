@@ -7,7 +7,6 @@ import numpy as np
 
 from .network import Place, Sequential
 from .recurrent import Recurrent
-from .traces import Trace
 
 __all__ = ["Record", "recurrent_layers", "run", "run_back"]
 
@@ -46,13 +45,13 @@ def recurrent_layers(net, trace=None, name=""):
             yield from recurrent_layers(layer, trace and trace.layers[i], f"{name}{i}.")
 
 
-def run(net, x, state=None, num_threads=None):
+def run(net, x, state=None, num_threads=None, lengths=None, resets=None):
     """Run a network as in inference, but with a trace.
 
     Parameters
     ----------
     net : Layer
-    x, state, num_threads
+    x, state, num_threads, lengths, resets
         As for its forward.
 
     Returns
@@ -64,17 +63,16 @@ def run(net, x, state=None, num_threads=None):
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit.
+        An argument does not fit, or the network does not take it.
     """
 
-    def call(place, x, state):
-        layer = place.layer
-        if _is_walked(layer):
-            y, state, traces = layer.walk(x, state, call)
-            return y, state, Trace(layer, None, layers=traces)
-        return place.forward(x, state, drop=False, num_threads=num_threads)
+    def call(place, x, state, lengths, resets):
+        if _is_walked(place.layer):
+            return place.layer.walk(x, state, call, lengths, resets)
+        options = {"lengths": lengths, "resets": resets}
+        return place.forward(x, state, drop=False, num_threads=num_threads, **options)
 
-    return call(Place(net), x, state)
+    return call(Place(net, reads_time=True), x, state, lengths, resets)
 
 
 class Record:

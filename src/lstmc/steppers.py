@@ -116,6 +116,10 @@ class LayerStepper:
     """Steps a layer that has no stepper of its own, as sequences of one step."""
 
     def __init__(self, layer, batch):
+        if not getattr(layer, "keeps_time", True):
+            raise ValueError(
+                f"{type(layer).__name__} has no stepper: it reads sequences as a whole"
+            )
         self._layer, self.state = layer, None
         self._before, self.taken = None, 0
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from devices import (
     CASE,
+    TOLERANCE,
     to_device,
     to_host,
 )
@@ -19,7 +20,7 @@ from stacks import (
     solution,
     states_of,
 )
-from support import assert_same_bits
+from support import assert_close, assert_same_bits
 
 import lstmc
 
@@ -273,3 +274,60 @@ def test_an_array_of_another_device(emulated, what):
     with pytest.raises((TypeError, ValueError), match=r"device.*\b0\b.*\b1\b"):
         FOREIGN[what](layer, data, far)
     assert not layer.grads.any()
+
+
+# --------------------------------------------------------------------------------------------------
+# Time
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [lambda x: x, *FORMS.values()], ids=["as it is", *FORMS])
+@pytest.mark.parametrize("unbatched", [False, True])
+def test_a_network_with_rows_first(cupy, dtype, form, unbatched):
+    """Arrays of other libraries are turned too."""
+
+    def make(turned, device):
+        return lstmc.Sequential(
+            lstmc.LSTM(4, 5, dtype=dtype, rng=1, device=device),
+            lstmc.Linear(5, 3, dtype=dtype, rng=2, device=device),
+            batch_first=turned,
+        )
+
+    rng = np.random.default_rng(seed_of("rows first"))
+    x, dy = (rng.standard_normal((2, 6, n)).astype(dtype) for n in (4, 3))
+    x, dy = (x[0], dy[0]) if unbatched else (x, dy)
+    net, twin = make(True, "cuda"), make(True, "cpu")
+    y, _, trace = net.forward(form(cupy.asarray(x)))
+    dx, _ = net.backward(form(cupy.asarray(dy)), trace)
+    expected, _, twin_trace = twin.forward(x)
+    expected_dx, _ = twin.backward(dy, twin_trace)
+    assert_close(to_host(cupy, y), expected, TOLERANCE[dtype], "y")
+    assert_close(to_host(cupy, dx), expected_dx, TOLERANCE[dtype], "dx")
+    assert_close(to_host(cupy, net.grads), twin.grads, TOLERANCE[dtype], "the gradients")
+
+
+@pytest.mark.parametrize("option", [{"lengths": [1, 4]}, {"resets": np.ones((4, 2), bool)}])
+def test_lengths_and_resets_are_refused(cupy, option):
+    net = lstmc.Sequential(lstmc.Dropout(), lstmc.Linear(3, 3, rng=1, device="cuda"))
+    (name,) = option
+    with pytest.raises(
+        ValueError, match=f"{name} must be None on a GPU, which does not have them yet"
+    ):
+        net(cupy.ones((4, 2, 3), np.float32), **option)
+
+
+def test_last_is_refused(cupy):
+    """Where it is made, moved and called; nothing has moved then."""
+    message = "a GPU does not have the layer Last yet"
+    lstm, last = lstmc.LSTM(3, 4, device="cuda"), lstmc.Last()
+    with pytest.raises(ValueError, match=message):
+        lstmc.Sequential(lstm, last)
+    assert not lstm.in_network
+    assert not last.in_network
+    net = lstmc.Sequential(lstmc.LSTM(3, 4), lstmc.Sequential(lstmc.RNN(4, 2), last))
+    with pytest.raises(ValueError, match=message):
+        net.to("cuda")
+    assert net.device == "cpu"
+    net(np.ones((4, 2, 3), np.float32))
+    with pytest.raises(ValueError, match=message):
+        last(cupy.ones((4, 2, 3), np.float32))

@@ -80,6 +80,7 @@ LAYERS = {
     "linear": lambda: lstmc.Linear(3, 5, bias=False, rng=0),
     "embedding": lambda: lstmc.Embedding(3, 5, rng=0),
     "dropout": lambda: lstmc.Dropout(rng=0),
+    "last": lambda: lstmc.Sequential(lstmc.GRU(3, 5, rng=0), lstmc.Last(), batch_first=True),
 }
 
 
@@ -150,6 +151,35 @@ def nested(levels):
     for _ in range(levels):
         network = {"layer": "Sequential", "options": {"layers": [network]}}
     return network
+
+
+def test_early_files_have_rows_first_at_each_layer(tmp_path):
+    """All recurrent layers of a network had the option then; it is the network's now."""
+    net = lstmc.Sequential(
+        lstmc.Linear(2, 3, rng=0),
+        lstmc.Sequential(lstmc.RNN(3, 4, rng=0), lstmc.GRU(4, 3, rng=0)),
+        lstmc.LSTM(3, 2, rng=0),
+        batch_first=True,
+    )
+    x = np.random.default_rng(1).standard_normal((3, 5, 2)).astype(np.float32)
+    net.save(tmp_path / "net")
+
+    def earlier(which):
+        def change(arrays, metadata):
+            del metadata["network"]["options"]["batch_first"]
+            _, inner, lstm = metadata["network"]["options"]["layers"]
+            for i, layer in enumerate([*inner["options"]["layers"], lstm]):
+                layer["options"].update({"batch_first": True} if i in which else {})
+
+        return change
+
+    spoil(tmp_path / "net", earlier({0, 1, 2}))
+    assert_same(lstmc.load(tmp_path / "net"), net)
+    assert_same_bits(lstmc.load(tmp_path / "net")(x)[0], net(x)[0])
+    net.save(tmp_path / "net")
+    spoil(tmp_path / "net", earlier({2}))
+    with pytest.raises(ValueError, match=r"layers\[2\] \(LSTM\): batch_first must be False within"):
+        lstmc.load(tmp_path / "net")
 
 
 def in_network(**changes):
@@ -334,10 +364,12 @@ def test_the_options_of_the_format_are_those_of_the_classes():
         "Linear",
         "Embedding",
         "Dropout",
+        "Last",
         "Sequential",
     }
     for name, (required, defaults) in description.OPTIONS.items():
         if name == "Sequential":
+            assert (required, defaults) == (("layers",), {"batch_first": False})
             continue
         parameters = dict(inspect.signature(getattr(lstmc, name)).parameters)
         for other in ("rng", "device"):

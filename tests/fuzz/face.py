@@ -82,7 +82,7 @@ class Example:
     def state(self):
         shape = (1, B, H)
         if self.kind == "network":
-            parts = [None, self.floats(*shape), None]
+            parts = [None, self.floats(*shape), *[None] * (len(self.net.layers) - 2)]
             return self.choose(None, tuple(parts), parts[:2])
         one, two = self.floats(*shape), self.floats(*shape)
         return self.choose(None, one, (one, two), [one, two])
@@ -97,7 +97,7 @@ class Example:
 
     def make_net(self):
         options = {"dtype": np.dtype(self.dtype), "rng": 1}
-        self.kind = self.choose("lstm", "rnn", "linear", "embedding", "dropout", "network")
+        self.kind = self.choose("lstm", "rnn", "linear", "embedding", "dropout", "last", "network")
         self.features = H
         if self.kind == "lstm":
             return lstmc.LSTM(I, H, bias=self.draw(st.booleans()), **options)
@@ -110,9 +110,16 @@ class Example:
         if self.kind == "dropout":
             self.features = I
             return lstmc.Dropout(0.5, rng=1)
+        if self.kind == "last":
+            self.features = I
+            return lstmc.Last()
         self.features = V
         return lstmc.Sequential(
-            lstmc.Dropout(0.5, rng=1), lstmc.LSTM(I, H, **options), lstmc.Linear(H, V, **options)
+            lstmc.Dropout(0.5, rng=1),
+            lstmc.LSTM(I, H, **options),
+            *([lstmc.Last()] if self.draw(st.booleans()) else []),
+            lstmc.Linear(H, V, **options),
+            batch_first=self.draw(st.booleans()),
         )
 
     # -- actions -------------------------------------------------------------------------------------
@@ -285,6 +292,10 @@ class Example:
             return self.choose("cpu", "cpu", "cuda", 3)
         if name == "dtype":
             return self.choose(*KINDS, None, "?", object)
+        if name == "lengths":
+            return self.tokens(B)
+        if name == "resets":
+            return close_array(self.draw, self.memory, "?", (T, B))
         return self.flag()
 
     def attempt(self, function, *arguments, **options):

@@ -61,7 +61,9 @@ def make_case(name, cell, layers, dtype, form="time first"):
     order = in_order[form]
     own = {"dtype": dtype, "rng": rng}
     turned = {"batch_first": form == "batch first"}
-    recurrent = CELLS[cell].make(FEATURES, HIDDEN, layers, **turned, **own)
+    recurrent = CELLS[cell].make(
+        FEATURES, HIDDEN, layers, **(turned if name == "bare" else {}), **own
+    )
     if name == "bare":
         net = recurrent
     elif name == "tokens":
@@ -71,13 +73,15 @@ def make_case(name, cell, layers, dtype, form="time first"):
             recurrent,
             lstmc.Dropout(0.4, rng=2),
             lstmc.Linear(HIDDEN, CLASSES, **own),
+            **turned,
         )
     elif name == "nested":
-        above = lstmc.RNN(HIDDEN, 2, **turned, **own)
+        above = lstmc.RNN(HIDDEN, 2, **own)
         net = lstmc.Sequential(
             lstmc.Linear(FEATURES, FEATURES, **own),
             lstmc.Sequential(lstmc.Dropout(0.3, rng=3), recurrent),
             lstmc.Sequential(above, lstmc.Linear(2, CLASSES, **own)),
+            **turned,
         )
     elif name == "own layers":
         net = lstmc.Sequential(Scale(FEATURES, dtype), recurrent, Scale(HIDDEN, dtype))

@@ -193,7 +193,9 @@ def test_errors_of_a_trace():
     x = np.ones((4, 2, 2), np.float32)
     y, _, trace = net.forward(x)
     for options in ({"x": x}, {"targets": y}, {"state": (y[:1], y[:1])}):
-        with pytest.raises(ValueError, match="x, targets and state must not be given"):
+        with pytest.raises(
+            ValueError, match="x, targets, state, lengths and resets must not be given"
+        ):
             lstmc.gradient_flow(net, trace=trace, dy=y, **options)
     with pytest.raises(ValueError, match="dy must be given with a trace"):
         lstmc.gradient_flow(net, trace=trace)

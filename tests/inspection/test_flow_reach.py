@@ -6,7 +6,10 @@ import math
 import numpy as np
 import pytest
 from flow_cases import STEPS, TOLERANCE, linear_flow, make_case
-from support import assert_close
+from own_layers import Scale
+from rows import TIMES, Padded
+from stacks import seed_of
+from support import assert_close, assert_same_bits
 
 import lstmc
 from lstmc import Reach
@@ -164,3 +167,160 @@ def test_the_worst_layer_is_the_verdict():
     assert flow.verdict == "exploding"
     assert "0.l0: exploding" in str(flow)
     assert "1.l0: vanishing" in str(flow)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows of unequal length, and one prediction a row
+# --------------------------------------------------------------------------------------------------
+
+LENGTHS, LONGEST = TIMES.lengths, TIMES.steps
+
+
+def make_rows(dtype, last, turned):
+    """Return a network with two recurrent layers, x (T, B, I), and dy at its output, time first."""
+    rng = np.random.default_rng(seed_of("rows", last))
+    net = lstmc.Sequential(
+        lstmc.Linear(2, 3, dtype=dtype, rng=rng),
+        lstmc.Sequential(Padded(3, 4, 2, dtype=dtype, rng=rng), lstmc.Dropout(0.5, rng=1)),
+        Padded(4, 5, dtype=dtype, rng=rng),
+        Scale(5, dtype),
+        *([lstmc.Last()] if last else []),
+        lstmc.Linear(5, 2, dtype=dtype, rng=rng),
+        batch_first=turned,
+    )
+    x = rng.standard_normal((LONGEST, len(LENGTHS), 2)).astype(dtype)
+    dy = rng.standard_normal((*([] if last else [LONGEST]), len(LENGTHS), 2)).astype(dtype)
+    return net, x, dy
+
+
+def turn(array, turned):
+    return np.ascontiguousarray(array.swapaxes(0, 1)) if turned else array
+
+
+def norm_over_rows(curves):
+    """Return the norm over rows of what is a norm for each of them, shorter ones filled up with zeros."""
+    squares = np.zeros(max(map(len, curves)))
+    for curve in curves:
+        squares[: len(curve)] += curve**2
+    return np.sqrt(squares)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["time first", "batch first"])
+@pytest.mark.parametrize(
+    ("last", "at"),
+    [(False, at) for at in (None, -1, -2, 0, 2, [3, -2])] + [(True, None), (True, -1)],
+    ids=str,
+)
+def test_rows_of_unequal_length(dtype, last, turned, at):
+    """Steps back are counted from where the loss of each row is: norms are those over the rows alone."""
+    net, x, dy = make_rows(dtype, last, turned)
+    padded, arriving = x.copy(), dy.copy()
+    padded[TIMES.beyond] = np.nan
+    if not last:
+        arriving[TIMES.beyond] = 1e6  # nothing looks at it
+    arguments = {"lengths": LENGTHS, "dy": arriving if last else turn(arriving, turned)}
+    flow = lstmc.gradient_flow(net, turn(padded, turned), at=at, **arguments)
+    assert flow.at == ([-1] if at is None else list(np.atleast_1d(at)))
+    twin = make_rows(dtype, last, False)[0]
+    each = {}
+    for s in flow.at:
+        each[s] = []
+        for b, n in enumerate(LENGTHS):
+            if (0 <= s < n) or (s < 0 and n >= -s):
+                part = dy[b : b + 1] if last else np.ascontiguousarray(dy[:n, b : b + 1])
+                row = np.ascontiguousarray(x[:n, b : b + 1])
+                each[s].append(lstmc.gradient_flow(twin, row, dy=part, at=s))
+        assert len(each[s]) > 1
+    for i, layer in enumerate(flow.layers):
+        curves = [norm_over_rows([f.layers[i].reach.norms for f in rows]) for rows in each.values()]
+        expected = curves[0]
+        if len(curves) > 1:
+            size = math.sqrt(np.mean([curve[1] ** 2 for curve in curves]))
+            relative = [
+                [curve[k] / curve[1] for curve in curves if k < len(curve)]
+                for k in range(max(map(len, curves)))
+            ]
+            expected = [size * math.sqrt(np.mean(np.square(one))) for one in relative]
+        assert_close(layer.reach.norms, expected, TOLERANCE[dtype])
+        if at is None:
+            whole = norm_over_rows([f.layers[i].dh for f in each[-1]])
+            assert_close(layer.dh, whole, TOLERANCE[dtype])
+    if at is None:
+        assert "norm of the gradient of the loss at the last step of each row" in str(flow)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["time first", "batch first"])
+def test_one_prediction_a_row(dtype, turned):
+    """Without lengths its loss is that of a network at every step, followed from the last."""
+    net, x, dy = make_rows(dtype, True, turned)
+    every = make_rows(dtype, False, False)[0]
+    every.params[:] = net.params
+    at_end = np.zeros((LONGEST, *dy.shape), dtype)
+    at_end[-1] = dy
+    expected = lstmc.gradient_flow(every, x, dy=at_end)
+    for at in (None, -1, LONGEST - 1, [-1, LONGEST - 1]):
+        flow = lstmc.gradient_flow(net, turn(x, turned), dy=dy, at=at)
+        assert flow.at == [LONGEST - 1]
+        for one, other in zip(flow.layers, expected.layers, strict=True):
+            assert_same_bits(one.reach.norms, other.reach.norms)
+            assert_same_bits(one.dh, other.dh)
+    y, _, trace = net.forward(turn(x, turned))
+    watch = lstmc.Watch(net)
+    seen = watch(1.0, dy, trace)
+    assert seen["2.l0"]["kept"] > 0
+    with pytest.raises(
+        ValueError, match=r"at must be -1 after a Last, as the loss .* got \[2, -1\]"
+    ):
+        lstmc.gradient_flow(net, turn(x, turned), at=[2, -1])
+    targets = np.arange(len(y)) % 2
+    loss, _ = lstmc.softmax_cross_entropy(net(turn(x, turned))[0], targets)
+    assert lstmc.gradient_flow(net, turn(x, turned), targets).loss == loss
+
+
+def test_only_what_is_real_counts_in_the_loss(dtype):
+    net, x, dy = make_rows(dtype, False, True)
+    real = ~TIMES.beyond.T
+    y, _ = net(turn(x, True), lengths=LENGTHS)
+    for targets, loss in (
+        (np.where(real, 1, 99), lstmc.softmax_cross_entropy),
+        (np.where(real[..., None], turn(dy, True), np.nan), lstmc.squared_error),
+    ):
+        expected, dreal = loss(np.ascontiguousarray(y[real]), np.ascontiguousarray(targets[real]))
+        flow = lstmc.gradient_flow(net, turn(x, True), targets, lengths=LENGTHS)
+        assert abs(flow.loss - expected) <= 1e-5 * expected
+        dall = np.zeros_like(y)
+        dall[real] = dreal
+        other = lstmc.gradient_flow(net, turn(x, True), dy=dall, lengths=LENGTHS)
+        for one, two in zip(flow.layers, other.layers, strict=True):
+            assert_close(one.dh, two.dh, TOLERANCE[dtype])
+
+
+def test_padding_is_no_finding():
+    net, x, _ = make_rows(np.dtype(np.float32), False, False)
+    x[TIMES.beyond] = np.nan
+    assert lstmc.find_nonfinite(net, x, lengths=LENGTHS) is None
+    assert lstmc.find_nonfinite(net, x).what == "x"
+    x[0, 0] = np.inf
+    assert lstmc.find_nonfinite(net, x, lengths=LENGTHS).what == "x"
+    with pytest.raises(ValueError, match="x is not finite"):
+        lstmc.gradient_flow(net, x, lengths=LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": [0] * 5}, "x must have at least one step, got none"),
+        ({"lengths": [2, 3, 0, 1, 2], "at": 4}, "at must be steps that a row has, got 4"),
+        ({"lengths": [2, 3, 0, 1, 2], "at": [0, -4]}, r"at must be steps that a row has, got \[0, -4\]"),
+        ({"lengths": [2, 3, 0, 1, 7]}, r"lengths must be integers in \[0, 6\], got 7 at row 4"),
+    ],
+)  # fmt: skip
+def test_lengths_that_are_refused(options, message):
+    net, x, _ = make_rows(np.dtype(np.float32), False, False)
+    with pytest.raises(ValueError, match=message):
+        lstmc.gradient_flow(net, x, **options)
+    y, _, trace = net.forward(x)
+    with pytest.raises(
+        ValueError, match="trace holds what forward saw: x, targets, state, lengths"
+    ):
+        lstmc.gradient_flow(net, trace=trace, dy=y, lengths=LENGTHS)

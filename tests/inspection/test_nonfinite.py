@@ -186,7 +186,9 @@ def test_errors_of_find_nonfinite():
     with pytest.raises(ValueError, match="net must have a recurrent layer"):
         lstmc.find_nonfinite(lstmc.Linear(1, 1), x)
     for options in ({"x": x}, {"targets": y}, {"state": state}):
-        with pytest.raises(ValueError, match="x, targets and state must not be given"):
+        with pytest.raises(
+            ValueError, match="x, targets, state, lengths and resets must not be given"
+        ):
             lstmc.find_nonfinite(net, trace=trace, **options)
     with pytest.raises(ValueError, match="targets and dy exclude each other"):
         lstmc.find_nonfinite(net, x, y, dy=y)

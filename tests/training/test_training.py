@@ -250,16 +250,22 @@ def test_metrics_go_on_without_a_gap_or_a_line_twice(tmp_path):
     assert [line for line in read_lines(metrics) if "window" not in line] == history
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_network_that_is_batch_first_is_refused(nested):
-    """Windows are (T, B): it would train with steps and rows swapped."""
-    layers = [
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("batch_first", r"net must take windows \(T, B\), but Sequential is batch_first"),
+        ("Last", "net must predict at every step, but its output has no axis of time"),
+    ],
+)
+def test_a_network_of_another_form_is_refused(form, message):
+    """Windows are (T, B): it would train with steps and rows swapped, or on one prediction."""
+    net = lstmc.Sequential(
         lstmc.Embedding(5, 4, rng=1),
-        lstmc.LSTM(4, 4, batch_first=True, rng=1),
+        lstmc.LSTM(4, 4, rng=1),
+        *([lstmc.Last()] if form == "Last" else []),
         lstmc.Linear(4, 5, rng=1),
-    ]
-    net = lstmc.Sequential(lstmc.Sequential(*layers)) if nested else lstmc.Sequential(*layers)
-    message = rf"its layer {'0.' if nested else ''}1\.LSTM is batch_first"
+        batch_first=form == "batch_first",
+    )
     with pytest.raises(ValueError, match=message):
         Trainer(net, lstmc.SGD(net, 0.1), batch=2, steps=3)
     with pytest.raises(ValueError, match=message):

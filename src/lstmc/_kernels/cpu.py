@@ -41,7 +41,6 @@ __all__ = [
     "adopt",
     "arrays",
     "cell",
-    "check_time",
     "checked",
     "checked_tokens",
     "clip",
@@ -75,10 +74,6 @@ def address(array):
 def adopt(value):
     """Return a value as an array of this kind, where that needs no copy; else as it is."""
     return value
-
-
-def check_time(what):
-    """Do nothing: there is everything here. A GPU refuses what it does not have."""
 
 
 def clip(grads, max_norm, num_threads=None):

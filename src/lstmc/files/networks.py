@@ -4,7 +4,7 @@ import math
 
 from .._kernels import cpu
 from .._kernels.devices import copy_into
-from .description import FORMAT, make
+from .description import DEEPEST, FORMAT, OPTIONS, make
 from .disk import read_safetensors
 
 __all__ = ["check_kind", "load", "make_network"]
@@ -73,9 +73,39 @@ def make_network(description, arrays, layers=None):
         The description is none, or the arrays are not its weights.
     """
     elements = sum(math.prod(array.shape) for array in arrays.values())
+    description = _time_major_inside(description, layers or {})
     net = make(description, layers, room=2 * elements + 4096)
     _fill(net, arrays)
     return net
+
+
+def _time_major_inside(description, own):
+    """Return the description of a network with ``batch_first`` where it belongs.
+
+    Early files have it at all recurrent layers of a network, instead of the network. `own` are the classes of
+    others.
+    """
+    found = set()
+
+    def inside(one, depth=0):
+        name, options = (
+            one.get(k) if isinstance(one, dict) else None for k in ("layer", "options")
+        )
+        if not isinstance(name, str) or not isinstance(options, dict) or name in own:
+            return one
+        if name == "Sequential" and isinstance(options.get("layers"), list) and depth < DEEPEST:
+            layers = [inside(layer, depth + 1) for layer in options["layers"]]
+            return {**one, "options": {**options, "layers": layers}}
+        if name == "Sequential" or "batch_first" not in OPTIONS.get(name, ((), {}))[1]:
+            return one
+        found.add(options.get("batch_first") is True)
+        return {**one, "options": {k: v for k, v in options.items() if k != "batch_first"}}
+
+    moved = inside(description)
+    if found != {True} or description["layer"] != "Sequential":
+        return description
+    moved["options"]["batch_first"] = True
+    return moved
 
 
 def _fill(net, arrays):

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .. import Layer, Sequential
 
@@ -90,6 +90,8 @@ def gradient_flow(
     targets: _Targets | None = None,
     state: _State = None,
     *,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
     trace: Any = None,
     dy: _Array | None = None,
     at: int | Sequence[int] | None = None,
@@ -248,6 +250,8 @@ def find_nonfinite(
     targets: _Targets | None = None,
     state: _State = None,
     *,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
     trace: Any = None,
     dy: _Array | None = None,
 ) -> NonFinite | None: ...

@@ -14,7 +14,7 @@ from .._kernels.devices import host
 from ..passes import recurrent_layers, run_back
 from .inputs import loss_and_trace, recurrent_network
 from .plots import plot_flow
-from .reach import Reach, at_step, exponents_of, norms_over_time, reach_of
+from .reach import Reach, ends_of, exponents_of, norms_over_time, only_at, reach_of
 from .reports import BEYOND, Report, count_of, plain
 
 __all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
@@ -81,7 +81,8 @@ class GradientFlow(Report):
         The loss of all steps; None if a gradient was passed instead.
     steps, batch : int
     at : list of int
-        The steps whose loss alone is followed back, for half-lives and the verdict.
+        The steps whose loss alone is followed back, for half-lives and the verdict. With lengths, negative
+        ones count from each row's own end.
     layers : list of LayerFlow
         From the input up.
     """
@@ -114,7 +115,8 @@ class GradientFlow(Report):
         if reach.turn is not None:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
-            text += f", state {self.at[0] + 1 - reach.turn})" if len(self.at) == 1 else ")"
+            is_one = len(self.at) == 1 and self.at[0] >= 0
+            text += f", state {self.at[0] + 1 - reach.turn})" if is_one else ")"
         if abs(reach.rate) * back < 0.01:
             text += "; it neither shrinks nor grows"
         elif reach.is_steady:
@@ -130,6 +132,8 @@ class GradientFlow(Report):
         """The steps whose loss alone is followed back, in words."""
         if len(self.at) > 4:
             return f"the loss at {len(self.at)} steps"
+        if self.at == [-1]:
+            return "the loss at the last step of each row"
         steps = ", ".join(str(s) for s in self.at)
         return f"the loss at step{'s' * (len(self.at) > 1)} {steps}"
 
@@ -191,8 +195,8 @@ class GradientFlow(Report):
 # -- making it --------------------------------------------------------------------------------------
 
 
-def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None, at=None,
-                  weights=True, arrays=False, num_threads=None):  # fmt: skip
+def gradient_flow(net, x=None, targets=None, state=None, *, lengths=None, resets=None, trace=None,
+                  dy=None, at=None, weights=True, arrays=False, num_threads=None):  # fmt: skip
     """Follow the gradient of a loss back through time, by layer.
 
     Parameters
@@ -206,14 +210,18 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
         y to (loss, dy). Without targets and without `dy`, a random gradient is followed.
     state : optional
         The initial state.
-    trace : Trace, instead of x, targets and state
+    lengths, resets : optional
+        As for the network's forward.
+    trace : Trace, instead of x, targets, state, lengths and resets
         From the network's forward, beside `dy`. The network is not run forward again.
     dy : ndarray, in the shape of the output
         The gradient of the loss with respect to the output, instead of `targets`.
     at : int or list of int, optional
-        Steps s (0 to T-1, negative from the end) whose loss alone is followed back, to see how far it
-        reaches; by default the last. The gradient of a loss at every step does not shrink even where the
-        network forgets: that total is shown, not judged.
+        Steps s (0 to T-1, negative from the end, with lengths from each row's own) whose loss alone is
+        followed back, to see how far it reaches; by default the last. The gradient of a loss at every step
+        does not shrink even where the network forgets: that total is shown, not judged. Of a network with a
+        Last, whose loss is at the last step of each row, all of it is followed, and no other step can be
+        asked for.
     weights : bool
         Also report what each step adds to the weights' gradients.
     arrays : bool
@@ -238,7 +246,8 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
     exploding where it gets more than 100 times as much (Pascanu et al. 2013).
     """
     net = recurrent_network(net)
-    loss, dy, trace = loss_and_trace(net, x, targets, state, trace, dy, num_threads)
+    times = {"lengths": lengths, "resets": resets}
+    loss, dy, trace = loss_and_trace(net, x, targets, state, trace, dy, num_threads, **times)
     with np.errstate(all="ignore"):  # the report says what overflows
         return _follow(net, loss, dy, trace, at, weights, arrays, num_threads)
 
@@ -246,17 +255,18 @@ def gradient_flow(net, x=None, targets=None, state=None, *, trace=None, dy=None,
 def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     recurrent = list(recurrent_layers(net, trace))
     steps, batch = recurrent[0][2].x.shape[:2]
-    chosen = _chosen_steps(at, steps)
+    lengths = getattr(trace, "lengths", None)
+    chosen = _chosen_steps(at, steps, lengths, net.keeps_time)
+    ends = [ends_of(s, steps, lengths) for s in chosen]
     total = run_back(net, dy, trace, num_threads)
     alone = []
-    for s in chosen:
-        only, where = np.zeros_like(dy), at_step(recurrent[-1], s)
-        only[where] = dy[where]
+    for end in ends:
+        only = only_at(net, recurrent[-1][2].unbatched, dy, end)
         alone.append(run_back(net, only, trace, num_threads))
     layers = []
     for i, (name, layer, layer_trace) in enumerate(recurrent):
         for number, gradients in enumerate(total[i].stack):
-            reach = reach_of([(s, records[i], number) for s, records in zip(chosen, alone)])
+            reach = reach_of([(end, records[i], number) for end, records in zip(ends, alone)])
             added = _added(layer, layer_trace, number, gradients) if weights else {}
             layers.append(
                 LayerFlow(
@@ -267,10 +277,10 @@ def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     return GradientFlow(loss, steps, batch, chosen, layers)
 
 
-def _chosen_steps(at, steps):
-    if not steps:
+def _chosen_steps(at, steps, lengths, keeps_time):
+    if not steps or (lengths is not None and not np.any(lengths)):
         raise ValueError("x must have at least one step, got none")
-    chosen = [steps - 1] if at is None else list(at) if np.ndim(at) else [at]
+    chosen = [-1] if at is None else list(at) if np.ndim(at) else [at]
     if not chosen:
         raise ValueError("at must name at least one step, got none")
     for s in chosen:
@@ -278,7 +288,13 @@ def _chosen_steps(at, steps):
             raise ValueError(
                 f"at must be steps in [0, {steps}), or negative from the end, got {at!r}"
             )
-    return list(dict.fromkeys(int(s) % steps for s in chosen))
+        if not keeps_time and s != -1 and (lengths is not None or s != steps - 1):
+            raise ValueError(
+                f"at must be -1 after a Last, as the loss is at each row's last step, got {at!r}"
+            )
+        if lengths is not None and not ends_of(s, steps, lengths).any():
+            raise ValueError(f"at must be steps that a row has, got {at!r}")
+    return list(dict.fromkeys(int(s) if lengths is not None else int(s) % steps for s in chosen))
 
 
 def _norms(g):

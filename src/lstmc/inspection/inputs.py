@@ -8,6 +8,7 @@ from .._kernels import kernels_of
 from .._kernels.messages import shape_text
 from ..layer import Layer
 from ..losses import softmax_cross_entropy, squared_error
+from ..network import layout_of
 from ..passes import recurrent_layers, run
 
 __all__ = ["check_trace", "loss_and_trace", "loss_at", "network_of", "recurrent_network"]
@@ -26,7 +27,7 @@ def recurrent_network(net):
     return net
 
 
-def loss_and_trace(net, x, targets, state, trace, dy, num_threads):
+def loss_and_trace(net, x, targets, state, trace, dy, num_threads, lengths=None, resets=None):
     """Return loss, dy and trace, from a trace and dy, or from x and what the network is to predict.
 
     Without targets and dy, dy is drawn at random from a fixed seed. The loss is None without targets.
@@ -37,7 +38,7 @@ def loss_and_trace(net, x, targets, state, trace, dy, num_threads):
         Arguments do not go together or do not fit, or something is not finite.
     """
     if trace is not None:
-        check_trace(net, trace, x, targets, state)
+        check_trace(net, trace, x, targets, state, lengths, resets)
         if dy is None:
             raise ValueError(
                 "dy must be given with a trace: the gradient of the loss, as for backward"
@@ -49,16 +50,20 @@ def loss_and_trace(net, x, targets, state, trace, dy, num_threads):
         raise ValueError("x must be given, or the trace of a forward call")
     if targets is not None and dy is not None:
         raise ValueError("targets and dy exclude each other: both say what the loss is")
-    _check_finite("x", x)
+    layout = layout_of(x, getattr(net, "batch_first", False), lengths, resets)
+    _check_finite(
+        "x", x if layout is None else layout.enter(x)
+    )  # what padding holds does not matter
     _check_weights(net)
-    y, _, trace = run(net, x, state, num_threads)
+    y, _, trace = run(net, x, state, num_threads, lengths, resets)
     if not y.size:
         raise ValueError(
             f"x must have at least one step and one row, got {shape_text(np.shape(x))}"
         )
     loss = None
     if targets is not None:
-        loss, dy = loss_at(y, targets, num_threads)
+        real = None if layout is None or not net.keeps_time else layout.real()
+        loss, dy = loss_at(y, targets, num_threads, real)
         loss = float(loss)
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss}: {_NO_GRADIENT}")
@@ -72,14 +77,19 @@ def loss_and_trace(net, x, targets, state, trace, dy, num_threads):
 def check_trace(net, trace, *others):
     """Refuse a trace of another network, a consumed one, or one beside what it already holds."""
     if any(other is not None for other in others):
-        raise ValueError("trace holds what forward saw: x, targets and state must not be given")
+        raise ValueError(
+            "trace holds what forward saw: x, targets, state, lengths and resets must not be given"
+        )
     net.check_trace(trace)
     for _, layer, layer_trace in recurrent_layers(net, trace):
         layer.check_trace(layer_trace)
 
 
-def loss_at(y, targets, num_threads=None):
-    """Return loss and dy at an output y; targets are classes, numbers, or a function of y."""
+def loss_at(y, targets, num_threads=None, real=None):
+    """Return loss and dy at an output y; targets are classes, numbers, or a function of y.
+
+    Of classes and numbers, only those where `real`, booleans by step and row, is true count.
+    """
     if callable(targets):
         result = targets(y)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -88,8 +98,15 @@ def loss_at(y, targets, num_threads=None):
     if not hasattr(targets, "dtype"):
         targets = kernels_of(y).arrays.asarray(targets)
     if targets.dtype.kind in "iu":
+        if real is not None and targets.shape == real.shape:
+            targets = np.where(real, targets, -1)
         return softmax_cross_entropy(y, targets, num_threads=num_threads)
-    return squared_error(y, targets.astype(y.dtype, copy=False), num_threads)
+    targets = targets.astype(y.dtype, copy=False)
+    if real is None or targets.shape != y.shape:
+        return squared_error(y, targets, num_threads)
+    loss, dy = squared_error(y, np.where(real[..., None], targets, y), num_threads)
+    share = max(real.mean(), 1 / y.size)
+    return loss / share, dy / dy.dtype.type(share)
 
 
 _NO_GRADIENT = "there is no gradient to follow. lstmc.find_nonfinite() names where it began"

@@ -5,9 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._kernels import kernels_of
 from .._kernels.devices import host
 
-__all__ = ["Reach", "at_step", "exponents_of", "norms_of_rows", "norms_over_time", "reach_of"]
+__all__ = [
+    "Reach",
+    "ends_of",
+    "exponents_of",
+    "norms_of_rows",
+    "norms_over_time",
+    "only_at",
+    "reach_of",
+]
 
 VANISHED, EXPLODED = 1e-2, 1e2  # what is left of the gradient one step back, at the farthest state
 STEADY = 0.5  # from this R squared on, the gradient changes at one rate
@@ -20,9 +29,10 @@ class Reach:
     Attributes
     ----------
     norms : ndarray (K+1,)
-        ``norms[k]`` is the norm of the gradient with respect to the state (h, or h and c) k steps before. For
+        ``norms[k]`` is the norm of the gradient with respect to the state (h, or h and c) k steps before, in
+        each row from where its loss is; of a row that has fewer steps before, nothing is in it. For
         several steps it is the root mean square of theirs, each relative to its own one step back. The last
-        is at the initial state.
+        is at the initial state, of the longest row.
     rate : float
         Mean change of its logarithm per step, by least squares over k >= 1; NaN with fewer than three points.
     fit : float
@@ -84,10 +94,40 @@ class Reach:
         return int(within[-1]) + 1 if len(within) else 0
 
 
-def at_step(top, s):
-    """Return the index of step s in the output of a network whose last recurrent layer is `top`."""
-    _, layer, trace = top
-    return (slice(None),) * (layer.batch_first and not trace.unbatched) + (s,)
+def ends_of(s, steps, lengths):
+    """Return the state after step s: a number or, with lengths, one a row, 0 where it has no such step.
+
+    Parameters
+    ----------
+    s : int
+        Negative from the end, with lengths from each row's own.
+    steps : int
+        T.
+    lengths : ndarray (B,), int or None
+    """
+    if lengths is None:
+        return s % steps + 1
+    lengths = np.atleast_1d(lengths)
+    ends = lengths + s + 1 if s < 0 else np.full(lengths.shape, s + 1)
+    return np.where((ends > 0) & (ends <= lengths), ends, 0)
+
+
+def only_at(net, unbatched, dy, ends):
+    """Return the part of dy that is at these states, as of ``ends_of``, and zero elsewhere.
+
+    It is the whole dy if the network's output has no axis of time, as all of it is at the end then.
+    """
+    if not net.keeps_time:
+        return dy
+    only = np.zeros_like(dy)
+    turned = net.batch_first and not unbatched
+    to, source = (
+        a[:, None] if unbatched else a.swapaxes(0, 1) if turned else a for a in (only, dy)
+    )
+    rows = None if isinstance(ends, int) else np.flatnonzero(ends)
+    where = ends - 1 if rows is None else (ends[rows] - 1, rows)
+    to[where] = source[where]
+    return only
 
 
 def norms_over_time(*arrays):
@@ -132,16 +172,16 @@ def reach_of(runs):
 
     Parameters
     ----------
-    runs : list of (step, Record, number in the stack)
-        One for each loss.
+    runs : list of (states, Record, number in the stack)
+        One for each loss; the states are those of ``ends_of``.
     """
     curves = []
-    for s, record, number in runs:
+    for ends, record, number in runs:
         g = record.stack[number]
-        now = norms_over_time(g.dh[: s + 1], None if g.dc_later is None else g.dc_later[: s + 1])
-        parts = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
-        first = norms_over_time(*(part[number][None] for part in parts))
-        curves.append(np.concatenate([now[::-1], first]))
+        initial = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
+        later = (g.dh,) if g.dc_later is None else (g.dh, g.dc_later)
+        parts = zip((part[number] for part in initial), later)
+        curves.append(norms_over_time(*(_back_from(ends, *both) for both in parts)))
     norms = curves[0]
     if len(curves) > 1:
         curves = [curve for curve in curves if curve[1]] or curves[:1]
@@ -153,6 +193,22 @@ def reach_of(runs):
         norms = size * norms_of_rows(relative, counts)
     norms = np.where(np.isnan(norms), math.inf, norms)  # of infinite gradients that were added
     return Reach(norms, *_fit(norms))
+
+
+def _back_from(ends, initial, later):
+    """Return what arrives at the states from `ends` back to the initial one: (K+1, B, H).
+
+    `initial` (B, H) arrives at state 0, `later` (T, B, H) at those after it. Of a row that has no state so
+    far back it is zero.
+    """
+    concatenate = kernels_of(later).arrays.concatenate
+    states = concatenate([initial.reshape(1, *later.shape[1:]), later])
+    if isinstance(ends, int):
+        return states[ends::-1]
+    wanted = ends - np.arange(ends.max() + 1)[:, None]
+    rows = states[np.maximum(wanted, 0), np.arange(len(ends))]
+    rows[wanted < 0] = 0
+    return rows
 
 
 def _fit(norms):

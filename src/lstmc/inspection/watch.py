@@ -11,7 +11,7 @@ from ..files import append_record, check_writable_folder
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
 from .inputs import check_trace, loss_at, recurrent_network
-from .reach import at_step, norms_of_rows, norms_over_time, reach_of
+from .reach import ends_of, norms_of_rows, norms_over_time, only_at, reach_of
 from .reports import plain
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
@@ -43,15 +43,16 @@ class NonFinite:
         return text if self.step is None else f"{text}, at step {self.step}, row {self.row}"
 
 
-def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None):
+def find_nonfinite(net, x=None, targets=None, state=None, *, lengths=None, resets=None, trace=None,
+                   dy=None):  # fmt: skip
     """Find the first number that is not finite: in the weights, the input, a state, or on the way back.
 
     Parameters
     ----------
     net : recurrent layer, Sequential or LanguageModel
-    x, targets, state : optional
+    x, targets, state, lengths, resets : optional
         As for ``gradient_flow``.
-    trace, dy : instead of x, targets and state
+    trace, dy : instead of these
         From the network's forward; without `dy` only the way forward is searched.
 
     Returns
@@ -71,13 +72,13 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, trace=None, dy=None
     if trace is None and x is None:
         raise ValueError("x must be given, or the trace of a forward call")
     if trace is not None:
-        check_trace(net, trace, x, targets, state)
+        check_trace(net, trace, x, targets, state, lengths, resets)
     for name in net.parameters():
         if not np.isfinite(net[name]).all():
             return NonFinite("a weight", name)
     if trace is None:
         with np.errstate(all="ignore"):
-            y, _, trace = run(net, x, state)
+            y, _, trace = run(net, x, state, lengths=lengths, resets=resets)
             place = _in_states(net, trace)
             if place:
                 return place
@@ -233,15 +234,13 @@ class Watch:
 
     def _look(self, dy, trace):
         total, layers = run_back(self.net, dy, trace), list(recurrent_layers(self.net, trace))
-        last_dy, steps = np.zeros_like(dy), len(layers[0][2].x)
-        where = at_step(layers[-1], steps - 1)
-        last_dy[where] = dy[where]
-        last = run_back(self.net, last_dy, trace)
+        ends = ends_of(-1, len(layers[0][2].x), getattr(trace, "lengths", None))
+        last = run_back(self.net, only_at(self.net, layers[-1][2].unbatched, dy, ends), trace)
         seen = {}
         with np.errstate(all="ignore"):  # what overflows is recorded as None
             for i, (name, layer, layer_trace) in enumerate(layers):
                 for number, one in enumerate(layer_trace.layers):
-                    reach = reach_of([(steps - 1, last[i], number)])
+                    reach = reach_of([(ends, last[i], number)])
                     norms = norms_over_time(total[i].stack[number].dh)
                     seen[f"{name}l{number}"] = {
                         "gradient": plain(norms_of_rows(norms[None])[0]),

@@ -11,52 +11,8 @@ import numpy as np
 
 from .._kernels import cpu
 from .._kernels.calls import Rows
-from .._kernels.messages import kind_of, shape_text
 
-__all__ = ["Sequences", "check_lengths", "check_resets"]
-
-
-def check_lengths(lengths, steps, batch):
-    """Return lengths (B,) of rows as integers in [0, T], or None; a plain integer is one row's.
-
-    Raises
-    ------
-    TypeError, ValueError
-        They are not integers, not as many as there are rows, or out of range.
-    """
-    if lengths is None:
-        return None
-    array = np.asarray(lengths)
-    if array.dtype.kind not in "iu":
-        got = array.dtype.name if isinstance(lengths, np.ndarray) else kind_of(lengths)
-        raise TypeError(f"lengths must be integers, got {got}")
-    expected = () if batch is None else (batch,)
-    if array.shape != expected:
-        shape = "an integer" if batch is None else shape_text(expected)
-        raise ValueError(f"lengths must be {shape}, got {shape_text(array.shape)}")
-    wrong = np.flatnonzero((array < 0) | (array > steps))
-    if len(wrong):
-        at = "" if batch is None else f" at row {wrong[0]}"
-        raise ValueError(f"lengths must be in [0, {steps}], got {array.flat[wrong[0]]}{at}")
-    return array.reshape(-1).astype(np.intp)
-
-
-def check_resets(resets, shape):
-    """Return resets as booleans of the shape of x's steps and rows, or None.
-
-    Raises
-    ------
-    TypeError, ValueError
-        They are not booleans, or of another shape.
-    """
-    if resets is None:
-        return None
-    if not isinstance(resets, np.ndarray) or resets.dtype != bool:
-        got = resets.dtype.name if isinstance(resets, np.ndarray) else kind_of(resets)
-        raise TypeError(f"resets must be a bool array {shape_text(shape)}, got {got}")
-    if resets.shape != shape:
-        raise ValueError(f"resets must be {shape_text(shape)}, got {shape_text(resets.shape)}")
-    return resets
+__all__ = ["Sequences"]
 
 
 class Sequences:

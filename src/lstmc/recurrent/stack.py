@@ -8,16 +8,18 @@ import math
 
 import numpy as np
 
+from .._kernels import cpu
 from .._kernels.calls import Weights
 from .._kernels.messages import shape_text
 from .._kernels.turns import in_turn
 from ..cells import Cell
 from ..files import generator
 from ..layer import Layer, check_size, fixed
+from ..lengths import check_lengths, check_on_cpu, check_resets
 from ..steppers import stepper_of
 from ..traces import LayerTrace, RecurrentTrace, StateGradients
 from .run import Run
-from .sequences import Sequences, check_lengths, check_resets
+from .sequences import Sequences
 
 __all__ = ["Recurrent"]
 
@@ -68,8 +70,8 @@ class Recurrent(Layer):
     def check_movable(self, kernels):
         """Refuse to move to a device that does not have the cell, or both directions."""
         kernels.cell(self._cell.name)
-        if self._bidirectional:
-            kernels.check_time("bidirectional layers")
+        if self._bidirectional and kernels is not cpu:
+            raise ValueError("bidirectional must be False on a GPU, which has one direction as yet")
 
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
@@ -177,19 +179,17 @@ class Recurrent(Layer):
         parts = [part[:, 0] if unbatched else part for part in parts]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    def _sequences(self, shape, unbatched, lengths, resets):
+    def _sequences(self, x, unbatched, lengths, resets):
         """Return the Sequences of a call whose x is (T, B, .)."""
-        steps, batch = shape[:2]
+        (steps, batch), first = x.shape[:2], self._batch_first and not unbatched
+        check_on_cpu(x, lengths=lengths, resets=resets)
         if lengths is not None:
-            self.kernels.check_time("lengths")
-            lengths = check_lengths(lengths, steps, None if unbatched else batch)
+            lengths = check_lengths(lengths, (steps,) if unbatched else (steps, batch))
+            lengths = np.atleast_1d(lengths)
         if resets is not None:
-            self.kernels.check_time("resets")
-            order = (
-                (steps,) if unbatched else (batch, steps) if self._batch_first else (steps, batch)
-            )
+            order = (batch, steps) if first else (steps,) if unbatched else (steps, batch)
             resets = check_resets(resets, order)
-            resets = resets[:, None] if unbatched else resets.T if self._batch_first else resets
+            resets = resets.T if first else resets.reshape(steps, batch)
         return Sequences(steps, batch, lengths, resets, self.num_directions)
 
     # -- calls -----------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class Recurrent(Layer):
             A shape does not fit, or a length is out of range.
         """
         x_in, unbatched = self._enter("x", x, self._input_size)
-        of = self._sequences(x_in.shape, unbatched, lengths, resets)
+        of = self._sequences(x_in, unbatched, lengths, resets)
         directions, hidden = self.num_directions, self._hidden_size
         if state is None:
             shape = (self._num_layers * directions, of.batch, hidden)

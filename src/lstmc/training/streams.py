@@ -7,7 +7,6 @@ import numpy as np
 from .._kernels import kernels_of
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
-from ..passes import recurrent_layers
 
 __all__ = [
     "check_time_major",
@@ -22,11 +21,11 @@ __all__ = [
 
 
 def check_time_major(net):
-    """Refuse a network with a layer that is batch_first: windows are (T, B)."""
-    for name, layer, _ in recurrent_layers(net):
-        if layer.batch_first:
-            place = f"its layer {name}{type(layer).__name__}" if name else type(layer).__name__
-            raise ValueError(f"net must take windows (T, B), but {place} is batch_first")
+    """Refuse a network that is batch_first, or whose output has no time: windows are (T, B)."""
+    if getattr(net, "batch_first", False):
+        raise ValueError(f"net must take windows (T, B), but {type(net).__name__} is batch_first")
+    if not getattr(net, "keeps_time", True):
+        raise ValueError("net must predict at every step, but its output has no axis of time")
 
 
 def check_tokens(name, tokens):

@@ -101,8 +101,8 @@ class Trainer:
     Raises
     ------
     TypeError, ValueError
-        The optimiser, the schedule or the watch is of another network, a layer is ``batch_first``, or a
-        number does not fit.
+        The optimiser, the schedule or the watch is of another network, this one is ``batch_first`` or has a
+        Last, or a number does not fit.
     """
 
     def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None,

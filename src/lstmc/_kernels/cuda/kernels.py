@@ -74,11 +74,6 @@ def _rows(array):
     return array.reshape(-1, array.shape[-1])
 
 
-def check_time(what):
-    """Refuse what no kernel here does yet: `what` is "lengths", "resets" or "bidirectional layers"."""
-    raise ValueError(f"a GPU has no {what} yet")
-
-
 def recurrent_forward(cell, stacks, of, num_threads=None):
     """Run a calls.ForwardStack over the steps of a calls.Rows: lstmc_forward of kernels.h."""
     check_num_threads(num_threads)

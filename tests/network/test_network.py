@@ -423,15 +423,6 @@ def test_names_that_are_not_there():
         make_network()["1.weight"]
 
 
-def test_layers_that_disagree_about_time():
-    """One would read the other's rows as steps; inside a network too."""
-    first = lstmc.LSTM(3, 3, batch_first=True)
-    inner = lstmc.Sequential(lstmc.Linear(3, 3), lstmc.RNN(3, 3))
-    with pytest.raises(ValueError, match="layers must share one batch_first, got True and False"):
-        lstmc.Sequential(first, inner)
-    lstmc.Sequential(first, lstmc.LSTM(3, 3, batch_first=True), lstmc.Linear(3, 2))
-
-
 def test_a_backward_that_is_refused_changes_no_gradient():
     net = lstmc.Sequential(lstmc.LSTM(5, 5, rng=1), Scale(5))
     x = np.ones((4, 3, 5), np.float32)

@@ -1,70 +1,25 @@
 """Sequential: layers one after another over one flat array of parameters and one of gradients."""
 
-import inspect
 import textwrap
 
 import numpy as np
 
-from ._kernels import on_device
-from ._kernels.environment import check_threads
-from ._kernels.messages import located
-from ._kernels.turns import in_turn
-from .files import built_in, describe
-from .layer import Layer, Views, check_size, fixed, spanned
-from .steppers import NetworkStepper
-from .traces import Trace
+from .._kernels import on_device
+from .._kernels.environment import check_threads
+from .._kernels.messages import located
+from .._kernels.turns import in_turn
+from ..files import built_in, describe
+from ..layer import Layer, Views, check_size, fixed, spanned
+from ..steppers import NetworkStepper
+from ..traces import Trace
+from .layout import layout_of
+from .order import check_layers, check_time, directions_of
+from .place import Place
 
-__all__ = ["Place", "Sequential"]
-
-
-class Place:
-    """A layer in its network, and the options that its calls take.
-
-    Attributes
-    ----------
-    layer : object
-    index : int
-        The place of the layer in its network, from 0.
-    """
-
-    def __init__(self, layer, index=0):
-        self.layer, self.index = layer, index
-        self._forward_takes, self._backward_takes = (
-            frozenset(inspect.signature(method).parameters)
-            for method in (layer.forward, layer.backward)
-        )
-
-    def forward(self, x, state, training=True, num_threads=None, drop=True):
-        """Call the layer's forward with those of the options that it takes."""
-        takes, options = self._forward_takes, {}
-        if "num_threads" in takes:
-            options["num_threads"] = num_threads
-        if not drop and "drop" in takes:
-            options["drop"] = False
-        return self.layer.forward(x, state, training=training, **options)
-
-    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
-                 need_grads=True, record=None):  # fmt: skip
-        """Call the layer's backward with those of the options that it takes."""
-        takes, options = self._backward_takes, {}
-        if "num_threads" in takes:
-            options["num_threads"] = num_threads
-        if "need_dx" in takes:
-            options["need_dx"] = need_dx
-        if consume and "consume" in takes:
-            options["consume"] = True
-        if not need_grads and "need_grads" in takes:
-            options["need_grads"] = False
-        if record is not None:
-            options["record"] = record
-        return self.layer.backward(dy, trace, dstate, **options)
-
-    def backward_takes(self, option):
-        """Return whether the layer's backward has a parameter of this name."""
-        return option in self._backward_takes
+__all__ = ["Sequential"]
 
 
-@built_in("layers")
+@built_in("layers", batch_first=False)
 class Sequential(Layer):
     """Layers in a row, each fed by the one before.
 
@@ -73,11 +28,15 @@ class Sequential(Layer):
     *layers
         Objects with forward and backward as ``lstmc.Layer`` describes them. The parameters of those that have
         any move into the network's flat buffers. A layer belongs to one network at most.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...): integers of two or more axes, and floats of
+        three or more. The layers see (T, B, ...), states are not affected, nor are unbatched sequences.
 
     Raises
     ------
     ValueError
-        A layer is part of a network already, or the layers differ in type, device or ``batch_first``.
+        A layer is part of a network already or ``batch_first`` itself, the layers differ in type or device, a
+        Last does not follow a recurrent layer, or a layer that needs time follows a Last.
     TypeError
         An object is not a layer.
 
@@ -89,10 +48,11 @@ class Sequential(Layer):
 
     _not_pickled = (*Layer._not_pickled, "_places", "_shapes")
     _layers: tuple = ()  # until they are checked
-    layers = fixed("layers")
+    layers, batch_first = map(fixed, ("layers", "batch_first"))
 
-    def __init__(self, *layers):
-        _check_layers(layers)
+    def __init__(self, *layers, batch_first=False):
+        check_layers(layers)
+        followed = check_time(_leaves(layers))
         shapes = [layer.parameters() if hasattr(layer, "parameters") else {} for layer in layers]
         with_parameters = [layer for layer, own in zip(layers, shapes) if own]
         types = {layer.dtype for layer in with_parameters if hasattr(layer, "dtype")}
@@ -104,12 +64,18 @@ class Sequential(Layer):
         if len(devices) > 1:
             raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
-        self._layers = layers
+        for last, directions in followed.items():
+            last.check_movable(self.kernels)
+            last.follow(directions)
+        self._layers, self._batch_first = layers, bool(batch_first)
         self._join(shapes)
 
     def _join(self, shapes):
         """Move the parameters of the layers, by their shapes, into buffers of the network."""
-        self._places = [Place(layer, i) for i, layer in enumerate(self._layers)]
+        self._places = [
+            Place(layer, i, any(directions_of(leaf) for _, leaf in _leaves((layer,))))
+            for i, layer in enumerate(self._layers)
+        ]
         self._shapes = {
             f"{i}.{name}": tuple(shape)
             for i, own in enumerate(shapes)
@@ -122,13 +88,20 @@ class Sequential(Layer):
         self.use_kernels(self.kernels)
 
     def options(self):
-        """Return the descriptions of the layers, as plain data."""
-        return {"layers": [describe(layer) for layer in self._layers]}
+        """Return the descriptions of the layers, as plain data, and ``batch_first``."""
+        layers = [describe(layer) for layer in self._layers]
+        return {"layers": layers, "batch_first": self._batch_first}
 
     @classmethod
     def from_options(cls, options):
         """Return a network of what ``options()`` returned."""
-        return cls(*(cls.from_description(one) for one in options["layers"]))
+        layers = [cls.from_description(one) for one in options["layers"]]
+        return cls(*layers, batch_first=options["batch_first"])
+
+    @property
+    def keeps_time(self):
+        """Whether y has an axis of time: not after a Last."""
+        return all(getattr(layer, "keeps_time", True) for layer in self._layers)
 
     def _view(self, views, name):
         if isinstance(name, (int, np.integer)):
@@ -150,8 +123,9 @@ class Sequential(Layer):
         self._join([x.parameters() if hasattr(x, "parameters") else {} for x in self._layers])
 
     def __repr__(self):
-        layers = textwrap.indent("".join(f"{one!r},\n" for one in self._layers), "  ")
-        return f"{type(self).__name__}(\n{layers})"
+        parts = [repr(one) for one in self._layers] + ["batch_first=True"] * self._batch_first
+        inside = textwrap.indent("".join(f"{part},\n" for part in parts), "  ")
+        return f"{type(self).__name__}(\n{inside})"
 
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
@@ -213,7 +187,7 @@ class Sequential(Layer):
 
     # -- the walk ----------------------------------------------------------------------------------
 
-    def walk(self, x, state, call):
+    def walk(self, x, state, call, lengths=None, resets=None):
         """Run the layers in order, each by a function.
 
         Everything that runs a network is this walk with a function of its own, which decides what a layer
@@ -221,31 +195,43 @@ class Sequential(Layer):
 
         Parameters
         ----------
-        x : ndarray
-        state : tuple with one entry per layer, or None
-        call : function of (place, x, state)
-            Returns what ``place.layer.forward`` does: y, the state and a trace.
+        x, state, lengths, resets
+            As for ``forward``.
+        call : function of (place, x, state, lengths, resets)
+            Returns what ``place.layer.forward`` does: y, the state and a trace. x is (T, B, ...), and zero
+            beyond an end; after a layer without time, lengths and resets are None.
 
         Returns
         -------
         y : ndarray
-        state, traces : tuple
-            One entry per layer.
+        state : tuple
+        trace : Trace
 
         Raises
         ------
-        ValueError
-            `state` does not fit.
+        TypeError, ValueError
+            An argument does not fit.
         """
+        parts = self._parts("state", state)
+        layout = layout_of(x, self._batch_first, lengths, resets)
+        lengths = resets = None
+        if layout is not None:
+            x, lengths, resets = layout.enter(x), layout.lengths, layout.resets
         after, traces = [], []
-        for place, before in zip(self._places, self._parts("state", state)):
+        for place, before in zip(self._places, parts):
             try:
-                x, out, trace = call(place, x, before)
+                x, out, trace = call(place, x, before, lengths, resets)
             except (TypeError, ValueError) as error:
                 raise located(error, place.index, place.layer) from error
             after.append(out)
             traces.append(trace)
-        return x, tuple(after), tuple(traces)
+            if not place.keeps_time:
+                lengths = resets = None
+        trace = Trace(self, None, layers=tuple(traces), layout=layout)
+        if layout is not None:
+            x = layout.leave("y", x) if self.keeps_time else x
+            trace.lengths, trace.shape, trace.dtype = layout.lengths, x.shape, x.dtype
+        return x, tuple(after), trace
 
     def walk_back(self, dy, trace, dstate, call):
         """Differentiate the layers, the last one first, each by a function.
@@ -266,10 +252,13 @@ class Sequential(Layer):
 
         Raises
         ------
-        ValueError
-            `dstate` does not fit.
+        TypeError, ValueError
+            `dy` or `dstate` does not fit.
         """
-        arriving, departing = self._parts("dstate", dstate), []
+        arriving, departing, layout = self._parts("dstate", dstate), [], trace.layout
+        if layout is not None and dy is not None:
+            dy = layout.kernels.checked("dy", dy, trace.dtype, trace.shape)
+            dy = layout.enter(dy) if self.keeps_time else dy
         for place in reversed(self._places):
             i = place.index
             try:
@@ -277,23 +266,36 @@ class Sequential(Layer):
             except (TypeError, ValueError) as error:
                 raise located(error, place.index, place.layer) from error
             departing.append(out)
+        if layout is not None and dy is not None:
+            dy = layout.leave("dx", dy)
         return dy, tuple(reversed(departing))
 
-    def forward(self, x, state=None, training=True, num_threads=None):
+    def __call__(self, x, state=None, lengths=None, resets=None):
+        """Run without a trace for backward, and without dropout: return y and the state."""
+        y, state, _ = self.forward(x, state, False, None, lengths, resets)
+        return y, state
+
+    def forward(self, x, state=None, training=True, num_threads=None, lengths=None, resets=None):
         """Run all layers.
 
         Parameters
         ----------
         x : ndarray
-            What the first layer takes.
+            What the first layer takes, (B, T, ...) with ``batch_first``.
         state : tuple with one entry per layer, or None for zeros
         training : bool
             Return a trace, and drop where there is dropout.
         num_threads : int, optional
+        lengths : array_like (B,) of integers, or an integer for an unbatched sequence, optional
+            The real steps of each row, 0 to T. What x holds beyond them is not looked at, y is zero there and
+            the final states are those of the last real steps.
+        resets : ndarray of bool, in the shape of x's axes of time and rows, optional
+            Where a row's state is, before that step, what state=None means.
 
         Returns
         -------
         y : ndarray
+            Without an axis of time after a Last.
         state : tuple
         trace : Trace or None
             Its ``layers`` holds the layers' own traces.
@@ -304,11 +306,11 @@ class Sequential(Layer):
             An argument does not fit, as the layer that it reaches says.
         """
 
-        def call(place, x, before):
-            return place.forward(x, before, training, num_threads)
+        def call(place, x, before, lengths, resets):
+            return place.forward(x, before, training, num_threads, True, lengths, resets)
 
-        y, state, traces = self.walk(x, state, call)
-        return y, state, Trace(self, None, layers=traces) if training else None
+        y, state, trace = self.walk(x, state, call, lengths, resets)
+        return y, state, trace if training else None
 
     @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False):
@@ -317,6 +319,7 @@ class Sequential(Layer):
         Parameters
         ----------
         dy : ndarray, in the shape of y
+            What it holds beyond an end is not looked at.
         trace : Trace
             From this network's forward.
         dstate : tuple with one entry per layer, or None
@@ -418,30 +421,13 @@ class Sequential(Layer):
         return NetworkStepper(self, check_size("batch", batch), num_threads)
 
 
-def _check_layers(layers):
-    """Refuse what is not a row of layers, each of them free to join a network."""
-    if not layers:
-        raise ValueError("layers must hold at least one layer, got none")
-    seen = set()
+def _leaves(layers, name="layers"):
+    """Yield all layers in order with names for messages, those of networks in the place of these.
+
+    A network of a class that says its own num_directions is one layer.
+    """
     for i, layer in enumerate(layers):
-        if isinstance(layer, type):
-            raise TypeError(f"layers[{i}] must be a layer, got the class {layer.__name__}: call it")
-        for method in ("forward", "backward"):
-            if not callable(getattr(layer, method, None)):
-                raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
-        if getattr(layer, "in_network", False) or id(layer) in seen:
-            raise ValueError(f"layers[{i}] ({type(layer).__name__}) is part of a network already")
-        seen.add(id(layer))
-    if len(_orders(layers)) > 1:
-        raise ValueError("layers must share one batch_first, got True and False")
-
-
-def _orders(layers):
-    """Return the values of batch_first of the layers that have it, inside networks too."""
-    orders = set()
-    for layer in layers:
-        if isinstance(layer, Sequential):
-            orders |= _orders(layer.layers)
-        elif hasattr(layer, "batch_first"):
-            orders.add(bool(layer.batch_first))
-    return orders
+        if isinstance(layer, Sequential) and not hasattr(layer, "num_directions"):
+            yield from _leaves(layer.layers, f"{name}[{i}].layers")
+        else:
+            yield f"{name}[{i}] ({type(layer).__name__})", layer

@@ -1,0 +1,79 @@
+"""A layer in its network: which of the options of a call it takes."""
+
+import inspect
+
+__all__ = ["Place"]
+
+
+class Place:
+    """A layer in its network, and the options that its calls take.
+
+    Parameters
+    ----------
+    layer : object
+    index : int
+        The place of the layer in its network, from 0.
+    reads_time : bool
+        Whether the layer is recurrent, or has a recurrent layer in it.
+
+    Attributes
+    ----------
+    layer, index
+    keeps_time : bool
+        Whether the layer's output has an axis of time.
+    """
+
+    def __init__(self, layer, index=0, reads_time=False):
+        self.layer, self.index, self._reads_time = layer, index, reads_time
+        self.keeps_time = getattr(layer, "keeps_time", True)
+        self._forward_takes, self._backward_takes = (
+            frozenset(inspect.signature(method).parameters)
+            for method in (layer.forward, layer.backward)
+        )
+
+    def forward(
+        self, x, state, training=True, num_threads=None, drop=True, lengths=None, resets=None
+    ):
+        """Call the layer's forward with those of the options that it takes.
+
+        Raises
+        ------
+        ValueError
+            There are lengths or resets, which the layer does not take, and it is recurrent.
+        """
+        takes, options = self._forward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if not drop and "drop" in takes:
+            options["drop"] = False
+        if lengths is not None or resets is not None:
+            options |= self._times(lengths=lengths, resets=resets)
+        return self.layer.forward(x, state, training=training, **options)
+
+    def _times(self, **times):
+        """Return those of lengths and resets that there are and that the layer takes."""
+        times = {name: value for name, value in times.items() if value is not None}
+        for name in times if self._reads_time else ():
+            if name not in self._forward_takes:
+                raise ValueError(f"{name} must be None: this recurrent layer does not take them")
+        return {name: value for name, value in times.items() if name in self._forward_takes}
+
+    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
+                 need_grads=True, record=None):  # fmt: skip
+        """Call the layer's backward with those of the options that it takes."""
+        takes, options = self._backward_takes, {}
+        if "num_threads" in takes:
+            options["num_threads"] = num_threads
+        if "need_dx" in takes:
+            options["need_dx"] = need_dx
+        if consume and "consume" in takes:
+            options["consume"] = True
+        if not need_grads and "need_grads" in takes:
+            options["need_grads"] = False
+        if record is not None:
+            options["record"] = record
+        return self.layer.backward(dy, trace, dstate, **options)
+
+    def backward_takes(self, option):
+        """Return whether the layer's backward has a parameter of this name."""
+        return option in self._backward_takes
