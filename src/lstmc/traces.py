@@ -162,8 +162,7 @@ class LayerTrace:
 
     def states(self, array):
         """Return the states after each step of ``all_h`` or ``all_c``, as kernels saw them."""
-        rows = array.reshape(-1, array.shape[-1])[self.sequences.count :]
-        return rows if array.ndim == 2 else rows.reshape(-1, *array.shape[1:])
+        return array[self.sequences.count :] if array.ndim == 2 else array[1:]
 
     def rows_before(self, array):
         """Return the states that each step began from, likewise."""

@@ -1,14 +1,17 @@
 """Stacks of recurrent layers as problems: made at random, solved by the reference and by lstmc.
 
 A problem is a dictionary with the keys of a golden recurrent file (golden/make_golden.py lists
-them): what goes in and the gradients that arrive. A solution has the keys of what comes out. No
-test is here, and no tolerance.
+them): what goes in and the gradients that arrive. It may have "lengths", "resets", and 2
+"directions": then its states are (L*D, B, H), and dy is (T, B, D*H). A solution has the keys of
+what comes out. No test is here, and no tolerance.
 """
 
 import zlib
 
 import numpy as np
 from cases import CELLS, cell_of
+
+from lstmc import reference
 
 
 def states_of(cell):
@@ -31,13 +34,23 @@ def seed_of(*case):
     return seed
 
 
-def random_problem(cell, steps, batch, inputs, hidden, layers=1):
+def suffixes(layers, directions=1):
+    """Return what the names of weights end in, in the order of states: "l0", "l0_reverse", "l1"."""
+    return [f"l{k}{end}" for k in range(layers) for end in ("", "_reverse")[:directions]]
+
+
+def suffixes_of(problem):
+    return suffixes(problem["num_layers"], problem.get("directions", 1))
+
+
+def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
     """Draw a problem, in float64, of numbers that float32 holds exactly too.
 
     All states and all arriving gradients differ and none is zero. The recurrent weights are just
     short of making a linear state grow.
     """
-    generator = np.random.default_rng(seed_of(cell, steps, batch, inputs, hidden, layers))
+    case = cell, steps, batch, inputs, hidden, layers
+    generator = np.random.default_rng(seed_of(*case, *[2] * (directions - 1)))
     rows = hidden * len(CELLS[cell].gates)
     biases = hidden * CELLS[cell].biases
 
@@ -45,15 +58,17 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1):
         return np.round(1024 * scale * generator.standard_normal(shape)) / 1024
 
     problem = {"cell": cell, "num_layers": layers, "x": draw(steps, batch, inputs)}
-    for k in range(layers):
-        features = hidden if k else inputs
-        problem[f"weight_ih_l{k}"] = draw(rows, features, scale=1 / np.sqrt(features))
-        problem[f"weight_hh_l{k}"] = draw(rows, hidden, scale=0.9 / np.sqrt(hidden))
-        problem[f"bias_l{k}"] = draw(biases)
-    problem["dy"] = draw(steps, batch, hidden)
+    if directions == 2:
+        problem["directions"] = 2
+    for number, end in enumerate(suffixes(layers, directions)):
+        features = inputs if number < directions else directions * hidden
+        problem[f"weight_ih_{end}"] = draw(rows, features, scale=1 / np.sqrt(features))
+        problem[f"weight_hh_{end}"] = draw(rows, hidden, scale=0.9 / np.sqrt(hidden))
+        problem[f"bias_{end}"] = draw(biases)
+    problem["dy"] = draw(steps, batch, directions * hidden)
     for state in states_of(cell):
-        problem[f"{state}0"] = draw(layers, batch, hidden)
-        problem[f"d{state}_n"] = draw(layers, batch, hidden)
+        problem[f"{state}0"] = draw(layers * directions, batch, hidden)
+        problem[f"d{state}_n"] = draw(layers * directions, batch, hidden)
     return problem
 
 
@@ -62,40 +77,46 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1):
 # --------------------------------------------------------------------------------------------------
 
 
-def layer_weights(problem, layer):
-    return [problem[f"{kind}_l{layer}"] for kind in ("weight_ih", "weight_hh", "bias")]
+def layer_weights(problem, end):
+    """Return the weights whose names end in `end`, such as "l0_reverse"; a number is a layer's."""
+    end = f"l{end}" if isinstance(end, int) else end
+    return [problem[f"{kind}_{end}"] for kind in ("weight_ih", "weight_hh", "bias")]
+
+
+def time_of(problem):
+    """Return what a layer's call takes beside x and the state."""
+    return {key: problem[key] for key in ("lengths", "resets") if key in problem}
+
+
+def reference_forward(problem):
+    """Return y, the parts of the final state and what is saved, as the reference has them."""
+    cell = CELLS[problem["cell"]]
+    first = [problem[f"{state}0"] for state in cell.states]
+    weights = [layer_weights(problem, end) for end in suffixes_of(problem)]
+    options = {"directions": problem.get("directions", 1), **time_of(problem)}
+    return reference.stack_forward(cell.forward, problem["x"], first, weights, **options)
 
 
 def reference_states(problem):
-    """Return, per layer, its input and what the reference's forward returns."""
-    cell, x, saved = CELLS[problem["cell"]], problem["x"], []
-    for k in range(problem["num_layers"]):
-        first = [problem[f"{state}0"][k] for state in cell.states]
-        saved.append((x, *cell.forward(x, *first, *layer_weights(problem, k))))
-        x = saved[k][1][1:]
-    return saved
+    """Return, per layer, its input and what the cell's reference returns: rows all of one length."""
+    return [arrays for _, ((_, arrays),) in reference_forward(problem)[2]]
 
 
 def reference_solution(problem):
     """Run the layers forward and backward; return what comes out by golden key."""
-    cell, layers = CELLS[problem["cell"]], range(problem["num_layers"])
-    states = cell.states
-    saved = reference_states(problem)
-    result = {"y": saved[-1][1][1:]}
-    for i, state in enumerate(states):
-        result[f"{state}_n"] = np.stack([arrays[1 + i][-1] for arrays in saved])
-
-    dy, dfirst = problem["dy"], {}
-    for k in reversed(layers):
-        weight_ih, weight_hh, _ = layer_weights(problem, k)
-        dlast = [problem[f"d{state}_n"][k] for state in states]
-        out = cell.backward(dy, *dlast, *saved[k], weight_ih, weight_hh)
-        dy, dfirst[k] = out[0], out[1 : 1 + len(states)]
-        for kind, gradient in zip(("weight_ih", "weight_hh", "bias"), out[-3:], strict=True):
-            result[f"d_{kind}_l{k}"] = gradient
-    result["dx"] = dy
-    for i, state in enumerate(states):
-        result[f"d{state}0"] = np.stack([dfirst[k][i] for k in layers])
+    cell, ends = CELLS[problem["cell"]], suffixes_of(problem)
+    y, last, saved = reference_forward(problem)
+    dlast = [problem[f"d{state}_n"] for state in cell.states]
+    weights = [layer_weights(problem, end) for end in ends]
+    dx, dfirst, dweights = reference.stack_backward(
+        cell.backward, problem["dy"], dlast, saved, weights, problem.get("directions", 1)
+    )
+    result = {"y": y, "dx": dx}
+    for state, final, initial in zip(cell.states, last, dfirst, strict=True):
+        result |= {f"{state}_n": final, f"d{state}0": initial}
+    for end, gradients in zip(ends, dweights, strict=True):
+        for kind, gradient in zip(("weight_ih", "weight_hh", "bias"), gradients, strict=True):
+            result[f"d_{kind}_{end}"] = gradient
     return result
 
 
@@ -116,7 +137,7 @@ def parts_of(state):
 
 def draw_state(layer, rows, rng):
     """Return a random state of a recurrent layer, in its own form; rows: (B,), () of one sequence."""
-    shape = (layer.num_layers, *rows, layer.hidden_size)
+    shape = (layer.num_layers * layer.num_directions, *rows, layer.hidden_size)
     parts = [rng.standard_normal(shape).astype(layer.dtype) for _ in cell_of(layer).states]
     return as_state(parts)
 
@@ -133,6 +154,8 @@ def make_layer(problem, **options):
     """Return a layer with the problem's sizes, type and weights."""
     x, (_, _, hidden) = problem["x"], problem["h0"].shape
     options = {"num_layers": problem["num_layers"], "dtype": x.dtype, **options}
+    if problem.get("directions", 1) == 2:
+        options["bidirectional"] = True
     layer = CELLS[problem["cell"]].make(x.shape[-1], hidden, **options)
     for name in layer.parameters():
         layer[name][...] = problem[name]
@@ -160,7 +183,9 @@ def solution(problem, layer=None, num_threads=None, **backward_options):
     """Run a layer forward and backward from zero gradients; return what comes out by golden key."""
     layer = layer or make_layer(problem)
     layer.zero_grad()
-    y, state, trace = layer.forward(problem["x"], first_state(problem), num_threads=num_threads)
+    y, state, trace = layer.forward(
+        problem["x"], first_state(problem), num_threads=num_threads, **time_of(problem)
+    )
     dx, dstate = layer.backward(
         problem["dy"], trace, arriving_state(problem), num_threads=num_threads, **backward_options
     )

@@ -110,7 +110,8 @@ class Run:
                     dx = thawed(source) if ours else layer.empty((*x.shape[:-1], x.shape[-1]))
                 arrives = self._arriving_at(d, dy)
                 if recorded:
-                    recorded[numbers[-1]].dh_above[...] = 0 if arrives is None else arrives
+                    above = recorded[numbers[-1]].dh_above
+                    above[...] = 0 if arrives is None else arrives.reshape(above.shape)
                 stacks.append(BackwardStack(calls, dx, arrives, source))
             if self.of.count:
                 layer.kernels.recurrent_backward(

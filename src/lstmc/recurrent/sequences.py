@@ -67,8 +67,8 @@ class Sequences:
         self.rows, self.count = Rows(steps, batch), batch
         self.order = self.place = self.flip = None
         if self.directions == 2:
-            rows = np.arange(steps * batch, dtype=np.intp)
-            self.flip = rows.reshape(steps, batch)[::-1].reshape(-1)
+            rows = np.arange(steps * batch).reshape(steps, batch)
+            self.flip = _indices(rows[::-1].reshape(-1))  # of one row a view, and not contiguous
 
     def _make_unequal(self, lengths, resets):
         steps, batch = self.steps, self.batch

@@ -18,6 +18,7 @@ Tieleman & Hinton (2012), Lecture 6.5: RMSprop.
 Cho et al. (2014), Learning phrase representations using RNN encoder-decoder.
 Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks.
 Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum.
+Schuster & Paliwal (1997), Bidirectional recurrent neural networks.
 Kingma & Ba (2015), Adam: a method for stochastic optimization.
 Loshchilov & Hutter (2019), Decoupled weight decay regularization.
 """
@@ -28,6 +29,7 @@ from .losses import softmax_cross_entropy, squared_error
 from .lstm import lstm_backward, lstm_forward, lstm_step, sigmoid
 from .optim import adam, clip_grad_norm, rmsprop, sgd
 from .rnn import rnn_backward, rnn_forward, rnn_step
+from .sequences import layer_backward, layer_forward, stack_backward, stack_forward
 
 __all__ = [
     "adam",
@@ -37,6 +39,8 @@ __all__ = [
     "gru_backward",
     "gru_forward",
     "gru_step",
+    "layer_backward",
+    "layer_forward",
     "linear_backward",
     "linear_forward",
     "lstm_backward",
@@ -50,4 +54,6 @@ __all__ = [
     "sigmoid",
     "softmax_cross_entropy",
     "squared_error",
+    "stack_backward",
+    "stack_forward",
 ]
