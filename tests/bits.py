@@ -182,6 +182,13 @@ def dense(case, dtype, size, threads):
         show(f"{case} softmax_cross_entropy{name}", loss)
     target = draw(steps, batch, inputs)
     show(f"{case} squared_error", lstmc.squared_error(logits, target, num_threads=threads))
+    show(f"{case} huber", lstmc.huber(logits, target, num_threads=threads))
+    shares, mask = np.clip(target, 0, 1), ignored >= 0
+    binary = lstmc.binary_cross_entropy(logits, shares, num_threads=threads)
+    show(f"{case} binary_cross_entropy", binary)
+    for loss in (lstmc.squared_error, lstmc.huber, lstmc.binary_cross_entropy):
+        masked = loss(logits, shares, num_threads=threads, mask=mask)
+        show(f"{case} {loss.__name__} with a mask", masked)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Tests of the losses: value and gradient, judged by the reference, golden files, derivatives."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from stacks import seed_of
@@ -195,6 +198,143 @@ def test_threads_of_squared_error(isa, dtype):
     assert_same_bits(one[1], two[1])
 
 
+def drawn_pair(name, size, dtype):
+    generator = np.random.default_rng(seed_of(name, size))
+    y = (3 * generator.standard_normal(size)).astype(dtype)
+    target = generator.random(size) if name == "binary" else generator.standard_normal(size)
+    return y, target.astype(dtype)
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1, 2.5, 100.0, np.float32(0.3), np.int64(2)])
+@pytest.mark.parametrize("size", [*CLASSES, 4097])
+def test_huber(isa, dtype, size, delta):
+    """On both sides of delta, and with all errors on one."""
+    y, target = drawn_pair("huber", size, dtype)
+    loss, dy = lstmc.huber(y, target, delta)
+    wide = y.astype(np.float64), target.astype(np.float64)
+    expected, gradient = reference.huber(*wide, float(delta))
+    assert type(loss) is float
+    assert dy.dtype == dtype
+    assert_close(loss, expected, TOLERANCE[dtype])
+    assert_close(dy, gradient, TOLERANCE[dtype])
+
+
+def test_huber_at_its_edges(isa, dtype):
+    """The line meets the square; an infinite error pulls as hard as one of delta, NaN stays NaN."""
+    y = np.array([0.5, -0.5, 0.75, -0.75, 0, -0.0], dtype)
+    loss, dy = lstmc.huber(y, np.zeros(6, dtype), 0.5)
+    assert loss == (2 * 0.125 + 2 * 0.5 * (0.75 - 0.25)) / 6
+    assert_close(dy, np.array([0.5, -0.5, 0.5, -0.5, 0, 0]) / 6, TOLERANCE[dtype])
+    far = np.array([np.inf, -np.inf, np.nan, 1], dtype)
+    loss, dy = lstmc.huber(far, np.zeros(4, dtype), 0.5)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(dy, np.array([0.5, -0.5, np.nan, 0.5]) / 4)
+    assert lstmc.huber(far[:2], np.zeros(2, dtype))[0] == np.inf
+    # Squares and products that float32 does not hold are taken in double.
+    loss, dy = lstmc.huber(np.full(3, 1e30, dtype), np.zeros(3, dtype), 1e25)
+    assert_close(loss, 1e55, 1e-4)
+    assert_close(dy, np.full(3, 1e25 / 3), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("delta", "error"),
+    [
+        *((value, ValueError) for value in (0, -1.0, np.inf, np.nan, np.float32(-2))),
+        *((value, TypeError) for value in (None, True, "1", [1.0], 1j, np.ones(1))),
+    ],
+)
+def test_what_delta_may_not_be(delta, error):
+    with pytest.raises(error, match="delta must be a positive finite number, got"):
+        lstmc.huber(LOGITS, LOGITS, delta)
+
+
+@pytest.mark.parametrize("size", [*CLASSES, 4097])
+def test_binary_cross_entropy(isa, dtype, size):
+    logits, targets = drawn_pair("binary", size, dtype)
+    targets[::3], targets[1::4] = 0, 1
+    loss, dlogits = lstmc.binary_cross_entropy(logits, targets)
+    wide = logits.astype(np.float64), targets.astype(np.float64)
+    expected, gradient = reference.binary_cross_entropy(*wide)
+    assert type(loss) is float
+    assert dlogits.dtype == dtype
+    assert_close(loss, expected, TOLERANCE[dtype])
+    assert_close(dlogits, gradient, TOLERANCE[dtype])
+
+
+def test_binary_cross_entropy_of_each_logit(isa, dtype):
+    """Element by element, to a few units in the last place: a right answer costs what it costs, not 0."""
+    logits = np.concatenate([np.linspace(-87, 87, 175), [1e-3, -1e-3, 0, -0.0, 1e4, -1e4]])
+    near = 8 * np.finfo(dtype).eps
+    for logit, target in itertools.product(logits.astype(dtype), (0.0, 1.0, 0.25)):
+        loss, slope = lstmc.binary_cross_entropy(logit[None], np.array([target], dtype))
+        x = float(logit)
+        decay = math.exp(-abs(x))
+        zero, one = (max(0, side) + math.log1p(decay) for side in (x, -x))  # of a target of 0, of 1
+        assert_close(loss, target * one + (1 - target) * zero, near)
+        p, rest = (1 / (1 + decay), decay / (1 + decay))[:: 1 if x > 0 else -1]
+        right = {0: p, 1: -rest}.get(target, p - target)
+        # Below the smallest normal number results are flushed.
+        error = abs(float(slope[0]) - right)
+        assert error <= near * (abs(right) if target in (0, 1) else 1) + np.finfo(dtype).tiny
+
+
+def test_infinite_logits(isa, dtype):
+    """On the right side they cost nothing; elsewhere the loss is infinite, and the slope is not."""
+    for logit, target, loss, slope in (
+        (np.inf, 1, 0, 0), (-np.inf, 0, 0, 0), (np.inf, 0, np.inf, 1), (-np.inf, 1, np.inf, -1),
+        (np.inf, 0.75, np.inf, 0.25), (-np.inf, 0.75, np.inf, -0.75), (1e30, 0, 1e30, 1),
+    ):  # fmt: skip
+        value, dlogits = lstmc.binary_cross_entropy(*np.array([[logit], [target]], dtype))
+        assert value == dtype.type(loss)
+        assert dlogits == slope
+    logits, targets = drawn_pair("binary", 33, dtype)
+    _, expected = lstmc.binary_cross_entropy(logits, targets)
+    logits[20] = np.nan
+    loss, dlogits = lstmc.binary_cross_entropy(logits, targets)
+    assert np.isnan(loss)
+    assert np.flatnonzero(np.isnan(dlogits)).tolist() == [20]
+    assert_same_bits(np.delete(dlogits, 20), np.delete(expected, 20))
+
+
+@pytest.mark.parametrize("bad", [-1e-6, 1.000001, np.nan, np.inf, -np.inf, 2])
+def test_targets_that_are_no_probabilities(dtype, bad):
+    """The first that counts is named with its position."""
+    y = np.zeros((2, 3, 4), dtype)
+    targets = y.copy()
+    targets[1, 2, 1] = targets[1, 2, 3] = bad
+    with pytest.raises(ValueError, match=r"targets\[1, 2, 1\] must be in \[0, 1\], got "):
+        lstmc.binary_cross_entropy(y, targets)
+    mask = np.arange(24).reshape(y.shape) % 2 == 0
+    assert lstmc.binary_cross_entropy(y, targets, mask=mask)[0] > 0
+    mask[1, 2, 3] = True
+    with pytest.raises(ValueError, match=r"targets\[1, 2, 3\] must be in \[0, 1\], got "):
+        lstmc.binary_cross_entropy(y, targets, mask=mask)
+    with pytest.raises(ValueError, match=r"targets\[\(\)\] must be in"):
+        lstmc.binary_cross_entropy(np.zeros((), dtype), np.array(bad, dtype))
+
+
+@pytest.mark.parametrize("loss", [lstmc.huber, lstmc.binary_cross_entropy])
+def test_threads_of_huber_and_binary_cross_entropy(isa, dtype, loss):
+    y, target = drawn_pair("binary", 200_003, dtype)
+    one, two = (loss(y, target, num_threads=n) for n in (1, 2))
+    assert one[0] == two[0]
+    assert_same_bits(one[1], two[1])
+
+
+@pytest.mark.parametrize("loss", [lstmc.huber, lstmc.binary_cross_entropy])
+def test_gradients_are_derivatives(isa, loss):
+    y, target = drawn_pair("binary", 33, np.float64)
+    expected = numerical_gradient(lambda a: loss(a, target)[0], y)
+    assert_close(loss(y, target)[1], expected, 1e-7)  # as good as central differences are
+
+
+@pytest.mark.parametrize("loss", [lstmc.huber, lstmc.binary_cross_entropy])
+def test_nothing_is_no_loss(dtype, loss):
+    value, dy = loss(np.empty((0, 3), dtype), np.empty((0, 3), dtype))
+    assert value == 0.0
+    assert dy.shape == (0, 3)
+
+
 LOGITS = np.zeros((2, 3, 4), np.float32)
 TARGETS = np.zeros((2, 3), np.int64)
 
@@ -229,14 +369,15 @@ def test_what_softmax_cross_entropy_refuses(logits, targets, error, message):
 @pytest.mark.parametrize(
     ("y", "target", "error", "message"),
     [
-        (LOGITS, LOGITS[0], ValueError, r"target must be \(2, 3, 4\), got \(3, 4\)"),
-        (LOGITS, LOGITS.astype(float), TypeError, "target must be float32, got float64"),
-        (TARGETS, TARGETS, TypeError, "y must be a float32 or float64 array, got int64"),
+        (LOGITS, LOGITS[0], ValueError, r"targets? must be \(2, 3, 4\), got \(3, 4\)"),
+        (LOGITS, LOGITS.astype(float), TypeError, "targets? must be float32, got float64"),
+        (TARGETS, TARGETS, TypeError, "(y|logits) must be a float32 or float64 array, got int64"),
     ],
 )
-def test_what_squared_error_refuses(y, target, error, message):
+@pytest.mark.parametrize("loss", [lstmc.squared_error, lstmc.huber, lstmc.binary_cross_entropy])
+def test_what_is_refused(loss, y, target, error, message):
     with pytest.raises(error, match=message):
-        lstmc.squared_error(y, target)
+        loss(y, target)
 
 
 @pytest.mark.parametrize("value", [1.5, "1", None, True, np.float32(1), [1]])

@@ -127,6 +127,68 @@ def test_squared_error(isa, dtype):
     assert_close(dy, theirs.grad.numpy(), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("delta", [0.3, 1.0, 4.0])
+def test_huber(isa, dtype, delta, masked):
+    generator = np.random.default_rng(seed_of("huber", delta))
+    y, target = (2 * generator.standard_normal((2, 7, 5, 9))).astype(dtype)
+    judge(lstmc.huber, torch.nn.functional.huber_loss, y, target, masked, delta=delta)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_binary_cross_entropy(isa, dtype, masked):
+    generator = np.random.default_rng(seed_of("binary cross entropy"))
+    logits = (10 * generator.standard_normal((7, 5, 9))).astype(dtype)
+    targets = generator.choice([0, 1, 0.25], (7, 5, 9)).astype(dtype)
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits
+    judge(lstmc.binary_cross_entropy, theirs, logits, targets, masked)
+
+
+def test_masked_squared_error(isa, dtype):
+    generator = np.random.default_rng(seed_of("masked squared error"))
+    y, target = generator.standard_normal((2, 7, 5, 9)).astype(dtype)
+    judge(lstmc.squared_error, torch.nn.functional.mse_loss, y, target, True)
+
+
+def judge(ours, theirs, y, target, masked, **options):
+    """Compare a loss of (T, B, K) with PyTorch's of the elements that count, which are picked there."""
+    counts, more = torch.ones(y.shape, dtype=torch.bool), {}
+    if masked:
+        lengths = np.array([3, 7, 0, 1, 6])
+        mask = np.random.default_rng(1).random(y.shape) < 0.7
+        counts = torch.from_numpy(mask & (np.arange(7)[:, None] < lengths)[..., None])
+        more = {"lengths": lengths, "mask": mask}
+    tensor_of_y = tensor(y)
+    loss = theirs(tensor_of_y[counts], torch.from_numpy(target)[counts], **options)
+    loss.backward()
+    actual, dy = ours(y, target, **options, **more)
+    assert_close(actual, loss.item(), TOLERANCE[y.dtype])
+    assert_close(dy, tensor_of_y.grad.numpy(), TOLERANCE[y.dtype])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_cross_entropy_within_lengths(isa, dtype, batch_first):
+    """PyTorch has an ignored index alone: what is beyond a length gets it."""
+    generator = np.random.default_rng(seed_of("cross entropy within lengths"))
+    logits, targets = generator.standard_normal((7, 5, 9)).astype(dtype), np.arange(35) % 9
+    targets = targets.reshape(7, 5)
+    lengths = np.array([3, 7, 0, 1, 6])
+    ignored = np.where(np.arange(7)[:, None] < lengths, targets, -100)
+    theirs = tensor(logits)
+    loss = torch.nn.functional.cross_entropy(
+        theirs.reshape(-1, 9), torch.from_numpy(ignored).reshape(-1)
+    )
+    loss.backward()
+    if batch_first:
+        logits, targets = logits.swapaxes(0, 1), targets.T
+    actual, dlogits = lstmc.softmax_cross_entropy(
+        logits, targets, lengths=lengths, batch_first=batch_first
+    )
+    assert_close(actual, loss.item(), TOLERANCE[dtype])
+    dlogits = dlogits.swapaxes(0, 1) if batch_first else dlogits
+    assert_close(dlogits, theirs.grad.numpy(), TOLERANCE[dtype])
+
+
 OPTIMISERS = [
     ("SGD", {"lr": 0.1}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),

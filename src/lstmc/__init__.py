@@ -1,8 +1,7 @@
 """Recurrent networks on a plain CPU: fast, small, exact, and open to inspection."""
 
 from ._kernels.binding.core import get_num_threads, set_num_threads
-from ._kernels.config import __version__ as __version__
-from ._kernels.config import show_config
+from ._kernels.config import __version__ as __version__, show_config
 from ._kernels.devices import get_matmul_precision, set_matmul_precision
 from .files import load
 from .inspection import (
@@ -30,7 +29,7 @@ from .inspection import (
 )
 from .layer import Layer
 from .layers import Dropout, Embedding, Last, Linear
-from .losses import softmax_cross_entropy, squared_error
+from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
 from .network import Sequential
 from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
 from .recurrent import GRU, LSTM, RNN
@@ -74,6 +73,7 @@ __all__ = [
     "Vocabulary",
     "Watch",
     "Write",
+    "binary_cross_entropy",
     "check_gradients",
     "clip_grad_norm",
     "find_nonfinite",
@@ -81,6 +81,7 @@ __all__ = [
     "get_matmul_precision",
     "get_num_threads",
     "gradient_flow",
+    "huber",
     "input_jacobian",
     "jacobian_spectrum",
     "load",

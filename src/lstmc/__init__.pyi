@@ -10,84 +10,34 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .inspection import (
     GateReport as GateReport,
-)
-from .inspection import (
     GradientFlow as GradientFlow,
-)
-from .inspection import (
     GradientReport as GradientReport,
-)
-from .inspection import (
     JacobianSpectrum as JacobianSpectrum,
-)
-from .inspection import (
     LayerFlow as LayerFlow,
-)
-from .inspection import (
     LayerGates as LayerGates,
-)
-from .inspection import (
     NonFinite as NonFinite,
-)
-from .inspection import (
     Reach as Reach,
-)
-from .inspection import (
     TensorCheck as TensorCheck,
-)
-from .inspection import (
     Watch as Watch,
-)
-from .inspection import (
     Write as Write,
-)
-from .inspection import (
     check_gradients as check_gradients,
-)
-from .inspection import (
     find_nonfinite as find_nonfinite,
-)
-from .inspection import (
     gate_statistics as gate_statistics,
-)
-from .inspection import (
     gradient_flow as gradient_flow,
-)
-from .inspection import (
     input_jacobian as input_jacobian,
-)
-from .inspection import (
     jacobian_spectrum as jacobian_spectrum,
-)
-from .inspection import (
     lyapunov_exponents as lyapunov_exponents,
-)
-from .inspection import (
     state_jacobian as state_jacobian,
-)
-from .inspection import (
     step_factors as step_factors,
-)
-from .inspection import (
     writers as writers,
 )
 from .network import Sequential as Sequential
 from .training import (
     ExponentialDecay as ExponentialDecay,
-)
-from .training import (
     LanguageModel as LanguageModel,
-)
-from .training import (
     PlateauDecay as PlateauDecay,
-)
-from .training import (
     StepDecay as StepDecay,
-)
-from .training import (
     Trainer as Trainer,
-)
-from .training import (
     Vocabulary as Vocabulary,
 )
 
@@ -361,9 +311,38 @@ def softmax_cross_entropy(
     ignore_index: int = -1,
     num_threads: int | None = None,
     out: _Array | None = None,
+    *,
+    lengths: NDArray[np.integer[Any]] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    batch_first: bool = False,
 ) -> tuple[float, _Array]: ...
 def squared_error(
-    y: _Array, target: _Array, num_threads: int | None = None
+    y: _Array,
+    target: _Array,
+    num_threads: int | None = None,
+    *,
+    lengths: NDArray[np.integer[Any]] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    batch_first: bool = False,
+) -> tuple[float, _Array]: ...
+def huber(
+    y: _Array,
+    target: _Array,
+    delta: float = 1.0,
+    num_threads: int | None = None,
+    *,
+    lengths: NDArray[np.integer[Any]] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    batch_first: bool = False,
+) -> tuple[float, _Array]: ...
+def binary_cross_entropy(
+    logits: _Array,
+    targets: _Array,
+    num_threads: int | None = None,
+    *,
+    lengths: NDArray[np.integer[Any]] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    batch_first: bool = False,
 ) -> tuple[float, _Array]: ...
 def clip_grad_norm(net: Layer, max_norm: float, num_threads: int | None = None) -> float: ...
 

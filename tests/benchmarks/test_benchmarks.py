@@ -16,8 +16,18 @@ if not os.path.exists("/sys/devices/system/cpu/cpu0/cache/index0"):
     )
 benchmarks = pytest.importorskip("benchmarks", reason="no source tree")
 
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import isolation, limits, machine, memory, peers, report, suite, timing, workloads  # noqa: E402
+from benchmarks import (  # noqa: E402
+    __main__ as command,
+    isolation,
+    limits,
+    machine,
+    memory,
+    peers,
+    report,
+    suite,
+    timing,
+    workloads,
+)
 from benchmarks.machine import facts, rates  # noqa: E402
 from benchmarks.peers import Setting, Side, problems  # noqa: E402
 from benchmarks.workloads import Workload  # noqa: E402

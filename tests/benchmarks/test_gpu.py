@@ -18,8 +18,16 @@ import pytest
 gpu = pytest.importorskip("benchmarks.gpu", reason="no source tree")
 
 from benchmarks import workloads as cpu_workloads  # noqa: E402
-from benchmarks.gpu import __main__ as command  # noqa: E402
-from benchmarks.gpu import device, measure, report, sanitized, tasks, workers, workloads  # noqa: E402
+from benchmarks.gpu import (  # noqa: E402
+    __main__ as command,
+    device,
+    measure,
+    report,
+    sanitized,
+    tasks,
+    workers,
+    workloads,
+)
 from benchmarks.peers import Setting  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 from benchmarks.timing import Effort, Result, ignore  # noqa: E402

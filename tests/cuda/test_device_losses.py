@@ -3,6 +3,7 @@
 The judge is the CPU, which other files judge; test_device_training.py has the whole.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -102,6 +103,34 @@ def test_what_squared_error_refuses(cupy, change, error, message):
     y = cupy.ones((2, 3), np.float32)
     with pytest.raises(error, match=message):
         lstmc.squared_error(y, change(y))
+
+
+@pytest.mark.parametrize("name", ["huber", "binary_cross_entropy"])
+def test_losses_that_a_gpu_does_not_have(cupy, name):
+    y = cupy.ones((2, 3), np.float32)
+    has = "there are softmax_cross_entropy, squared_error"
+    with pytest.raises(ValueError, match=f"a GPU has no loss '{name}' yet: {has}"):
+        getattr(lstmc, name)(y, y)
+
+
+@pytest.mark.parametrize(
+    "options", [{"lengths": np.array([1, 2, 0])}, {"mask": np.ones((2, 3), bool)}]
+)
+def test_lengths_and_masks_are_refused(cupy, options):
+    """Whether they are on the GPU or not; and nothing is written."""
+    y, ids = cupy.ones((2, 3, 4), np.float32), cupy.zeros((2, 3), np.int64)
+    out = cupy.full_like(y, 7)
+    ((name, value),) = options.items()
+    calls = [
+        (lstmc.softmax_cross_entropy, (y, ids), {"out": out}),
+        (lstmc.squared_error, (y, y), {}),
+        (lstmc.huber, (y, y), {}),
+    ]
+    for (loss, arguments, more), there in itertools.product(calls, (False, True)):
+        more = more | {name: cupy.asarray(value) if there else value}
+        with pytest.raises(ValueError, match=f"losses on a GPU take no {name} yet"):
+            loss(*arguments, **more)
+    assert bool((out == 7).all())
 
 
 # --------------------------------------------------------------------------------------------------

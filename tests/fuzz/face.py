@@ -87,6 +87,15 @@ class Example:
         one, two = self.floats(*shape), self.floats(*shape)
         return self.choose(None, one, (one, two), [one, two])
 
+    def lengths(self):
+        lengths = close_array(self.draw, self.memory, self.choose("i8", "i4"), (B,), T)
+        return self.choose(None, lengths, self.junk() if self.odd() else lengths)
+
+    def mask(self):
+        shape = self.choose((T, B), (T, B, V))
+        mask = close_array(self.draw, self.memory, "?", shape)
+        return self.choose(None, mask, self.junk() if self.odd() else mask)
+
     def threads(self):
         return self.junk() if self.odd() else self.choose(None, 1, 2, 3)
 
@@ -236,8 +245,12 @@ class Example:
             out = memory.view("f4").reshape(-1)[: T * B * V].reshape(T, B, V)
             targets = memory.reshape(-1)[: T * B].reshape(T, B)
             logits = self.choose(out, self.memory.array("f4", (T, B, V), "C"))
-        self.call(lstmc.softmax_cross_entropy, logits=logits, targets=targets, out=out)
-        self.call(lstmc.squared_error, y=logits, target=self.floats(T, B, V))
+        counts = {"lengths": self.lengths(), "mask": self.mask()}
+        self.call(lstmc.softmax_cross_entropy, logits=logits, targets=targets, out=out, **counts)
+        self.call(lstmc.squared_error, y=logits, target=self.floats(T, B, V), **counts)
+        self.call(lstmc.huber, y=logits, target=self.floats(T, B, V), **counts)
+        shares = self.floats(T, B, V)
+        self.call(lstmc.binary_cross_entropy, logits=logits, targets=shares, **counts)
 
     def call_any(self):
         """Call anything that is public, with what its names suggest."""
@@ -251,7 +264,7 @@ class Example:
             "state": self.state(), "input_size": I, "hidden_size": H, "in_features": I, "out_features": H,
             "num_embeddings": V, "embedding_dim": H, "lr": 0.1, "steps": T, "batch": B, "loss": "mean",
             "y": self.y, "target": self.y, "logits": self.y, "max_norm": 1.0, "t": 1, "t0": 0, "t1": 2,
-            "tokens": ["a", "b"], "unit": "char", "factor": 0.5, "k": 2,
+            "tokens": ["a", "b"], "unit": "char", "factor": 0.5, "k": 2, "delta": 1.0,
         }  # fmt: skip
         function = getattr(lstmc, name)
         if name == "Sequential":
@@ -288,6 +301,8 @@ class Example:
     def option(self, name):
         if name == "num_threads":
             return self.threads()
+        if name in ("lengths", "mask"):
+            return self.lengths() if name == "lengths" else self.mask()
         if name == "device":
             return self.choose("cpu", "cpu", "cuda", 3)
         if name == "dtype":

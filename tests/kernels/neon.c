@@ -224,12 +224,23 @@ static void losses(const double *number, int threads)
     put(find("cross_entropy"), 0,
         kernels->softmax_cross_entropy(find("dlogits"), take(rows * sizeof(double)), find("logits"), targets,
                                        -1, rows, columns, threads));
+    const ptrdiff_t n = rows * columns;
+    double *sums = take((n / 4096 + 1) * sizeof(double));
+    uint8_t *mask = take(n);
+    for (ptrdiff_t i = 0; i < n; i++)
+        mask[i] = get(find("mask"), i) != 0;
+    char *const y = find("logits"), *const shares = find("shares");
+    put(find("squared_error"), 0,
+        kernels->squared_error(find("d_squared"), sums, y, shares, mask, n, threads));
+    put(find("huber"), 0, kernels->huber(find("d_huber"), sums, y, shares, mask, 0.5, n, threads));
+    put(find("binary"), 0,
+        kernels->binary_cross_entropy(find("d_binary"), sums, y, shares, mask, n, threads));
     put(find("norm"), 0,
         kernels->norm(take((rows * columns / 4096 + 1) * sizeof(double)), find("logits"), rows * columns,
                       threads));
 }
 
-/* exp, tanh and sigmoid, and that denormals are flushed inside a kernel and nowhere else. */
+/* exp, tanh, sigmoid and log1p, and that denormals are flushed inside a kernel and nowhere else. */
 static void functions(const double *number, int threads)
 {
     const double tiny = kernels->real_size == 4 ? 0x1p-127 : 0x1p-1023; /* half the smallest normal number */
@@ -237,6 +248,7 @@ static void functions(const double *number, int threads)
     kernels->map(find("exp"), find("x_over_4"), LSTMC_EXP, number[0]);
     kernels->map(find("tanh"), find("x"), LSTMC_VTANH, number[0]);
     kernels->map(find("sigmoid"), find("x"), LSTMC_SIGMOID, number[0]);
+    kernels->map(find("log1p"), find("x_within_1"), LSTMC_LOG1P, number[0]);
     put(denormal, 0, tiny);
     kernels->scale(denormal, 1, 1, threads);
     if (get(denormal, 0) != 0)

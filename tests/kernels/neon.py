@@ -99,13 +99,22 @@ def losses(rows, columns):
     targets[1] = -1  # ignored
     loss, dlogits = reference.softmax_cross_entropy(logits, targets)
     expected = {"cross_entropy": loss, "dlogits": dlogits, "norm": np.sqrt(np.sum(logits**2))}
-    return [rows, columns], {"logits": logits, "targets": targets}, expected
+    shares, mask = np.abs(draw(rows, columns)) % 1, draw(rows, columns) > -0.5
+    for name, of, options in (
+        ("squared", reference.squared_error, {}), ("huber", reference.huber, {"delta": 0.5}),
+        ("binary", reference.binary_cross_entropy, {}),
+    ):  # fmt: skip
+        key = "squared_error" if name == "squared" else name
+        expected[key], expected[f"d_{name}"] = of(logits, shares, mask=mask, **options)
+    inputs = {"logits": logits, "targets": targets, "shares": shares, "mask": mask}
+    return [rows, columns], inputs, expected
 
 
 def functions(n):
     x = np.round(np.linspace(-12, 12, n) * 1024) / 1024
     expected = {"exp": np.exp(x / 4), "tanh": np.tanh(x), "sigmoid": reference.sigmoid(x)}
-    return [n], {"x": x, "x_over_4": x / 4}, expected
+    expected["log1p"] = np.log1p(np.abs(x) / 12)
+    return [n], {"x": x, "x_over_4": x / 4, "x_within_1": np.abs(x) / 12}, expected
 
 
 def cases():

@@ -75,13 +75,13 @@ def test_bindings_and_stub_follow_the_header():
 
 
 # --------------------------------------------------------------------------------------------------
-# exp, tanh and sigmoid
+# exp, tanh, sigmoid and log1p
 # --------------------------------------------------------------------------------------------------
 
-FUNCTIONS = {"exp": 0, "tanh": 1, "sigmoid": 2}
+FUNCTIONS = {"exp": 0, "tanh": 1, "sigmoid": 2, "log1p": 3}
 
 # Bounds of the errors in units in the last place: the table in vmath.h.
-BOUNDS = {"exp": 1.1, "tanh": 2.6, "sigmoid": 2.5}
+BOUNDS = {"exp": 1.1, "tanh": 2.6, "sigmoid": 2.5, "log1p": 1.4}
 
 
 def as_kernel(ffi, table, function, x):
@@ -99,6 +99,8 @@ def exactly(function, x):
         return np.exp(x)
     if function == "tanh":
         return np.tanh(x)
+    if function == "log1p":
+        return np.log1p(x)
     decay = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, decay) / (1 + decay)
 
@@ -132,7 +134,8 @@ def arguments(dtype, function):
     magnitudes = 10 ** generator.uniform(smallest, np.log10(highest), 200_000)
     dense = np.concatenate([generator.uniform(0, end, 200_000) for end in (1, 10, highest)])
     x = np.concatenate([magnitudes, -magnitudes, dense, -dense, [0.0, -0.0, 1.0, -1.0]])
-    return x.astype(dtype)
+    x = x.astype(dtype)
+    return x[(x >= 0) & (x <= 1)] if function == "log1p" else x
 
 
 needs_long_double = pytest.mark.skipif(
@@ -157,7 +160,11 @@ def test_accuracy(ffi, table, dtype, function):
 AT_THE_ENDS = {"exp": (np.inf, 0), "tanh": (1, -1), "sigmoid": (1, 0)}
 
 # And, to 1e-18 of it, what they are of numbers below 2**-30.
-NEAR_ZERO = {"exp": lambda x: 1 + x, "tanh": lambda x: x, "sigmoid": lambda x: 0.5 + x / 4}
+NEAR_ZERO = {"exp": lambda x: 1 + x, "tanh": lambda x: x, "sigmoid": lambda x: 0.5 + x / 4,
+             "log1p": lambda x: x - x * x / 2}  # fmt: skip
+
+# The floats that each is asked for, by their bits: all, the positive ones, those from 0 to 1.
+ALL_FLOATS = {"exp": 2**32, "tanh": 2**31, "sigmoid": 2**32, "log1p": 0x3F800001}
 
 
 @pytest.mark.slow
@@ -166,14 +173,15 @@ NEAR_ZERO = {"exp": lambda x: 1 + x, "tanh": lambda x: x, "sigmoid": lambda x: 0
 def test_accuracy_over_all_floats(ffi, function):
     """All 2^32 of them, but NaN, on all instruction sets: what vmath.h says of f32 is so.
 
-    Of tanh the positive half: that it is odd is tested by itself.
+    Of tanh the positive half: that it is odd is tested by itself. Of log1p all that it takes.
     """
     library = ffi.dlopen(core.__file__)
     tables = {isa: library.lstmc_table(4, isa.encode()) for isa in core.instruction_sets()}
     largest = dict.fromkeys(tables, 0.0)
     step = 2**18  # floats at once, which stay in cache and differ by a few per cent at most
-    for start in range(0, 2**31 if function == "tanh" else 2**32, step):
-        x = np.arange(start, start + step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    for start in range(0, ALL_FLOATS[function], step):
+        end = min(start + step, ALL_FLOATS[function])
+        x = np.arange(start, end, dtype=np.uint64).astype(np.uint32).view(np.float32)
         x = x[~np.isnan(x)]
         if not x.size:
             continue
@@ -235,8 +243,8 @@ def test_nan_stays_nan(ffi, table, dtype, function):
 
 def test_values_do_not_depend_on_the_place(ffi, table, dtype):
     """A number has one result, in whole vectors and in the rest of one."""
-    x = arguments(dtype, "tanh")[:33]
     for function in FUNCTIONS:
+        x = arguments(dtype, function)[:33]
         y = as_kernel(ffi, table, function, x)
         alone = [as_kernel(ffi, table, function, x[i : i + 1])[0] for i in range(33)]
         np.testing.assert_array_equal(y, alone)

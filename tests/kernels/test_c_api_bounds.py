@@ -172,7 +172,16 @@ def test_flat_functions_keep_within_bounds(ffi, table, dtype, n):
     table.adam(p.pointer, *states, g.pointer, 1, 0.1, 0.9, 0.99, 1e-8, 0.1, 0, n, 1)
     table.rmsprop(p.pointer, *states, g.pointer, 0.1, 0.9, 1e-8, 0.5, 0.1, n, 1)
     table.scale(p.pointer, 0.5, n, 1)
-    table.squared_error(first.pointer, sums.pointer, p.pointer, g.pointer, n, 1)
+    mask = Guarded(ffi, n, np.uint8, generator.random(n) < 0.7)
+    targets = Guarded(ffi, n, dtype, generator.random(n))
+    for some in (ffi.NULL, mask.pointer):
+        ours = first.pointer, sums.pointer, p.pointer
+        table.squared_error(*ours, g.pointer, some, n, 1)
+        table.huber(*ours, g.pointer, some, 0.5, n, 1)
+        table.binary_cross_entropy(*ours, targets.pointer, some, n, 1)
+        for guarded in (p, g, first, sums, mask, targets):
+            guarded.check("an array")
+            assert np.isfinite(guarded.array).all()
     table.map(second.pointer, p.pointer, 1, n)
     for guarded in (p, g, first, second, sums):
         guarded.check("an array")

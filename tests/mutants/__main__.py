@@ -32,14 +32,14 @@ KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
-         "test_losses", "test_optim", "kernels/test_binding", "kernels/test_c_api",
+         "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding", "kernels/test_c_api",
          "kernels/test_c_api_bounds", "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
          "test_network",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
-FIRST = {"c/flat.h": ["test_losses", "test_optim", "test_layers"], "c/linear.h": ["test_layers"],
-         "c/optimisers.h": ["test_optim"],
+FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_optim", "test_layers"],
+         "c/linear.h": ["test_layers"], "c/optimisers.h": ["test_optim"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
                               "recurrent/test_recurrent_steppers"],

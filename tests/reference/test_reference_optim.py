@@ -69,6 +69,53 @@ def test_squared_error():
     assert_close(dy, np.array([[0, 2, -1], [-2, 0, 3]]) / 3, HAND_TOLERANCE)
 
 
+def test_huber():
+    y, target = np.array([[1.0, 0.5, 3.0], [0.0, -1.0, 4.0]]), np.zeros((2, 3))
+    loss, dy = reference.huber(y, target, delta=1.0)
+    assert_close(loss, (0.5 + 0.125 + 2.5 + 0 + 0.5 + 3.5) / 6, HAND_TOLERANCE)
+    assert_close(dy, np.array([[1, 0.5, 1], [0, -1, 1]]) / 6, HAND_TOLERANCE)
+
+
+def test_binary_cross_entropy():
+    logits = np.log([3.0, 1 / 3, 1.0])  # probabilities 3/4, 1/4, 1/2
+    loss, dlogits = reference.binary_cross_entropy(logits, np.array([1.0, 0.5, 0.0]))
+    expected = (np.log(4 / 3) + (np.log(4) + np.log(4 / 3)) / 2 + np.log(2)) / 3
+    assert_close(loss, expected, HAND_TOLERANCE)
+    assert_close(dlogits, np.array([-0.25, -0.25, 0.5]) / 3, HAND_TOLERANCE)
+    loss, _ = reference.binary_cross_entropy(np.array([1e4, -1e4]), np.array([0.0, 0.0]))
+    assert loss == 5000
+
+
+@pytest.mark.parametrize(
+    "loss", [reference.squared_error, reference.huber, reference.binary_cross_entropy]
+)
+def test_masks(loss):
+    """What does not count is as if it were not there."""
+    y = np.array([[0.3, np.nan, 2.0], [-1.5, 0.5, np.inf]])
+    target = np.array([[0.0, 1.0, np.nan], [1.0, 0.5, 0.0]])
+    mask = np.isfinite(y) & np.isfinite(target)
+    value, dy = loss(y, target, mask=mask)
+    rest, gradient = loss(y[mask], target[mask])
+    assert value == rest
+    np.testing.assert_array_equal(dy[mask], gradient)
+    assert not dy[~mask].any()
+    expected = numerical_gradient(lambda a: loss(a, target[mask])[0], y[mask])
+    assert_close(gradient, expected, DIFFERENCE_TOLERANCE)
+    value, dy = loss(y, target, mask=np.zeros_like(mask))
+    assert value == 0.0
+    assert not dy.any()
+
+
+def test_softmax_cross_entropy_with_a_mask():
+    logits = np.array([[np.nan, np.inf], [0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
+    mask = np.array([False, True, True, True])
+    loss, dlogits = reference.softmax_cross_entropy(logits, np.array([9, 0, -1, 1]), mask=mask)
+    rest, gradient = reference.softmax_cross_entropy(logits[[1, 3]], np.array([0, 1]))
+    assert loss == rest
+    np.testing.assert_array_equal(dlogits[[1, 3]], gradient)
+    assert not dlogits[[0, 2]].any()
+
+
 # --------------------------------------------------------------------------------------------------
 # Clipping and optimisers, against values worked out by hand
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from .binding.core import (
     Pool,
     RecurrentStepper,
     adam,
+    binary_cross_entropy,
     cell,
     checked,
     checked_tokens,
@@ -19,6 +20,7 @@ from .binding.core import (
     embedding_forward,
     fingerprint,
     gather_rows,
+    huber,
     linear_backward,
     linear_forward,
     norm,
@@ -31,6 +33,7 @@ from .binding.core import (
     softmax_cross_entropy,
     squared_error,
 )
+from .masks import counted
 
 __all__ = [
     "LinearStepper",
@@ -40,15 +43,18 @@ __all__ = [
     "address",
     "adopt",
     "arrays",
+    "binary_cross_entropy",
     "cell",
     "checked",
     "checked_tokens",
     "clip",
+    "counted",
     "dropout_mask",
     "embedding_backward",
     "embedding_forward",
     "fingerprint",
     "gather_rows",
+    "huber",
     "linear_backward",
     "linear_forward",
     "masked",

@@ -11,8 +11,7 @@ import sys
 
 from .. import __version__
 from .._kernels.binding.core import set_num_threads
-from . import bench, config, evaluate, inspect, sample, train
-from . import next as next_tokens
+from . import bench, config, evaluate, inspect, next as next_tokens, sample, train
 from .options import UsageError, count
 
 __all__ = ["main", "make_parser"]

@@ -16,8 +16,7 @@ from ..inspection.jacobians import jacobian_spectrum, state_jacobian
 from ..inspection.problems import Problem
 from ..inspection.watch import find_nonfinite
 from ..losses import softmax_cross_entropy
-from ..passes import recurrent_layers
-from ..passes import run as run_network
+from ..passes import recurrent_layers, run as run_network
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
 from .options import UsageError, add_model, count, natural

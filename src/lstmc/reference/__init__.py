@@ -11,6 +11,7 @@ slot 0 is the initial state, slot t the state after t steps. ``dx`` means d loss
 
 References
 ----------
+Huber (1964), Robust estimation of a location parameter.
 Elman (1990), Finding structure in time.
 Hochreiter & Schmidhuber (1997), Long short-term memory.
 Gers, Schmidhuber & Cummins (2000), Learning to forget: continual prediction with LSTM.
@@ -25,7 +26,7 @@ Loshchilov & Hutter (2019), Decoupled weight decay regularization.
 
 from .gru import gru_backward, gru_forward, gru_step
 from .linear import embedding_backward, embedding_forward, linear_backward, linear_forward
-from .losses import softmax_cross_entropy, squared_error
+from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
 from .lstm import lstm_backward, lstm_forward, lstm_step, sigmoid
 from .optim import adam, clip_grad_norm, rmsprop, sgd
 from .rnn import rnn_backward, rnn_forward, rnn_step
@@ -33,12 +34,14 @@ from .sequences import layer_backward, layer_forward, stack_backward, stack_forw
 
 __all__ = [
     "adam",
+    "binary_cross_entropy",
     "clip_grad_norm",
     "embedding_backward",
     "embedding_forward",
     "gru_backward",
     "gru_forward",
     "gru_step",
+    "huber",
     "layer_backward",
     "layer_forward",
     "linear_backward",

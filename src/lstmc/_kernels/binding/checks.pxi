@@ -82,7 +82,7 @@ cdef void *optional_address(str name, object array, int number, Py_ssize_t count
 
 cdef object refusal(str name, object array, int number, Py_ssize_t count, bint written):
     """Return the error for an array that a kernel cannot take."""
-    kind = "float64" if number == NPY_DOUBLE else "float32" if number == NPY_FLOAT else "int64"
+    kind = {NPY_DOUBLE: "float64", NPY_FLOAT: "float32", NPY_BOOL: "bool"}.get(number, "int64")
     expected = f"{name} must be a {'writable ' if written else ''}contiguous {kind} array of {count} elements"
     if not isinstance(array, cnp.ndarray):
         return TypeError(f"{expected}, got {kind_of(array)}")

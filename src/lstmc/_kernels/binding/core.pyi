@@ -108,7 +108,26 @@ def softmax_cross_entropy(
     dlogits: _Array, logits: _Array, targets: _Array, ignored: int, num_threads: int | None = None
 ) -> float: ...
 def squared_error(
-    dy: _Array, y: _Array, target: _Array, num_threads: int | None = None
+    dy: _Array,
+    y: _Array,
+    target: _Array,
+    mask: NDArray[np.bool_] | None,
+    num_threads: int | None = None,
+) -> float: ...
+def huber(
+    dy: _Array,
+    y: _Array,
+    target: _Array,
+    mask: NDArray[np.bool_] | None,
+    delta: float,
+    num_threads: int | None = None,
+) -> float: ...
+def binary_cross_entropy(
+    dlogits: _Array,
+    logits: _Array,
+    targets: _Array,
+    mask: NDArray[np.bool_] | None,
+    num_threads: int | None = None,
 ) -> float: ...
 def norm(a: _Array, num_threads: int | None = None) -> float: ...
 def scale(a: _Array, factor: float, num_threads: int | None = None) -> None: ...

@@ -20,9 +20,11 @@ NDARRAY = "cnp.ndarray"
 SQUARES = "(n // 4096 + 1) * sizeof(double)"  # bytes of one sum a block
 LINEAR = {"rows": "x.shape[0]", "inputs": "weight.shape[1]", "outputs": "weight.shape[0]"}
 SOFTMAX = {"rows": "logits.shape[0]", "columns": "logits.shape[1]"}
-# By name: an expression for each size; for each array its elements; for token ids their number, what they are
-# below and, if there is one, the argument that they may be instead; for scratch its bytes. "optional": arrays
-# that may be None; "absent": one that never is there; "same": an output, and the input that it may be itself.
+LOSS = {"scratch": {"sums": SQUARES}, "masks": {"mask": "n"}}
+# By name: an expression for each size; for each array its elements, and for each mask, of booleans or None;
+# for token ids their number, what they are below and, if there is one, the argument that they may be instead;
+# for scratch its bytes. "optional": arrays that may be None; "absent": one that never is there; "same": an
+# output, and the input that it may be itself.
 FLAT = {
     "linear_forward": {
         "sizes": LINEAR,
@@ -74,8 +76,20 @@ FLAT = {
     "squared_error": {
         "sizes": {"n": "y.size"},
         "arrays": dict.fromkeys(("dy", "y", "target"), "n"),
-        "scratch": {"sums": SQUARES},
         "same": ("dy", "y"),
+        **LOSS,
+    },
+    "huber": {
+        "sizes": {"n": "y.size"},
+        "arrays": dict.fromkeys(("dy", "y", "target"), "n"),
+        "same": ("dy", "y"),
+        **LOSS,
+    },
+    "binary_cross_entropy": {
+        "sizes": {"n": "logits.size"},
+        "arrays": dict.fromkeys(("dlogits", "logits", "targets"), "n"),
+        "same": ("dlogits", "logits"),
+        **LOSS,
     },
     "norm": {
         "sizes": {"n": "a.size"},
@@ -150,18 +164,25 @@ def parameters(text, name):
 def checks(name, arguments):
     """Return the lines that check the arrays of a function, and set the addresses of their elements."""
     known = FLAT[name]
-    arrays, optional = known["arrays"], known.get("optional", ())
+    arrays, masks, optional = known["arrays"], known.get("masks", {}), known.get("optional", ())
     written = [a for kind, a in arguments if a in arrays and not kind.startswith("const")]
     lines = []
     for a, count in arrays.items():
         one = "optional_address" if a in optional else "address_of"
         lines.append(f'cdef void *{a}_data = {one}("{a}", {a}, number, {count}, {a in written})')
+    for a, count in masks.items():
+        lines.append(
+            f'cdef void *{a}_data = optional_address("{a}", {a}, NPY_BOOL, {count}, False)'
+        )
     for i, (a, count) in enumerate(arrays.items()):
         for b, other in list(arrays.items())[i + 1 :]:
             if (a in written or b in written) and (a, b) != known.get("same"):
                 lines.append(
                     f'check_apart(table.real_size, "{a}", {a}_data, {count}, "{b}", {b}_data, {other})'
                 )
+        for b, other in masks.items() if a in written else ():
+            size = f"({count}) * table.real_size"
+            lines.append(f'check_apart(1, "{a}", {a}_data, {size}, "{b}", {b}_data, {other})')
     if "same" in known:
         a, b = known["same"]
         lines.append(f"if {a}_data != {b}_data:")
@@ -175,7 +196,7 @@ def plan(text, name):
     """Sort the parameters of a function into what Python gives and what the binding adds."""
     known, (result, arguments) = FLAT[name], parameters(text, name)
     arrays, ids, scratch = known["arrays"], known.get("ids", {}), known.get("scratch", {})
-    optional = known.get("optional", ())
+    masks, optional = known.get("masks", {}), known.get("optional", ())
     expressions = [*known["sizes"].values(), *(one[1] for one in ids.values())]
     first = next(a for _, a in arguments if a in arrays and a not in optional)
     lines = [
@@ -198,6 +219,9 @@ def plan(text, name):
             kinds = ("object", "_Array | None") if a in optional else (NDARRAY, "_Array")
             signature.append((a, *kinds))
             passed.append(f"{a}_data")
+        elif a in masks:
+            signature.append((a, "object", "NDArray[np.bool_] | None"))
+            passed.append(f"<{kind}>{a}_data")
         elif a in ids:
             signature.append((a, NDARRAY, "_Array"))
             passed.append(f"<{kind}>{a}_data")

@@ -199,7 +199,7 @@ static double NAME(softmax_cross_entropy)(lstmc_real *dlogits, double *losses, c
     return sum * weight;
 }
 
-/* ---- sums of squares ------------------------------------------------------------------------------ */
+/* ---- losses of single elements, and sums of squares ------------------------------------------------ */
 
 /* Elements that one sum in double is made of; the sums of blocks are added in order. */
 enum { SUM_BLOCK = 4096 };
@@ -208,15 +208,40 @@ typedef struct {
     double *sums; /* one a block */
     real *dy;
     const real *a, *target; /* target NULL: zeros */
-    double weight;
+    const uint8_t *mask;    /* 0: the element does not count. NULL: all do */
+    double weight;          /* of an element in the mean */
     double scale; /* of what is squared, a power of two: its squares then neither overflow nor vanish */
+    double delta; /* where Huber's loss becomes a line */
     ptrdiff_t n;
-} NAME(squares_work);
+} NAME(sums_work);
 
-/* Members own blocks. Within one, eight chains, so that an addition need not wait for the one before. */
-static void NAME(squares_member)(void *work, const team *member)
+/* What counts, and 0 for what does not. No branch: which elements count may be as good as random. */
+INLINE real if_counted(uint8_t counts, real x)
 {
-    const NAME(squares_work) *w = work;
+    bits lane;
+    memcpy(&lane, &x, sizeof(lane));
+    lane &= -(bits)(counts != 0);
+    memcpy(&x, &lane, sizeof(lane));
+    return x;
+}
+
+/* The same of n lanes. */
+INLINE vec if_counted_n(const uint8_t *counts, vec x, ptrdiff_t n)
+{
+    typedef int8_t bytes __attribute__((vector_size(VL)));
+    bytes some = {0};
+    if (n == VL)
+        memcpy(&some, counts, VL);
+    else
+        memcpy(&some, counts, n);
+    return (vec)((ivec)x & (__builtin_convertvector(some, ivec) != 0));
+}
+
+/* Members own blocks. Within one, eight chains, so that an addition need not wait for the one before. What
+ * does not count has a difference of 0, whatever is there: it adds nothing to a sum, and its gradient is 0.
+ */
+INLINE void differences(const NAME(sums_work) * w, const team *member, int masked, int huber)
+{
     enum { CHAINS = 8 };
     ptrdiff_t from, to;
     team_share(member, ceil_div(w->n, SUM_BLOCK), &from, &to);
@@ -226,10 +251,20 @@ static void NAME(squares_member)(void *work, const team *member)
         for (ptrdiff_t i = block * SUM_BLOCK; i < end; i += CHAINS)
             for (ptrdiff_t j = 0; j < min_of(CHAINS, end - i); j++) {
                 real difference = w->target ? w->a[i + j] - w->target[i + j] : w->a[i + j];
-                double scaled = difference * w->scale;
-                sums[j] += scaled * scaled;
-                if (w->dy) /* loss = weight * difference^2 */
-                    w->dy[i + j] = (real)(2 * w->weight * difference);
+                if (masked)
+                    difference = if_counted(w->mask[i + j], difference);
+                if (huber) { /* loss = weight * slope * (difference - slope / 2) */
+                    double slope = difference > w->delta ? w->delta : (double)difference;
+                    slope = slope < -w->delta ? -w->delta : slope;
+                    sums[j] += slope * (difference - slope / 2);
+                    if (w->dy)
+                        w->dy[i + j] = (real)(w->weight * slope);
+                } else { /* loss = weight * difference^2 */
+                    double scaled = difference * w->scale;
+                    sums[j] += scaled * scaled;
+                    if (w->dy)
+                        w->dy[i + j] = (real)(2 * w->weight * difference);
+                }
             }
         w->sums[block] = 0;
         for (int j = 0; j < CHAINS; j++)
@@ -237,27 +272,111 @@ static void NAME(squares_member)(void *work, const team *member)
     }
 }
 
-/* Runs the work and adds the sums of blocks. */
-static double NAME(add_squares)(NAME(squares_work) * work, int threads)
+static void NAME(squares_member)(void *work, const team *member)
 {
-    lstmc_team_run(flat_threads(threads, work->n), NAME(squares_member), work);
+    const NAME(sums_work) *w = work;
+    if (w->mask)
+        differences(w, member, 1, 0);
+    else
+        differences(w, member, 0, 0);
+}
+
+static void NAME(huber_member)(void *work, const team *member)
+{
+    const NAME(sums_work) *w = work;
+    if (w->mask)
+        differences(w, member, 1, 1);
+    else
+        differences(w, member, 0, 1);
+}
+
+/* The loss of each of a vector of logits, and its derivative in *slope. With q = sigmoid(-|x|), what the
+ * wrong side is believed, and f = how far the target lies there: loss = -log(1 - q) + |x| f, both terms at
+ * least 0, and slope = q - f, turned round where x is on the side of 1. No difference of large numbers is
+ * taken. */
+INLINE vec cross_entropies(vec x, vec target, vec *slope)
+{
+    const ivec sign = (ivec)splat((real)-0.0), positive = (ivec)(x > 0);
+    const vec size = (vec)((ivec)x & ~sign), e = v_exp(-size);
+    const vec f = choose(positive, 1 - target, target);
+    *slope = (vec)((ivec)(e / (1 + e) - f) ^ (positive & sign));
+    return v_log1p(e) + choose((ivec)(f == 0), f, size * f); /* an infinite logit may be right */
+}
+
+static void NAME(binary_cross_entropy_member)(void *work, const team *member)
+{
+    const NAME(sums_work) *w = work;
+    ptrdiff_t from, to;
+    team_share(member, ceil_div(w->n, SUM_BLOCK), &from, &to);
+    for (ptrdiff_t block = from; block < to; block++) {
+        double sums[VL] = {0};
+        const ptrdiff_t end = min_of(w->n, (block + 1) * SUM_BLOCK);
+        for (ptrdiff_t i = block * SUM_BLOCK; i < end; i += VL) {
+            const ptrdiff_t n = min_of(VL, end - i);
+            vec slope, loss = cross_entropies(load_n(w->a + i, n), load_n(w->target + i, n), &slope);
+            real losses[VL];
+            if (w->mask) {
+                loss = if_counted_n(w->mask + i, loss, n);
+                slope = if_counted_n(w->mask + i, slope, n);
+            }
+            store(losses, loss);
+            for (ptrdiff_t j = 0; j < n; j++)
+                sums[j] += losses[j];
+            if (w->dy)
+                store_n(w->dy + i, slope * (real)w->weight, n);
+        }
+        w->sums[block] = 0;
+        for (int j = 0; j < VL; j++)
+            w->sums[block] += sums[j];
+    }
+}
+
+/* Runs the work and adds the sums of blocks. */
+static double NAME(add_sums)(NAME(sums_work) * work, void (*member)(void *, const team *), int threads)
+{
+    lstmc_team_run(threads, member, work);
     double sum = 0;
     for (ptrdiff_t block = 0; block < ceil_div(work->n, SUM_BLOCK); block++)
         sum += work->sums[block];
     return sum;
 }
 
-static double NAME(squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
-                                  ptrdiff_t n, int threads)
+/* An element's weight in a mean over those that count; 0 if none does. */
+static double mean_weight(const uint8_t *mask, ptrdiff_t n)
 {
-    NAME(squares_work) work = {sums, dy, y, target, n ? 1.0 / n : 0, 1, n};
-    return NAME(add_squares)(&work, threads) * work.weight;
+    ptrdiff_t counted = mask ? 0 : n;
+    for (ptrdiff_t i = 0; mask && i < n; i++)
+        counted += mask[i] != 0;
+    return counted ? 1.0 / counted : 0;
+}
+
+static double NAME(squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
+                                  const uint8_t *mask, ptrdiff_t n, int threads)
+{
+    NAME(sums_work) work = {sums, dy, y, target, mask, mean_weight(mask, n), .scale = 1, .n = n};
+    return NAME(add_sums)(&work, NAME(squares_member), flat_threads(threads, n)) * work.weight;
+}
+
+static double NAME(huber)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
+                          const uint8_t *mask, double delta, ptrdiff_t n, int threads)
+{
+    NAME(sums_work) work = {sums, dy, y, target, mask, mean_weight(mask, n), .delta = delta, .n = n};
+    return NAME(add_sums)(&work, NAME(huber_member), flat_threads(threads, n)) * work.weight;
+}
+
+static double NAME(binary_cross_entropy)(lstmc_real *dlogits, double *sums, const lstmc_real *logits,
+                                         const lstmc_real *targets, const uint8_t *mask, ptrdiff_t n,
+                                         int threads)
+{
+    NAME(sums_work) work = {sums, dlogits, logits, targets, mask, mean_weight(mask, n), .n = n};
+    const int most = flat_threads(threads, n * 8);
+    return NAME(add_sums)(&work, NAME(binary_cross_entropy_member), most) * work.weight;
 }
 
 /* sums[block] = the largest |a| of the block. */
 static void NAME(largest_member)(void *work, const team *member)
 {
-    const NAME(squares_work) *w = work;
+    const NAME(sums_work) *w = work;
     ptrdiff_t from, to;
     team_share(member, ceil_div(w->n, SUM_BLOCK), &from, &to);
     for (ptrdiff_t block = from; block < to; block++) {
@@ -272,11 +391,12 @@ static void NAME(largest_member)(void *work, const team *member)
  * taken again, of a times a power of two that brings the largest near 1. */
 static double NAME(norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads)
 {
-    NAME(squares_work) work = {sums, NULL, a, NULL, 1, 1, n};
-    const double sum = NAME(add_squares)(&work, threads);
+    NAME(sums_work) work = {sums, .a = a, .scale = 1, .n = n};
+    threads = flat_threads(threads, n);
+    const double sum = NAME(add_sums)(&work, NAME(squares_member), threads);
     if (isnan(sum) || (sum >= 0x1p-900 && sum < INFINITY))
         return sqrt(sum);
-    lstmc_team_run(flat_threads(threads, n), NAME(largest_member), &work);
+    lstmc_team_run(threads, NAME(largest_member), &work);
     double largest = 0;
     for (ptrdiff_t block = 0; block < ceil_div(n, SUM_BLOCK); block++)
         largest = sums[block] > largest ? sums[block] : largest;
@@ -286,7 +406,7 @@ static double NAME(norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int thr
     frexp(largest, &exponent);
     exponent = exponent < 1000 ? exponent : 1000; /* its inverse is not denormal */
     work.scale = ldexp(1, -exponent);
-    return ldexp(sqrt(NAME(add_squares)(&work, threads)), exponent);
+    return ldexp(sqrt(NAME(add_sums)(&work, NAME(squares_member), threads)), exponent);
 }
 
 /* ---- fingerprint --------------------------------------------------------------------------------- */

@@ -36,6 +36,7 @@ static void NAME(map_member)(void *work, const team *member)
         case LSTMC_EXP: y = v_exp(x); break;
         case LSTMC_VTANH: y = v_tanh(x); break;
         case LSTMC_SIGMOID: y = v_sigmoid(x); break;
+        case LSTMC_LOG1P: y = v_log1p(x); break;
         }
         store_n(w->out + i, y, n);
     }
@@ -44,7 +45,7 @@ static void NAME(map_member)(void *work, const team *member)
 static int NAME(map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n)
 {
     NAME(map_work) work = {out, a, function, n};
-    if (function < LSTMC_EXP || function > LSTMC_SIGMOID)
+    if (function < LSTMC_EXP || function > LSTMC_LOG1P)
         return LSTMC_UNKNOWN;
     lstmc_team_run(1, NAME(map_member), &work);
     return 0;
@@ -84,6 +85,8 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .softmax = NAME(softmax),
     .softmax_cross_entropy = NAME(softmax_cross_entropy),
     .squared_error = NAME(squared_error),
+    .huber = NAME(huber),
+    .binary_cross_entropy = NAME(binary_cross_entropy),
     .norm = NAME(norm),
     .scale = NAME(scale),
     .sgd = NAME(sgd),

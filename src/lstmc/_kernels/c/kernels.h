@@ -31,7 +31,7 @@
 typedef void lstmc_real; /* float or double, as the table says */
 
 enum { LSTMC_UNKNOWN = -1 }; /* returned for a number that names no cell or function */
-enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2 }; /* function of map() */
+enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2, LSTMC_LOG1P = 3 }; /* function of map() */
 
 /* One layer of a stack, forward. What is of c is NULL where the cell has none. */
 typedef struct {
@@ -191,10 +191,19 @@ typedef struct lstmc_kernels {
     double (*softmax_cross_entropy)(lstmc_real *dlogits, double *losses, const lstmc_real *logits,
                                     const int64_t *targets, int64_t ignored, ptrdiff_t rows,
                                     ptrdiff_t columns, int threads);
-    /* The mean of (y - target)^2 over n; dy (n,), written, may be y itself or NULL.
-       sums: scratch, ROOM for n / 4096 + 1 doubles. */
+    /* The mean of (y - target)^2 over those of n elements that count: where mask (n,) is not 0, or all if it
+       is NULL; 0 if none does. dy (n,), written, may be y itself or NULL; where an element does not count it
+       is 0, whatever y and target are there. sums: scratch, ROOM for n / 4096 + 1 doubles. */
     double (*squared_error)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
-                            ptrdiff_t n, int threads);
+                            const uint8_t *mask, ptrdiff_t n, int threads);
+    /* Likewise of error^2 / 2 where |error| = |y - target| is at most delta > 0, and beyond of the line that
+       goes on from there, delta (|error| - delta / 2). */
+    double (*huber)(lstmc_real *dy, double *sums, const lstmc_real *y, const lstmc_real *target,
+                    const uint8_t *mask, double delta, ptrdiff_t n, int threads);
+    /* Likewise of -target log(p) - (1 - target) log(1 - p), in nats, with p = sigmoid(logits) and targets in
+       [0, 1]. */
+    double (*binary_cross_entropy)(lstmc_real *dlogits, double *sums, const lstmc_real *logits,
+                                   const lstmc_real *targets, const uint8_t *mask, ptrdiff_t n, int threads);
     /* The Euclidean norm, in double. Where the squares overflow or vanish, a is read twice more: infinite
        only if an element or the norm itself is. sums as above. */
     double (*norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads);

@@ -317,10 +317,33 @@ def _sums_per_block(dy, a, target):
     return sums
 
 
-def squared_error(dy, y, target, num_threads=None):
-    """Return the mean of (y - target)^2; write its gradient to dy."""
+def counted(name, y, lengths, mask, batch_first, each):
+    """Return None: every element counts. Refuse lengths and a mask."""
+    for argument, value in {"lengths": lengths, "mask": mask}.items():
+        if value is not None:
+            raise ValueError(f"losses on a GPU take no {argument} yet")
+
+
+def squared_error(dy, y, target, mask, num_threads=None):
+    """Return the mean of (y - target)^2; write its gradient to dy. mask is None, as `counted` has it."""
     check_num_threads(num_threads)
     return _add_up(_sums_per_block(dy, y, target), factor=1 / max(1, y.size))
+
+
+def huber(dy, y, target, mask, delta, num_threads=None):
+    """Refuse."""
+    raise _no_loss("huber")
+
+
+def binary_cross_entropy(dlogits, logits, targets, mask, num_threads=None):
+    """Refuse."""
+    raise _no_loss("binary_cross_entropy")
+
+
+def _no_loss(name):
+    return ValueError(
+        f"a GPU has no loss {name!r} yet: there are softmax_cross_entropy, squared_error"
+    )
 
 
 def norm(a, num_threads=None):
