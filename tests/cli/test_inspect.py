@@ -129,8 +129,8 @@ def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
     report = json.loads((tmp_path / "seen" / "report.json").read_text())
     assert set(report) == {"adding", "temporal_order"}
     for name, seen in report.items():
-        assert seen["lstm"]["updates"] == seen["rnn"]["updates"] == [4]
-        assert len(seen["rnn_flow"]["layers"][0]["reach"]["norms"]) == 13
+        assert [one["updates"] for one in seen["learnings"].values()] == [[4], [4]]
+        assert len(seen["flows"]["rnn"]["layers"][0]["reach"]["norms"]) == 13
         assert f"{name.replace('_', ' ')}, 12 steps: learned when" in output
     drawn = (tmp_path / "seen" / "demo.png").exists()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)

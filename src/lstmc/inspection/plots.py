@@ -332,7 +332,7 @@ def plot_jacobian(
 
 
 def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs may call it
-    """Draw how an LSTM and an RNN learn the same problems, and beside it why: a row for each problem.
+    """Draw how networks of equal size learn the same problems, and beside it why: a row for each problem.
 
     Parameters
     ----------
