@@ -52,7 +52,9 @@ def _bound(w, problem):
 
     layers = []
     for k in range(w.layers):
-        w_ih, w_hh, bias = (problem.weights[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias"))
+        w_ih, w_hh, bias = (
+            problem.weights[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias")
+        )
         bias, own = np.split(bias, [len(w_ih)])
         layers.append((ordered(w_ih), ordered(w_hh), ordered(bias), own))
     return layers

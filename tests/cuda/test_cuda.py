@@ -107,7 +107,9 @@ def test_a_cell_that_a_gpu_does_not_have_is_refused_by_name(kernels):
 
 
 def test_a_gru_is_refused_on_a_gpu(kernels, capsys, tmp_path):
-    refused = partial(pytest.raises, ValueError, match="a GPU has no cell 'gru' yet: there are lstm, ")
+    refused = partial(
+        pytest.raises, ValueError, match="a GPU has no cell 'gru' yet: there are lstm, "
+    )
     with refused():
         lstmc.GRU(3, 5, device="cuda")
     gru = lstmc.GRU(3, 5, rng=0)

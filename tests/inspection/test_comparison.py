@@ -59,7 +59,9 @@ def test_a_gru_of_equal_size(name, hidden):
 @pytest.mark.parametrize("kinds", [(), ("lstm", "lstm"), ("lstm", "cnn"), "transformer"])
 def test_wrong_kinds_are_refused(kinds):
     for function in (equal_networks, compare):
-        with pytest.raises(ValueError, match="kinds must be different ones of lstm, gru, rnn, got "):
+        with pytest.raises(
+            ValueError, match="kinds must be different ones of lstm, gru, rnn, got "
+        ):
             function(Problem("adding", 10), kinds=kinds)
 
 
@@ -98,7 +100,10 @@ def test_an_orthogonal_start():
 # -- learning ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "cell"), [*product(NAMES[:2], ("lstm", "gru", "rnn")), ("copying", "lstm"), ("copying", "gru")])
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [*product(NAMES[:2], ("lstm", "gru", "rnn")), *product(("copying",), ("lstm", "gru"))],
+)
 def test_short_sequences_are_learned(name, cell):
     problem = Problem(name, 10 if name != "copying" else 5, symbols=2)
     (net,) = equal_networks(problem, 24, kinds=[cell])
@@ -258,7 +263,6 @@ def test_compare_is_learn_for_each():
 
 def test_each_network_has_its_learning_rate():
     problem = Problem("adding", 10)
-
 
     def rates(**options):
         comparison = compare(problem, 1, hidden=24, rows=5, **options)

@@ -13,7 +13,7 @@ from ..layer import check_size
 from ..optim import Adam, clip_grad_norm
 from ..passes import recurrent_layers
 from .contestants import CONTESTANTS, PAIR, check_kinds, equal_networks, is_finite
-from .flow import GradientFlow, gradient_flow
+from .flow import gradient_flow
 from .inputs import recurrent_network
 from .plots import plot_comparisons
 from .problems import Problem, check_problem

@@ -124,6 +124,7 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform", 
 
     - with the default starts, the LSTM learns adding in 400 updates and temporal order in 300 to 500, the RNN
       neither in 5000 (three seeds); 0.23 of the gradient is left in the LSTM, 1e-21 in the RNN;
+    - a GRU with the default start learns adding in 300, temporal order in 200 (three seeds);
     - with the forget bias raised by only 1, the LSTM learns adding in 1000, temporal order not in 5000 (two
       seeds); 1e-6 to 1e-7 is left;
     - with an orthogonal start, the RNN learns temporal order in 1100 to 2000 (three seeds), adding not in
