@@ -29,6 +29,7 @@ except ImportError:  # where the binding was before it had a folder
 
 CELLS = {
     "lstm": lambda *sizes, **options: lstmc.LSTM(*sizes, **options),
+    **({"gru": lstmc.GRU} if hasattr(lstmc, "GRU") else {}),  # an older version has none
     **{
         f"rnn_{kind}": lambda *sizes, kind=kind, **options: lstmc.RNN(
             *sizes, nonlinearity=kind, **options
@@ -346,8 +347,9 @@ def every_case(isa, folder):
         for size in SIZES:
             dense(f"{here} {size}", dtype, size, threads)
         optimisers(here, dtype, threads)
-        for cell in ("lstm", "rnn"):
-            training(f"{here} {cell}", cell, dtype, threads, folder)
+        for cell in ("lstm", "gru", "rnn"):
+            if hasattr(lstmc, cell.upper()):
+                training(f"{here} {cell}", cell, dtype, threads, folder)
     for cell, (kind, dtype) in itertools.product(CELLS, TYPES.items()):
         inspection(f"{isa} {cell} {kind}", cell, dtype)
 

@@ -73,7 +73,7 @@ def packing(record, dtype, inputs, hidden):
     """Pack the weights of one recurrent layer, whose cell is a record of lstmc's."""
     ffi, table = _table(dtype)
     rows, cell = len(record.gates) * hidden, core.cell(record.name)
-    shapes = ((rows, inputs), (rows, hidden), (rows,))
+    shapes = ((rows, inputs), (rows, hidden), (record.biases * hidden,))
     weights = [ffi.from_buffer(np.zeros(shape, dtype)) for shape in shapes]
     layer = ffi.new("lstmc_forward_layer *", {"inputs": inputs, "hidden": hidden})
     layer.weight_ih, layer.weight_hh, layer.bias = weights

@@ -15,16 +15,27 @@ class Cell(NamedTuple):
     """How many states a cell has, and a step."""
 
     states: int
-    step: Callable  # (sums (B, G*H), states) -> states
+    step: Callable  # (W x + b, R h: (B, G*H); R's own bias, if any; states) -> states
 
 
-def _lstm(sums, state):
-    i, f, g, o = jnp.split(sums, 4, axis=-1)
+def _lstm(of_x, of_h, own, state):
+    i, f, g, o = jnp.split(of_x + of_h, 4, axis=-1)
     c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-CELLS = {"lstm": Cell(2, _lstm), "rnn": Cell(1, lambda sums, state: (jnp.tanh(sums),))}
+def _gru(of_x, of_h, own, state):
+    (r_x, z_x, n_x), (r_h, z_h, n_h) = (jnp.split(a, 3, axis=-1) for a in (of_x, of_h))
+    r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
+    n = jnp.tanh(n_x + r * (n_h + own))
+    return (n + z * (state[0] - n),)
+
+
+CELLS = {
+    "lstm": Cell(2, _lstm),
+    "gru": Cell(1, _gru),
+    "rnn": Cell(1, lambda of_x, of_h, own, state: (jnp.tanh(of_x + of_h),)),
+}
 
 
 def _stack(w, weights, x, states):
@@ -32,12 +43,13 @@ def _stack(w, weights, x, states):
     final, cell = [], CELLS[w.cell].step
     for k in range(w.layers):
         recurrent = weights[f"weight_hh_l{k}"]
+        bias, own = jnp.split(weights[f"bias_l{k}"], recurrent.shape[1:])
 
-        def step(state, sums, recurrent=recurrent):
-            state = cell(sums + state[0] @ recurrent, state)
+        def step(state, of_x, recurrent=recurrent, own=own):
+            state = cell(of_x, state[0] @ recurrent, own, state)
             return state, state[0]
 
-        products = x @ weights[f"weight_ih_l{k}"] + weights[f"bias_l{k}"]
+        products = x @ weights[f"weight_ih_l{k}"] + bias
         state, x = jax.lax.scan(step, states[k], products)
         final.append(state)
     return x, tuple(final)

@@ -1,4 +1,4 @@
-"""ONNX Runtime: one LSTM or RNN node a layer, weights as initialisers; inference only."""
+"""ONNX Runtime: one LSTM, GRU or RNN node a layer, weights as initialisers; inference only."""
 
 import itertools
 from typing import NamedTuple
@@ -12,16 +12,18 @@ from . import Side, Turns
 
 
 class Cell(NamedTuple):
-    """A cell's operator, the order of its row blocks there (of our blocks), and its states."""
+    """A cell's operator, the order of its row blocks there (of our blocks), its states and attributes."""
 
     operator: str
     order: tuple
     states: tuple
+    attributes: dict
 
 
 CELLS = {
-    "lstm": Cell("LSTM", (0, 3, 1, 2), ("h", "c")),  # i, o, f, c, which is our g
-    "rnn": Cell("RNN", (0,), ("h",)),
+    "lstm": Cell("LSTM", (0, 3, 1, 2), ("h", "c"), {}),  # i, o, f, c, which is our g
+    "gru": Cell("GRU", (1, 0, 2), ("h",), {"linear_before_reset": 1}),  # z, r, h, which is our n
+    "rnn": Cell("RNN", (0,), ("h",), {}),
 }
 
 
@@ -40,11 +42,13 @@ def _model(w, problem):
     outputs = [value("y", TensorProto.FLOAT, [w.steps, w.batch, w.hidden])]
     axes = numpy_helper.from_array(np.array([1]), "directions")
     for k in range(w.layers):
-        bias = _reordered(problem.weights[f"bias_l{k}"], w.cell)
+        rows = len(problem.weights[f"weight_ih_l{k}"])
+        bias, own = np.split(problem.weights[f"bias_l{k}"], [rows])
+        of_h = np.concatenate([np.zeros(rows - len(own), own.dtype), own])  # ONNX adds the two
         arrays = {
             f"W{k}": _reordered(problem.weights[f"weight_ih_l{k}"], w.cell),
             f"R{k}": _reordered(problem.weights[f"weight_hh_l{k}"], w.cell),
-            f"B{k}": np.concatenate([bias, np.zeros_like(bias)], axis=1),  # ONNX adds the two
+            f"B{k}": np.concatenate([_reordered(b, w.cell) for b in (bias, of_h)], axis=1),
         }
         initialisers += [numpy_helper.from_array(a, name) for name, a in arrays.items()]
         before = [f"{name}{k}" for name in cell.states]
@@ -59,6 +63,7 @@ def _model(w, problem):
                 [source, *arrays, "", *before],
                 [f"{target}_d", *after],
                 hidden_size=w.hidden,
+                **cell.attributes,
             )
         )
         nodes.append(helper.make_node("Squeeze", [f"{target}_d", "directions"], [target]))

@@ -4,11 +4,15 @@ import lstmc
 
 from . import CLIP, RATE, Side, Turns
 
-LAYERS = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN}
+LAYERS = {  # those that this version has
+    name.lower(): getattr(lstmc, name) for name in ("LSTM", "GRU", "RNN") if hasattr(lstmc, name)
+}
 
 
 def layer_of(w):
     """Return the recurrent layer of a workload."""
+    if w.cell not in LAYERS:
+        raise ValueError(f"this version of lstmc has no {w.cell}")
     return LAYERS[w.cell](w.inputs, w.hidden, w.layers, dtype=w.dtype, rng=0)
 
 

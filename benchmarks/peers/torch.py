@@ -1,5 +1,6 @@
-"""PyTorch: nn.LSTM and nn.RNN, by oneDNN or cuDNN where these take part, and for single steps their Cells."""
+"""PyTorch: nn.LSTM, GRU and RNN, by oneDNN or cuDNN where these take part, and for steps their Cells."""
 
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ class Cell(NamedTuple):
 
 CELLS = {
     "lstm": Cell(torch.nn.LSTM, torch.nn.LSTMCell),
+    "gru": Cell(torch.nn.GRU, torch.nn.GRUCell),
     "rnn": Cell(torch.nn.RNN, torch.nn.RNNCell),
 }
 OPTIMISERS = {
@@ -41,14 +43,22 @@ def _sets(problem, setting):
 
 
 def _bind(module, weights, setting):
-    """Copy weights in; PyTorch's second bias is zero and not trained."""
+    """Copy weights in; of PyTorch's second bias, what lstmc does not have is zero and not trained."""
+    module.to(setting.device)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if "bias_hh" in name:
-                parameter.zero_().requires_grad_(False)
+            value = torch.from_numpy(weights[_our_name(name)].copy())
+            own = len(value) - len(parameter)  # rows, the last, that have the second bias too
+            if "bias_hh" not in name:
+                parameter.copy_(value[: len(parameter)])
+            elif own:
+                parameter.zero_()[-own:] = value[-own:]
+                mask = torch.zeros_like(parameter)
+                mask[-own:] = 1
+                parameter.register_hook(mask.mul)
             else:
-                parameter.copy_(torch.from_numpy(weights[name.replace("bias_ih", "bias")].copy()))
-    return module.to(setting.device)
+                parameter.zero_().requires_grad_(False)
+    return module
 
 
 def _layers(w, problem, setting):
@@ -57,8 +67,20 @@ def _layers(w, problem, setting):
     return _bind(module, problem.weights, setting)
 
 
-def _by_our_names(module):
-    return {name.replace("bias_ih", "bias"): p for name, p in module.named_parameters()}
+def _our_name(name):
+    return re.sub("bias_[ih]h", "bias", name)
+
+
+def _by_our_names(module, weights, value=lambda parameter: parameter):
+    """Return a value of each parameter by lstmc's names; of the second bias, the rows that lstmc has."""
+    values = {}
+    for name, p in module.named_parameters():
+        ours = _our_name(name)
+        if "bias_hh" not in name:
+            values[ours] = value(p)
+        elif own := len(weights[ours]) - len(p):
+            values[ours] = torch.cat([values[ours], value(p)[-own:]])
+    return values
 
 
 def _parts(state):
@@ -122,7 +144,7 @@ def train(w, problem, setting):
     layers, sets = _layers(w, problem, setting), _sets(problem, setting)
     for x, _ in sets:
         x.requires_grad_()
-    named, turns = _by_our_names(layers), Turns(sets)
+    turns = Turns(sets)
     last = y = None
 
     def run(n):
@@ -136,7 +158,11 @@ def train(w, problem, setting):
             y, _ = layers(x)
             y.backward(dy)
 
-    return {"torch": Side(run, lambda: (y, last.grad, *(named[n].grad for n in problem.weights)))}
+    def answers():
+        grads = _by_our_names(layers, problem.weights, lambda parameter: parameter.grad)
+        return (y, last.grad, *(grads[name] for name in problem.weights))
+
+    return {"torch": Side(run, answers)}
 
 
 def model(w, problem, setting):
@@ -159,8 +185,6 @@ def _model_side(w, problem, setting, how):
     modules = (layers, embedding, softmax)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=RATE, **{how: True})
-    named = _by_our_names(layers) | {"embedding": embedding.weight}
-    named |= {"softmax": softmax.weight, "softmax_bias": softmax.bias}
     state = loss = None
 
     def run(n):
@@ -176,4 +200,9 @@ def _model_side(w, problem, setting, how):
             optimiser.step()
             state, loss = _detached(state), loss.detach()
 
-    return Side(run, lambda: (loss, *(named[name] for name in weights)))
+    def answers():
+        named = _by_our_names(layers, weights) | {"embedding": embedding.weight}
+        named |= {"softmax": softmax.weight, "softmax_bias": softmax.bias}
+        return (loss, *(named[name] for name in weights))
+
+    return Side(run, answers)

@@ -64,8 +64,9 @@ class Cell(NamedTuple):
         The gate that the state, c where there is one, is multiplied by at each step.
     writes : tuple of str
         The gates whose product is added to c.
-    doors : tuple of str
-        The gates that cut a unit off while they are shut: nothing gets in, or nothing gets out.
+    doors : tuple of (str, str)
+        The gates that cut a unit off, nothing gets in or nothing gets out, while they are "shut" or, as a
+        GRU's z, "open".
     dc_through_h : function of (dh, c, gates) or None
         Returns what a gradient at h sends to c of the same step.
     dsums_of_h : function of (dsums, gates) or None
@@ -145,7 +146,7 @@ _LSTM = Cell(
     saved=("i", "f", "g", "o"),
     keeps="f",
     writes=("i", "g"),
-    doors=("i", "o"),
+    doors=(("i", "shut"), ("o", "shut")),
     dc_through_h=_lstm_dc_through_h,
     derivatives=_lstm_derivatives,
 )
@@ -179,6 +180,7 @@ _GRU = Cell(
     states=("h",),
     saved=("r", "z", "n", "n of h"),
     keeps="z",
+    doors=(("z", "open"),),
     derivatives=_gru_derivatives,
     dsums_of_h=_gru_dsums_of_h,
     own_biases=1,

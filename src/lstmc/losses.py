@@ -7,6 +7,7 @@ import numpy as np
 from ._kernels import kernels_of
 from ._kernels.messages import kind_of, shape_text
 from .layer import float_array
+from .lengths import check_on_cpu, counted
 
 __all__ = ["binary_cross_entropy", "huber", "softmax_cross_entropy", "squared_error"]
 
@@ -38,12 +39,12 @@ def _index(name, value):
     return int(value)
 
 
-def _only(counted, targets, ignore_index):
+def _only(counts, targets, ignore_index):
     """Return token ids with ignore_index where they do not count; anything but an array of them as it is."""
-    fits = isinstance(targets, np.ndarray) and targets.shape == counted.shape
+    fits = isinstance(targets, np.ndarray) and targets.shape == counts.shape
     if not fits or targets.dtype.kind != "i" or targets.dtype.itemsize < 4:
         return targets  # it is refused soon
-    return np.where(counted, targets, np.int64(ignore_index))
+    return np.where(counts, targets, np.int64(ignore_index))
 
 
 def softmax_cross_entropy(
@@ -100,8 +101,9 @@ def softmax_cross_entropy(
     if rows.ndim == 0 or rows.shape[-1] == 0:
         raise ValueError(f"logits must be (..., V) with V at least 1, got {shape_text(rows.shape)}")
     classes, ignore_index = rows.shape[-1], _index("ignore_index", ignore_index)
-    counted = kernels.counted("logits", rows, lengths, mask, batch_first, each=False)
-    only = targets if counted is None else _only(counted, targets, ignore_index)
+    check_on_cpu(rows, lengths=lengths, mask=mask)
+    counts = counted("logits", rows, lengths, mask, batch_first, each=False)
+    only = targets if counts is None else _only(counts, targets, ignore_index)
     ids = kernels.checked_tokens("targets", only, classes, rows.shape[:-1], ignore_index)
     if out is None:
         dlogits = kernels.arrays.empty(rows.shape, rows.dtype)
@@ -147,9 +149,9 @@ def squared_error(y, target, num_threads=None, *, lengths=None, mask=None, batch
         Types or shapes differ or do not fit. Or lengths or a mask come with arrays on a GPU, whose losses
         take none yet.
     """
-    kernels, y, target, counted = _pair("y", y, "target", target, lengths, mask, batch_first)
+    kernels, y, target, counts = _pair("y", y, "target", target, lengths, mask, batch_first)
     dy = kernels.arrays.empty(y.shape, y.dtype)
-    return kernels.squared_error(dy, y, target, counted, num_threads), dy
+    return kernels.squared_error(dy, y, target, counts, num_threads), dy
 
 
 def huber(y, target, delta=1.0, num_threads=None, *, lengths=None, mask=None, batch_first=False):
@@ -188,9 +190,9 @@ def huber(y, target, delta=1.0, num_threads=None, *, lengths=None, mask=None, ba
         raise TypeError(f"delta must be a positive finite number, got {delta!r}")
     if not 0 < delta < math.inf:
         raise ValueError(f"delta must be a positive finite number, got {delta}")
-    kernels, y, target, counted = _pair("y", y, "target", target, lengths, mask, batch_first)
+    kernels, y, target, counts = _pair("y", y, "target", target, lengths, mask, batch_first)
     dy = kernels.arrays.empty(y.shape, y.dtype)
-    return kernels.huber(dy, y, target, counted, delta, num_threads), dy
+    return kernels.huber(dy, y, target, counts, delta, num_threads), dy
 
 
 def binary_cross_entropy(
@@ -224,12 +226,12 @@ def binary_cross_entropy(
         As for `squared_error`; or a target that counts is not in [0, 1], or the arrays are on a GPU, which
         does not have this loss yet.
     """
-    kernels, logits, targets, counted = _pair(
+    kernels, logits, targets, counts = _pair(
         "logits", logits, "targets", targets, lengths, mask, batch_first
     )
     dlogits = kernels.arrays.empty(logits.shape, logits.dtype)
-    loss = kernels.binary_cross_entropy(dlogits, logits, targets, counted, num_threads)
-    _check_probabilities("targets", targets, counted)
+    loss = kernels.binary_cross_entropy(dlogits, logits, targets, counts, num_threads)
+    _check_probabilities("targets", targets, counts)
     return loss, dlogits
 
 
@@ -237,15 +239,16 @@ def _pair(y_name, y, target_name, target, lengths, mask, batch_first):
     """Return kernels, two arrays of one shape and type as these read them, and which elements count."""
     kernels = kernels_of(y)
     y = float_array(kernels, y_name, y)
-    counted = kernels.counted(y_name, y, lengths, mask, batch_first, each=True)
-    return kernels, y, kernels.checked(target_name, target, y.dtype, y.shape), counted
+    check_on_cpu(y, lengths=lengths, mask=mask)
+    counts = counted(y_name, y, lengths, mask, batch_first, each=True)
+    return kernels, y, kernels.checked(target_name, target, y.dtype, y.shape), counts
 
 
-def _check_probabilities(name, values, counted):
+def _check_probabilities(name, values, counts):
     """Refuse a value outside [0, 1] that counts, and NaN."""
     wrong = ~((values >= 0) & (values <= 1))  # written so that NaN is wrong
-    if counted is not None:
-        wrong &= counted
+    if counts is not None:
+        wrong &= counts
     if wrong.any():
         place = np.unravel_index(np.argmax(wrong), values.shape)
         at = ", ".join(map(str, place)) or "()"

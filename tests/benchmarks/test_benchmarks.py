@@ -51,10 +51,14 @@ SMALL = [
     Workload("step", 5, 7, layers=2),
     Workload("forward", 5, 7, 6, 3, 2),
     Workload("train", 5, 7, 6, 3, 2),
+    Workload("step", 5, 7, layers=2, cell="gru"),
+    Workload("forward", 5, 7, 6, 3, 2, cell="gru"),
+    Workload("train", 5, 7, 6, 3, 2, cell="gru"),
     Workload("train", 5, 7, 6, 3, 2, cell="rnn"),
     Workload("train", 5, 7, 6, 3, 2, dtype="float64"),
     Workload("model", 5, 7, 6, 3, 2, vocabulary=11),
     Workload("model", 5, 7, 6, 3, 2, vocabulary=11, dropout=0.5),
+    Workload("model", 5, 7, 6, 3, 2, "gru", vocabulary=11),
 ]
 small = pytest.mark.parametrize("w", SMALL, ids=lambda w: f"{w.name} {w.dropout or ''}")
 
@@ -67,6 +71,7 @@ def test_operations():
     assert limits.flops(Workload("forward", i, h, t, b)) == 8 * t * b * h * (i + h)
     assert limits.flops(Workload("train", i, h, t, b)) == 3 * 8 * t * b * h * (i + h)
     assert limits.flops(Workload("forward", i, h, t, b, cell="rnn")) == 2 * t * b * h * (i + h)
+    assert limits.flops(Workload("train", i, h, t, b, cell="gru")) == 3 * 6 * t * b * h * (i + h)
     two = 8 * t * b * h * (i + h) + 8 * t * b * h * 2 * h
     assert limits.flops(Workload("forward", i, h, t, b, layers=2)) == two
     model = 3 * (8 * t * b * h * (i + h) + 2 * t * b * h * 13)
@@ -101,10 +106,11 @@ def test_a_sequence_reads_its_recurrent_weights_at_every_step():
 
 
 def test_activations():
-    """LSTM: four gates and tanh(c), which backward needs again; RNN: one."""
+    """LSTM: four gates and tanh(c), which backward needs again; GRU: three gates; RNN: one."""
     states = 6 * 3 * 7 * 2
     assert limits.activations(Workload("forward", 5, 7, 6, 3, 2)) == 5 * states
     assert limits.activations(Workload("train", 5, 7, 6, 3, 2)) == 6 * states
+    assert limits.activations(Workload("train", 5, 7, 6, 3, 2, "gru")) == 3 * states
     assert limits.activations(Workload("train", 5, 7, 6, 3, 2, "rnn")) == states
 
 

@@ -12,7 +12,8 @@ from lstmc import cli
 TEXT = "the cat sat on the mat. the dog saw the cat, and the cat ran."
 
 
-@pytest.fixture(params=[("lstm", 0.0), ("lstm", 0.3), ("rnn", 0.0)], ids=["lstm", "dropout", "rnn"])
+@pytest.fixture(params=[("lstm", 0.0), ("lstm", 0.3), ("gru", 0.0), ("rnn", 0.0)],
+                ids=["lstm", "dropout", "gru", "rnn"])  # fmt: skip
 def model(request, tmp_path, monkeypatch):
     """Write a model with random weights to model.safetensors, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
@@ -53,8 +54,8 @@ def check_reports(model, report, output):
 
 
 def check_writers(model, output):
-    if model.config["cell"] == "rnn":
-        assert "who wrote a unit: RNN layers have no cell state" in output
+    if (cell := model.config["cell"]) != "lstm":
+        assert f"who wrote a unit: {cell.upper()} layers have no cell state" in output
         return
     first = lstmc.writers(model, TEXT[:-1], unit=4, layer=0, k=1)[0]
     _, listed = output.split("who wrote unit 4 of layer 0")
@@ -129,8 +130,8 @@ def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
     report = json.loads((tmp_path / "seen" / "report.json").read_text())
     assert set(report) == {"adding", "temporal_order"}
     for name, seen in report.items():
-        assert seen["lstm"]["updates"] == seen["rnn"]["updates"] == [4]
-        assert len(seen["rnn_flow"]["layers"][0]["reach"]["norms"]) == 13
+        assert [one["updates"] for one in seen["learnings"].values()] == [[4], [4]]
+        assert len(seen["flows"]["rnn"]["layers"][0]["reach"]["norms"]) == 13
         assert f"{name.replace('_', ' ')}, 12 steps: learned when" in output
     drawn = (tmp_path / "seen" / "demo.png").exists()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)

@@ -183,7 +183,7 @@ def test_what_was_learnt_before_divergence_is_kept(capsys):
 
 @pytest.mark.parametrize(
     "option",
-    ["--cell rnn", "--level word", "--layers 2", "--hidden 13", "--embed 7", "--dropout 0.5",
+    ["--cell rnn", "--cell gru", "--level word", "--layers 2", "--hidden 13", "--embed 7", "--dropout 0.5",
      "--dtype float64", "--batch 9", "--steps 11", "--optimizer sgd", "--optimizer adamw",
      "--optimizer rmsprop", "--lr 0.003",
      "--clip 0.01", "--epochs 3", "--valid 0.2", "--seed 7", "--schedule step --decay 0.1",

@@ -6,6 +6,7 @@ Without a GPU the second is true of their emulation (emulator/), which runs the 
 import importlib
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 import cuda_compilers
@@ -16,6 +17,7 @@ from support import assert_close, assert_same_bits
 
 import lstmc
 import lstmc.cells
+from lstmc import cli
 from lstmc._kernels import cpu
 from lstmc._kernels.cuda import cells
 
@@ -102,6 +104,26 @@ def test_a_cell_that_a_gpu_does_not_have_is_refused_by_name(kernels):
     assert kernels.cell("lstm").file == "lstm.cu"
     with pytest.raises(ValueError, match="a GPU has no cell 'gru' yet: there are lstm, rnn_tanh, "):
         kernels.cell("gru")
+
+
+def test_a_gru_is_refused_on_a_gpu(kernels, capsys, tmp_path):
+    refused = partial(
+        pytest.raises, ValueError, match="a GPU has no cell 'gru' yet: there are lstm, "
+    )
+    with refused():
+        lstmc.GRU(3, 5, device="cuda")
+    gru = lstmc.GRU(3, 5, rng=0)
+    net = lstmc.Sequential(lstmc.LSTM(2, 3, rng=0), lstmc.GRU(3, 5, rng=0))
+    before = net.params.copy()
+    for layer in (gru, net):
+        with refused():
+            layer.to("cuda")
+    assert gru.device == net.device == net.layers[0].device == net.layers[1].device == "cpu"
+    assert_same_bits(net.params, before)
+    out = tmp_path / "run"
+    assert cli.main(["train", "--cell", "gru", "--device", "cuda", "--out", str(out)]) == 1
+    assert "lstmc: error: a GPU has no cell 'gru' yet" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_network_with_a_cell_that_a_gpu_does_not_have_stays_where_it_is(kernels, monkeypatch):

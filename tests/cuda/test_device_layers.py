@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import stacks
+from cases import ON_GPU
 from devices import (
     CASE,
     CASES,
@@ -18,7 +19,6 @@ from devices import (
     to_device,
     to_host,
 )
-from stacks import CELLS
 from support import assert_close, assert_same_bits
 
 import lstmc
@@ -29,7 +29,7 @@ import lstmc
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ON_GPU)
 def test_like_the_cpu(cupy, dtype, cell, case):
     problem = stacks.as_type(stacks.random_problem(cell, *case), dtype)
     assert_alike(on_device(cupy, problem), stacks.solution(problem), dtype)
@@ -85,7 +85,7 @@ def test_no_steps_or_no_rows(cupy, dtype, cell, steps, batch):
     assert y.shape == (steps, batch, 9)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ON_GPU)
 def test_inference_like_the_cpu(cupy, dtype, cell):
     """By __call__ and without a trace, from zeros and from a state."""
     problem = stacks.as_type(stacks.random_problem(cell, 6, 4, 7, 19, 2), dtype)
@@ -245,7 +245,7 @@ def test_a_device_that_is_current_with_a_stream_of_its_own(cupy, dtype):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ON_GPU)
 def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
     problem = stacks.as_type(stacks.random_problem(cell, 5, batch, 7, 19, 2), dtype)
     data = to_device(cupy, problem)

@@ -71,6 +71,7 @@ class Cell:
     keeps: str | None = None
     dsums_of_h: Callable = lambda dsums, gates: dsums
     own_biases: int = 0
+    on_gpu: bool = True
 
     @property
     def biases(self):
@@ -186,6 +187,7 @@ GRU = Cell(
     keeps="z",
     dsums_of_h=gru_dsums_of_h,
     own_biases=1,
+    on_gpu=False,
 )
 
 
@@ -238,11 +240,12 @@ CELLS = {
 }
 KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS.values()))
 
-# By name: the first cell of each kind, and those that PyTorch has.
+# By name: the first cell of each kind, those that PyTorch has, and those that run on a GPU.
 ONE_OF_EACH_KIND = tuple(
     next(cell.name for cell in CELLS.values() if cell.kind == kind) for kind in KINDS
 )
 IN_TORCH = tuple(cell.name for cell in CELLS.values() if cell.torch)
+ON_GPU = tuple(cell.name for cell in CELLS.values() if cell.on_gpu)
 
 
 def cell_of(layer):

@@ -13,7 +13,8 @@ from problem_cases import NAMES, generator
 from support import assert_close, assert_same_bits
 
 import lstmc
-from lstmc.inspection.comparison import Learning, compare, equal_networks, learn
+from lstmc.inspection.comparison import Learning, compare, learn
+from lstmc.inspection.contestants import equal_networks
 from lstmc.inspection.problems import Problem, adding, copying, temporal_order
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "long_term.py"
@@ -41,6 +42,29 @@ def test_networks_of_equal_size(name, hidden):
     assert lstm(x)[0].shape == rnn(x)[0].shape == (problem.length, 3, o)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("hidden", [32, 48, 64])
+def test_a_gru_of_equal_size(name, hidden):
+    problem = Problem(name, 50)
+    gru, lstm = equal_networks(problem, hidden, kinds=("gru", "lstm"))
+    i, o, near = problem.inputs, problem.outputs, gru.layers[0].hidden_size
+    sizes = {h: 3 * h * (i + h) + 4 * h + o * (h + 1) for h in (near - 1, near, near + 1)}
+    assert gru.num_parameters == sizes[near]
+    assert min(sizes, key=lambda h: abs(sizes[h] - lstm.num_parameters)) == near
+    assert abs(sizes[near] / lstm.num_parameters - 1) < 0.02
+    x, _ = problem.batch(generator(), 3)
+    assert gru(x)[0].shape == (problem.length, 3, o)
+
+
+@pytest.mark.parametrize("kinds", [(), ("lstm", "lstm"), ("lstm", "cnn"), "transformer"])
+def test_wrong_kinds_are_refused(kinds):
+    for function in (equal_networks, compare):
+        with pytest.raises(
+            ValueError, match="kinds must be different ones of lstm, gru, rnn, got "
+        ):
+            function(Problem("adding", 10), kinds=kinds)
+
+
 def test_the_forget_gates_at_first():
     problem = Problem("temporal_order", 100)
     plain, _ = equal_networks(problem, rng=3, forget=0)
@@ -53,6 +77,14 @@ def test_the_forget_gates_at_first():
     assert_same_bits(bias[:48], -bias[48:96])
     assert bias[48:96].min() >= 0
     assert math.log(50) < bias[48:96].max() <= math.log(99)
+    plain, spread = (
+        equal_networks(problem, rng=3, forget=forget, kinds=["gru"])[0] for forget in (0, "spread")
+    )
+    hidden = spread.layers[0].hidden_size
+    z = spread["0.bias_l0"][hidden : 2 * hidden]
+    assert np.count_nonzero(spread.params != plain.params) == hidden  # z's bias alone
+    assert z.min() >= 0
+    assert math.log(50) < z.max() <= math.log(99)
 
 
 def test_an_orthogonal_start():
@@ -68,16 +100,19 @@ def test_an_orthogonal_start():
 # -- learning ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "cell"), [*product(NAMES[:2], (0, 1)), ("copying", 0)])
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [*product(NAMES[:2], ("lstm", "gru", "rnn")), *product(("copying",), ("lstm", "gru"))],
+)
 def test_short_sequences_are_learned(name, cell):
     problem = Problem(name, 10 if name != "copying" else 5, symbols=2)
-    net = equal_networks(problem, 24)[cell]
+    (net,) = equal_networks(problem, 24, kinds=[cell])
     result = learn(net, problem, 3000, lr=0.005, seconds=60)
     assert result.stopped == "solved"
     assert result.solved_at == result.updates[-1]
     assert problem.solved(result.scores[-1])
     assert not any(map(problem.solved, result.scores[:-1]))
-    assert result.cell == ("lstm", "rnn")[cell]
+    assert result.cell == cell
     assert result.parameters == net.num_parameters
     x, targets = problem.batch(
         generator(99), 2000
@@ -192,41 +227,53 @@ def test_updates_that_are_not_finite_are_skipped():
 # -- both -------------------------------------------------------------------------------------------
 
 
-def test_compare_is_learn_twice():
+def test_compare_is_learn_for_each():
     problem = Problem("copying", 5, symbols=2)
-    comparison = compare(problem, 30, hidden=24, seed=3, every=10, rows=40)
-    nets = equal_networks(problem, 24, 3)
+    kinds = ("lstm", "gru", "rnn")
+    comparison = compare(problem, 30, kinds=kinds, hidden=24, seed=3, every=10, rows=40)
+    nets = equal_networks(problem, 24, 3, kinds=kinds)
     x, targets = problem.batch(generator(3), 50)
     flows = [lstmc.gradient_flow(net, x, targets) for net in nets]
-    for mine, flow in zip((comparison.lstm_flow, comparison.rnn_flow), flows, strict=True):
+    for mine, flow in zip(comparison.flows.values(), flows, strict=True):
         assert mine.loss == flow.loss
         assert_same_bits(mine.layers[0].reach.norms, flow.layers[0].reach.norms)
         assert mine.at == [problem.length - 1]
-    for mine, net in zip((comparison.lstm, comparison.rnn), nets, strict=True):
+    for mine, net in zip(comparison.learnings.values(), nets, strict=True):
         alone = learn(net, problem, 30, seed=3, every=10, rows=40)
         assert isinstance(mine, Learning)
         assert (mine.cell, mine.updates, mine.losses, mine.scores) == (
             alone.cell, alone.updates, alone.losses, alone.scores,
         )  # fmt: skip
     told = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
-    assert set(told) == {"lstm", "rnn", "lstm_flow", "rnn_flow", "forget", "start"}
-    assert told["rnn"]["losses"] == comparison.rnn.losses
-    assert told["lstm_flow"]["layers"][0]["cell"] == "lstm"
+    assert set(told) == {"learnings", "flows", "forget", "start"}
+    assert list(told["learnings"]) == list(told["flows"]) == ["lstm", "gru", "rnn"]
+    assert told["learnings"]["rnn"]["losses"] == comparison.learnings["rnn"].losses
+    assert told["flows"]["lstm"]["layers"][0]["cell"] == "lstm"
     text = str(comparison)
     assert text.startswith("copying, 5 steps of delay, 2 symbols of 2 kinds: learned when symbols")
-    assert str(comparison.lstm) in text
-    assert str(comparison.rnn) in text
-    assert "forget gates keep for 1 to 9 steps, the RNN's recurrent matrix is uniform" in text
+    for learning in comparison.learnings.values():
+        assert str(learning) in text
+    assert (
+        "  at first the LSTM's forget gates keep for 1 to 9 steps, the GRU's update gates keep for 1 to 9 "
+        "steps, the RNN's recurrent matrix is uniform\n" in text
+    )
     other = str(compare(problem, 1, hidden=24, rows=5, forget=1, start="orthogonal"))
     assert "have a bias raised by 1, the RNN's recurrent matrix is orthogonal" in other
 
 
 def test_each_network_has_its_learning_rate():
     problem = Problem("adding", 10)
-    comparison = compare(problem, 1, hidden=24, rows=5)
-    assert (comparison.lstm.lr, comparison.rnn.lr) == (0.01, 0.0003)
-    comparison = compare(problem, 1, hidden=24, rows=5, lstm_lr=0.02, rnn_lr=0.004)
-    assert (comparison.lstm.lr, comparison.rnn.lr) == (0.02, 0.004)
+
+    def rates(**options):
+        comparison = compare(problem, 1, hidden=24, rows=5, **options)
+        return {kind: learning.lr for kind, learning in comparison.learnings.items()}
+
+    assert rates() == {"lstm": 0.01, "rnn": 0.0003}
+    assert rates(kinds=("gru",)) == {"gru": 0.01}
+    assert rates(lr={"lstm": 0.02, "rnn": 0.004}) == {"lstm": 0.02, "rnn": 0.004}
+    assert rates(kinds=("rnn", "gru"), lr={"gru": 0.03}) == {"rnn": 0.0003, "gru": 0.03}
+    with pytest.raises(ValueError, match="lr must be of lstm, rnn, got 'gru'"):
+        rates(lr={"gru": 0.03})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -245,9 +292,9 @@ def test_the_gradient_tells_before_training(name):
 @pytest.mark.parametrize("name", ["adding", "temporal_order"])
 def test_an_lstm_learns_over_100_steps_and_an_rnn_does_not(name):
     comparison = compare(Problem(name, 100), updates=5000)
-    assert comparison.lstm.solved_at is not None
-    assert comparison.rnn.stopped == "updates"
-    assert comparison.rnn.updates[-1] == 5000
+    assert comparison.learnings["lstm"].solved_at is not None
+    assert comparison.learnings["rnn"].stopped == "updates"
+    assert comparison.learnings["rnn"].updates[-1] == 5000
 
 
 # -- what is refused --------------------------------------------------------------------------------

@@ -199,13 +199,19 @@ def test_a_unit_that_moves_between_rows_is_not_dead():
 
 
 def test_shut_units():
-    """Input or output gate below 0.1 at every step and in every row; an RNN has no such gates."""
+    """Input or output gate below 0.1 at every step and in every row, or a GRU's update gate above 0.9; an
+    RNN has no such gates."""
     net = constructed(i=[-3, 0, 0, -2.1, -3], o=[0, -3, 0, 0, -3], f=-5)
     assert statistics_of(net).shut == [0, 1, 4]
     net["weight_ih_l0"][0, 0] = 3  # the gate opens now and then
     net["weight_ih_l0"][HIDDEN * 3 + 1, 0] = 0.01  # and this one stays below
     assert statistics_of(net).shut == [1, 4]
     assert statistics_of(make_layer("rnn_tanh")).shut == []
+    gru = make_layer("gru")
+    gru.params[...] = 0
+    gru["bias_l0"][HIDDEN : 2 * HIDDEN] = [3, 0, -3, 2.1, 2.3]
+    gru["bias_l0"][:HIDDEN] = -3  # r below 0.1 cuts nothing off
+    assert statistics_of(gru).shut == [0, 4]
 
 
 def test_pegged_units():
@@ -336,7 +342,7 @@ def saves_more():
     for one in trace.layers[0].layers:
         saved = ("i", "f", "g", "sum")
         one.cell = one.cell._replace(
-            saved=saved, doors=("i",), dc_through_h=lambda dh, c, gates: dh
+            saved=saved, doors=(("i", "shut"),), dc_through_h=lambda dh, c, gates: dh
         )
     return net, y, trace
 

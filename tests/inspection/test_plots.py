@@ -109,10 +109,10 @@ def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
     plots.plot_comparisons([actual, actual], tmp_path / "comparisons.png")
     learning, reach = drawn[0].axes[:2]
     lines = [line for line in learning.lines if line.get_label() in ("LSTM", "RNN")]
-    for run, line in zip((actual.lstm, actual.rnn), lines, strict=True):
+    for run, line in zip(actual.learnings.values(), lines, strict=True):
         assert line.get_xdata().tolist() == run.updates
         assert np.allclose(line.get_ydata(), 100 * np.array(run.scores))
-    for flow, line in zip((actual.lstm_flow, actual.rnn_flow), reach.lines, strict=True):
+    for flow, line in zip(actual.flows.values(), reach.lines, strict=True):
         norms = flow.layers[0].reach.norms[1:]
         assert np.allclose(line.get_ydata(), norms / norms[0])
 

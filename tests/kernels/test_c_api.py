@@ -33,10 +33,11 @@ def test_tables(ffi):
 def test_what_is_unknown_is_refused(ffi, table, dtype):
     """A cell, a function or a type that there is not is an error, never the last of those there are."""
     unknown = -1
-    assert table.cell(b"gru") == table.cell(b"") == table.cell(b"LSTM") == unknown
+    assert table.cell(b"lst") == table.cell(b"") == table.cell(b"LSTM") == unknown
     x = np.zeros(3, dtype)
-    for number in (-1, 4, 99):
-        assert table.gates_of(number) == table.states_of(number) == unknown
+    for number in (-1, len(RECORDS), 99):
+        counts = (table.gates_of, table.biases_of, table.saved_of, table.states_of)
+        assert {count(number) for count in counts} == {unknown}
         layer = ffi.new("lstmc_forward_layer[1]", [{"inputs": 2, "hidden": 3}])
         assert table.packed_size(layer, number) == unknown
         assert table.pack_layer(ffi.NULL, layer, number) == unknown
@@ -58,12 +59,14 @@ def test_records_say_the_same_in_both_languages(table, name):
     number = table.cell(name.encode())
     assert number >= 0
     assert table.gates_of(number) == len(cell.gates)
+    assert table.biases_of(number) == cell.biases
+    assert table.saved_of(number) == len(cell.saved)
     assert table.states_of(number) == len(cell.states)
 
 
 def test_the_binding_refuses_an_unknown_cell():
-    with pytest.raises(ValueError, match="the kernels have no cell 'gru'"):
-        core.cell("gru")
+    with pytest.raises(ValueError, match="the kernels have no cell 'none such'"):
+        core.cell("none such")
 
 
 def test_bindings_and_stub_follow_the_header():

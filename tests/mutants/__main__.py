@@ -201,7 +201,9 @@ def main():
     if arguments.sample is not None and arguments.sample < 1:
         parser.error(f"--sample must be 1 or more, got {arguments.sample}")
     refuse_lost()
-    chosen = [mutant for mutant in MUTANTS if arguments.only in mutant[0]]
+    chosen = [mutant for mutant in MUTANTS if arguments.only.lower() in mutant[0].lower()]
+    if not chosen:
+        parser.error(f"--only {arguments.only}: no mutant has this in its name")
     if arguments.sample:
         seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
         chosen = draw(chosen, arguments.sample, seed)

@@ -272,7 +272,8 @@ def test_a_perplexity_beyond_all_numbers():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"cell": "rnn", "dropout": 0.2}, {"vocabulary": WORDS, "layers": 1}]
+    "options",
+    [{}, {"cell": "gru"}, {"cell": "rnn", "dropout": 0.2}, {"vocabulary": WORDS, "layers": 1}],
 )
 def test_one_file_keeps_it_all(tmp_path, options, dtype):
     model = make(**options, dtype=dtype)

@@ -33,7 +33,6 @@ from .binding.core import (
     softmax_cross_entropy,
     squared_error,
 )
-from .masks import counted
 
 __all__ = [
     "LinearStepper",
@@ -48,7 +47,6 @@ __all__ = [
     "checked",
     "checked_tokens",
     "clip",
-    "counted",
     "dropout_mask",
     "embedding_backward",
     "embedding_forward",

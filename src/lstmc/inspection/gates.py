@@ -43,7 +43,8 @@ class LayerGates:
     dead : list of int
         Units whose h moves by less than 0.001 over all steps and rows, if there are several.
     shut : list of int
-        Units cut off by a gate that stays shut: nothing gets in, or nothing gets out.
+        Units cut off by a gate: nothing gets in, or nothing gets out. Of an LSTM an input or output gate
+        stays below 0.1, of a GRU the update gate above 0.9.
     pegged : list of int
         Units whose tanh(c) (without c: h) stays saturated on one side.
     gates : dict of gate to Gate
@@ -210,7 +211,7 @@ def _statistics(name, trace):
         high=high,
         memory=_memory(values[cell.keeps]) if cell.keeps else None,
         dead=np.flatnonzero(moves < STILL).tolist(),
-        shut=_shut(values, [gates[door] for door in cell.doors]),
+        shut=_shut(values, gates, cell.doors),
         pegged=_pegged(trace, h),
         gates=gates,
         beyond=beyond,
@@ -244,9 +245,13 @@ def _memory(forget):
         return 1 / decay
 
 
-def _shut(values, doors):
-    """Return the units for which one of some gates stays shut."""
-    closed = [(values[door.name] < door.limits[0]).all((0, 1)) for door in doors]
+def _shut(values, gates, doors):
+    """Return the units that one of some gates, which stays shut or open, cuts off."""
+    closed = []
+    for name, side in doors:
+        low, high = gates[name].limits
+        beyond = values[name] < low if side == "shut" else values[name] > high
+        closed.append(beyond.all((0, 1)))
     return np.flatnonzero(np.any(closed, axis=0)).tolist() if closed else []
 
 

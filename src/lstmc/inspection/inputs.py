@@ -98,15 +98,8 @@ def loss_at(y, targets, num_threads=None, real=None):
     if not hasattr(targets, "dtype"):
         targets = kernels_of(y).arrays.asarray(targets)
     if targets.dtype.kind in "iu":
-        if real is not None and targets.shape == real.shape:
-            targets = np.where(real, targets, -1)
-        return softmax_cross_entropy(y, targets, num_threads=num_threads)
-    targets = targets.astype(y.dtype, copy=False)
-    if real is None or targets.shape != y.shape:
-        return squared_error(y, targets, num_threads)
-    loss, dy = squared_error(y, np.where(real[..., None], targets, y), num_threads)
-    share = max(real.mean(), 1 / y.size)
-    return loss / share, dy / dy.dtype.type(share)
+        return softmax_cross_entropy(y, targets, num_threads=num_threads, mask=real)
+    return squared_error(y, targets.astype(y.dtype, copy=False), num_threads, mask=real)
 
 
 _NO_GRADIENT = "there is no gradient to follow. lstmc.find_nonfinite() names where it began"

@@ -332,7 +332,7 @@ def plot_jacobian(
 
 
 def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs may call it
-    """Draw how an LSTM and an RNN learn the same problems, and beside it why: a row for each problem.
+    """Draw how networks of equal size learn the same problems, and beside it why: a row for each problem.
 
     Parameters
     ----------
@@ -351,7 +351,8 @@ def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs m
         for name, run, _ in comparison.sides:
             how = "learns it" if run.solved_at is not None else "does not learn it"
             ends.append(f"the {name} {how} in {run.solved_at or run.updates[-1]:,} updates")
-        row.suptitle(f"{comparison.problem}:\n{', '.join(ends)}", fontsize=11)
+        lines = [", ".join(ends[i : i + 2]) for i in range(0, len(ends), 2)]  # two fit on one
+        row.suptitle(f"{comparison.problem}:\n" + ",\n".join(lines), fontsize=11)
         learning, reach = row.subplots(1, 2)
         _draw_learning(learning, comparison)
         _draw_reach(reach, comparison)

@@ -12,7 +12,7 @@ import numpy as np
 from ..layer import check_size
 from ..losses import softmax_cross_entropy, squared_error
 
-__all__ = ["Problem", "adding", "copying", "temporal_order"]
+__all__ = ["Problem", "adding", "check_problem", "copying", "temporal_order"]
 
 # The symbols of temporal order: four that say nothing, the two that count, the first and the last.
 X, START, END = 4, 6, 7
@@ -234,3 +234,9 @@ class Problem:
     def solved(self, score):
         """Return whether a score meets the criterion; NaN does not."""
         return bool(score < self.limit if self.name == "adding" else score >= self.limit)
+
+
+def check_problem(problem):
+    """Raise TypeError unless an argument is a Problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")

@@ -317,15 +317,8 @@ def _sums_per_block(dy, a, target):
     return sums
 
 
-def counted(name, y, lengths, mask, batch_first, each):
-    """Return None: every element counts. Refuse lengths and a mask."""
-    for argument, value in {"lengths": lengths, "mask": mask}.items():
-        if value is not None:
-            raise ValueError(f"losses on a GPU take no {argument} yet")
-
-
 def squared_error(dy, y, target, mask, num_threads=None):
-    """Return the mean of (y - target)^2; write its gradient to dy. mask is None, as `counted` has it."""
+    """Return the mean of (y - target)^2; write its gradient to dy. mask is None."""
     check_num_threads(num_threads)
     return _add_up(_sums_per_block(dy, y, target), factor=1 / max(1, y.size))
 

@@ -35,11 +35,11 @@ _Static_assert(CELL_GATES <= MOST && CELL_SAVED <= MOST && CELL_BIASES >= CELL_G
 INLINE void OF_CELL(find_sums)(const real *at[CELL_GATES], const real *panels, ptrdiff_t stride,
                                ptrdiff_t group, ptrdiff_t width)
 {
-    enum { WHOLE = PANEL_VECTORS % CELL_GATES == 0, GROUPS = WHOLE ? PANEL_VECTORS / CELL_GATES : 1 };
-    const real *first = panels + group / GROUPS * stride + group % GROUPS * CELL_GATES * VL;
+    enum { WHOLE = PANEL_VECTORS % CELL_GATES == 0 };
+    const size_t first = (size_t)group * (CELL_GATES * VL);
     for (int g = 0; g < CELL_GATES; g++) {
-        const ptrdiff_t column = group * CELL_GATES * VL + g * width;
-        at[g] = WHOLE ? first + g * width : panels + column / PANEL * stride + column % PANEL;
+        const size_t column = first + g * width, panel = (WHOLE ? first : column) / PANEL;
+        at[g] = panels + (ptrdiff_t)panel * (stride - PANEL) + column;
     }
 }
 
