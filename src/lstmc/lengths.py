@@ -1,4 +1,4 @@
-"""Where the rows of a batch end and where they begin anew: lengths, resets, masks, and what is beyond an end."""
+"""Where the rows of a batch end and begin anew: lengths, resets, masks, and what is beyond an end."""
 
 import operator
 

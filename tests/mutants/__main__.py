@@ -39,6 +39,7 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_optim", "test_layers"],
+         "c/rows.h": ["test_layers", "recurrent/test_time"],
          "c/linear.h": ["test_layers"], "c/optimisers.h": ["test_optim"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",

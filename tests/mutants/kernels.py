@@ -236,7 +236,7 @@ MUTANTS = [
     ("Adam: no correction of v", "c/optimisers.h", "(real)sqrt(1 - pow(beta2, step))", "(real)1"),
     ("AdamW: decay not decoupled", "c/optimisers.h", "(real)(decoupled ? 0 : weight_decay)",
      "(real)(weight_decay)"),
-    ("embedding: the first column alone", "c/flat.h",
+    ("embedding: the first column alone", "c/rows.h",
      "share_vectors(member, w->columns, &from, &to);",
      "share_vectors(member, w->columns - (w->columns > 1), &from, &to);"),
     ("linear: bias of the first panel alone", "c/linear.h",

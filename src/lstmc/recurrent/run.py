@@ -6,6 +6,7 @@ are the input of the next layer.
 """
 
 from .._kernels.calls import BackwardLayer, BackwardStack, ForwardLayer, ForwardStack, Weights
+from .._kernels.cpu import gather_rows
 from ..traces import thawed
 
 __all__ = ["Run"]
@@ -181,7 +182,7 @@ class Run:
 
     def _gather(self, to, rows, adds=False):
         if to.size:
-            self.layer.kernels.gather_rows(to, rows, self.of.flip, adds, self.num_threads)
+            gather_rows(to, rows, self.of.flip, adds, self.num_threads)
 
 
 def _matrix(rows):

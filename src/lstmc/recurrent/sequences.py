@@ -9,8 +9,8 @@ its end.
 
 import numpy as np
 
-from .._kernels import cpu
 from .._kernels.calls import Rows
+from .._kernels.cpu import gather_rows
 
 __all__ = ["Sequences"]
 
@@ -192,5 +192,5 @@ def _gathered(rows, index, num_threads, room):
     make = room or np.empty
     out = make((len(index), rows.shape[1]), rows.dtype)
     if out.size:
-        cpu.gather_rows(out, rows, index, False, num_threads)
+        gather_rows(out, rows, index, False, num_threads)
     return out

@@ -1,4 +1,4 @@
-/* What works on flat arrays: the embedding, softmax and losses, norms. Optimisers are in optimisers.h.
+/* What works on flat arrays: softmax and losses, norms. Optimisers are in optimisers.h.
  *
  * Sums over an array go over fixed blocks in a fixed order, so that they do not depend on threads.
  */
@@ -20,86 +20,6 @@ INLINE void share_vectors(const team *member, ptrdiff_t n, ptrdiff_t *from, ptrd
     team_share(member, ceil_div(n, VL), from, to);
     *from *= VL;
     *to = min_of(*to * VL, n);
-}
-
-/* ---- rows ---------------------------------------------------------------------------------------- */
-
-typedef struct {
-    real *to;
-    const real *from;
-    const ptrdiff_t *index;
-    ptrdiff_t to_stride, from_stride, rows, columns;
-    int adds;
-} NAME(gather_work);
-
-static void NAME(gather_member)(void *work, const team *member)
-{
-    const NAME(gather_work) *w = work;
-    ptrdiff_t first, last;
-    team_share(member, w->rows, &first, &last);
-    for (ptrdiff_t row = first; row < last; row++) {
-        real *to = w->to + row * w->to_stride;
-        const real *from = w->index[row] < 0 ? NULL : w->from + w->index[row] * w->from_stride;
-        if (!from && !w->adds) {
-            memset(to, 0, w->columns * sizeof(real));
-        } else if (from && w->adds) {
-            for (ptrdiff_t i = 0; i < w->columns; i += VL) {
-                const ptrdiff_t n = min_of(VL, w->columns - i);
-                store_n(to + i, load_n(to + i, n) + load_n(from + i, n), n);
-            }
-        } else if (from) {
-            memcpy(to, from, w->columns * sizeof(real));
-        }
-    }
-}
-
-static void NAME(gather_rows)(lstmc_real *to, ptrdiff_t to_stride, const lstmc_real *from,
-                              ptrdiff_t from_stride, const ptrdiff_t *index, int adds, ptrdiff_t rows,
-                              ptrdiff_t columns, int threads)
-{
-    NAME(gather_work) work = {to, from, index, to_stride, from_stride, rows, columns, adds};
-    lstmc_team_run(flat_threads(threads, rows * columns), NAME(gather_member), &work);
-}
-
-/* ---- embedding ----------------------------------------------------------------------------------- */
-
-/* y (rows, columns) = rows of weight (V, columns): copies, which memory bounds on one thread already. */
-static void NAME(embedding_forward)(lstmc_real *y, const int64_t *tokens, const lstmc_real *weight,
-                                    ptrdiff_t rows, ptrdiff_t columns)
-{
-    for (ptrdiff_t row = 0; row < rows; row++)
-        memcpy((real *)y + row * columns, (const real *)weight + tokens[row] * columns,
-               columns * sizeof(real));
-}
-
-typedef struct {
-    real *dweight;         /* (V, columns), added to */
-    const real *dy;        /* (rows, columns) */
-    const int64_t *tokens; /* (rows,) */
-    ptrdiff_t rows, columns;
-} NAME(embedding_work);
-
-/* Members own columns: rows of one token are added in their order, whoever does it. */
-static void NAME(embedding_backward_member)(void *work, const team *member)
-{
-    const NAME(embedding_work) *w = work;
-    ptrdiff_t from, to;
-    share_vectors(member, w->columns, &from, &to);
-    for (ptrdiff_t row = 0; row < w->rows; row++) {
-        real *out = w->dweight + w->tokens[row] * w->columns;
-        const real *in = w->dy + row * w->columns;
-        for (ptrdiff_t i = from; i < to; i += VL) {
-            const ptrdiff_t n = min_of(VL, to - i);
-            store_n(out + i, load_n(out + i, n) + load_n(in + i, n), n);
-        }
-    }
-}
-
-static void NAME(embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens,
-                                     ptrdiff_t rows, ptrdiff_t columns, int threads)
-{
-    NAME(embedding_work) work = {dweight, dy, tokens, rows, columns};
-    lstmc_team_run(flat_threads(threads, rows * columns), NAME(embedding_backward_member), &work);
 }
 
 /* ---- softmax and losses -------------------------------------------------------------------------- */

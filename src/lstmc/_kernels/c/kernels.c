@@ -14,6 +14,7 @@
 
 #include "linear.h"
 #include "flat.h"
+#include "rows.h"
 #include "optimisers.h"
 
 typedef struct {
