@@ -2,8 +2,8 @@
  *
  * Bounds of the error, in units in the last place of the correctly rounded result, as
  * tests/kernels/test_c_api.py measures and asserts them: of f32 over all floats (1.095, 2.523, 2.481, 1.327),
- * of f64 over some million numbers (1.044, 2.461, 2.100, 1.244). Results that would be denormal are flushed to
- * zero.
+ * of f64 over some million numbers (1.044, 2.461, 2.100, 1.244). Results that would be denormal are flushed
+ * to zero.
  *
  *   exp       1.1    arguments up to 88.37626 (f32) or 709.43614 (f64); above, infinity
  *   tanh      2.6    odd to the bit, exactly +-1 where it saturates
