@@ -26,7 +26,10 @@ def check_lengths(lengths, steps, batch):
     """
     if lengths is None:
         return None
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError:
+        array = np.asarray(lengths, object)  # of parts that differ in shape
     if array.dtype.kind not in "iu":
         got = array.dtype.name if isinstance(lengths, np.ndarray) else kind_of(lengths)
         raise TypeError(f"lengths must be integers, got {got}")
