@@ -33,7 +33,10 @@ def check_lengths(lengths, leading):
         There are more or fewer than rows, or one is outside 0 to T.
     """
     steps, *rows = leading
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError:
+        array = np.asarray(lengths, object)  # of parts that differ in shape
     if array.dtype.kind not in "iu":
         got = str(array.dtype) if hasattr(lengths, "dtype") else repr(lengths)
         raise TypeError(f"lengths must be integers, got {got:.100}")

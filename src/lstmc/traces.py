@@ -77,6 +77,11 @@ class RecurrentTrace(Trace):
         return self.sequences.batch
 
     @property
+    def lengths(self):
+        """The steps of each row (B,), or None: all have T."""
+        return self.sequences.lengths
+
+    @property
     def x(self):
         """The input (T, B, I), zero beyond an end."""
         return self.input_of(0)
@@ -160,6 +165,14 @@ class LayerTrace:
             return {}
         return self.split(self._shown(self.all_gates))
 
+    def real(self, shown):
+        """Return what is shown of the steps that rows have, (T, B, .) or (T, .), as rows (n, .)."""
+        of = self.sequences
+        if of.lengths is None:
+            return shown.reshape(-1, shown.shape[-1])
+        rows = shown.reshape(of.steps, of.batch, shown.shape[-1])
+        return rows[np.arange(of.steps)[:, None] < of.lengths]
+
     def states(self, array):
         """Return the states after each step of ``all_h`` or ``all_c``, as kernels saw them."""
         return array[self.sequences.count :] if array.ndim == 2 else array[1:]
@@ -179,6 +192,29 @@ class LayerTrace:
             rows[index >= 0] = source[index[index >= 0]]
             freeze(rows)
         return rows.reshape(of.steps, of.batch, rows.shape[1])
+
+    def in_own_order(self, grid):
+        """Return an array (T, B, .) by the steps of the direction's own order; zeros beyond an end."""
+        of = self.sequences
+        if not self._direction:
+            return grid
+        if of.lengths is None:
+            return grid[::-1]
+        steps = of.lengths - 1 - np.arange(of.steps)[:, None]
+        rows = grid[np.maximum(steps, 0), np.arange(of.batch)]
+        rows[steps < 0] = 0
+        return rows
+
+    def own_state(self, state, at_end):
+        """Return the state after a step of x, 0 for none, as this direction counts it; or an array.
+
+        `at_end`: what is asked for is where each direction ends, and not that step of x.
+        """
+        if not self._direction:
+            return state
+        ends = self.sequences.steps if self.sequences.lengths is None else self.sequences.lengths
+        own = ends if at_end else ends - state + 1
+        return np.where(state > 0, own, 0) if np.ndim(state) else own
 
     def _shown(self, rows):
         array = self.on_grid(rows)
@@ -233,6 +269,14 @@ class StateGradients:
         self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
         self.dgates, self.dx = dgates, None
         self._trace = trace
+
+    def in_own_order(self, array):
+        """Return an array (T, B, .) by the steps of the direction's own order: see ``LayerTrace``."""
+        return self._trace.in_own_order(array)
+
+    def own_state(self, state, at_end):
+        """Return a state as the direction counts it: see ``LayerTrace``."""
+        return self._trace.own_state(state, at_end)
 
     def __repr__(self):
         return f"<StateGradients of {self.dh_above.shape}>"

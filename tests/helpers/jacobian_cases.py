@@ -2,7 +2,15 @@
 
 import numpy as np
 from cases import CELLS, cell_of
-from stacks import as_state, draw_state, parts_of, seed_of
+from stacks import (
+    as_state,
+    draw_state,
+    layer_weights,
+    parts_of,
+    reference_forward,
+    seed_of,
+    suffixes_of,
+)
 
 # Central differences at 1e-5 in float64 are good to 1e-10 where the numbers are of the order of 1, as
 # here. A float32 layer is compared with those of its twin in float64: it rounds at 6e-8, some tens of
@@ -89,3 +97,73 @@ def exact_state_jacobian(layer, x, state, t0, t1, form="time first"):
         return as_vector(parts_of(layer(x[t0:t1], as_state(as_parts(vectors, parts)))[1]))
 
     return differences(later, as_vector(parts))
+
+
+# --------------------------------------------------------------------------------------------------
+# The judge of rows that end or begin anew, and of both directions: problems of stacks.py, in float64
+# --------------------------------------------------------------------------------------------------
+
+
+def own_steps(problem, row, direction):
+    """Return what a direction reads of one row, step by step in its order, and where it is cut."""
+    x = problem["x"][:, row]
+    end = int(problem["lengths"][row]) if "lengths" in problem else len(x)
+    resets = problem["resets"][:end, row] if "resets" in problem else np.zeros(end, bool)
+    if not direction:
+        return x[:end], resets
+    # The reverse direction comes to step t from step t + 1; it has no cut before its first step.
+    return x[:end][::-1], np.concatenate([[False], resets[:0:-1]])[:end]
+
+
+def own_state_jacobian(problem, row, direction, t0, t1):
+    """Differentiate the state of one row's direction after t1 of its steps by that after t0: (S, S)."""
+    cell, directions = CELLS[problem["cell"]], problem.get("directions", 1)
+    weights = [layer_weights(problem, end) for end in suffixes_of(problem)[direction::directions]]
+    x, cuts = own_steps(problem, row, direction)
+    first = [problem[f"{name}0"][direction::directions, row : row + 1] for name in cell.states]
+
+    def run(parts, begin, end):
+        for step in range(begin, min(end, len(x))):
+            if cuts[step]:
+                parts = [np.zeros_like(part) for part in parts]
+            read, after = np.repeat(x[step : step + 1], parts[0].shape[1], axis=0), []
+            for k, of_layer in enumerate(weights):
+                after.append(cell.step(read, *(part[k] for part in parts), *of_layer))
+                read = after[k][0]
+            parts = [np.stack(part) for part in zip(*after, strict=True)]
+        return parts
+
+    at_t0 = run(first, 0, t0)
+    return differences(
+        lambda vectors: as_vector(run(as_parts(vectors, at_t0), t0, t1)), as_vector(at_t0)
+    )[0]
+
+
+def state_jacobians(problem, t0, t1):
+    """The same of all rows and directions, which know nothing of each other: (B, S, S)."""
+    directions, batch = problem.get("directions", 1), problem["x"].shape[1]
+    parts, hidden = len(CELLS[problem["cell"]].states), problem["h0"].shape[2]
+    count = len(suffixes_of(problem))
+    out = np.zeros((batch, parts, count, hidden, parts, count, hidden))
+    for row in range(batch):
+        for d in range(directions):
+            one = own_state_jacobian(problem, row, d, t0, t1)
+            shape = (parts, count // directions, hidden)
+            out[row, :, d::directions, :, :, d::directions] = one.reshape(*shape, *shape)
+    return out.reshape(batch, parts * count * hidden, -1)
+
+
+def input_jacobians(problem, t, eps=1e-5):
+    """Differentiate y of step t by x of every step: (T, B, D*H, I)."""
+    columns = []
+    for step, feature in np.ndindex(len(problem["x"]), problem["x"].shape[2]):
+        moved = []
+        for shift in (eps, -eps):
+            x = problem["x"].copy()
+            x[step, :, feature] += shift
+            moved.append(reference_forward(problem | {"x": x})[0][t])
+        columns.append((moved[0] - moved[1]) / (2 * eps))
+    steps, _, features = problem["x"].shape
+    return (
+        np.stack(columns, axis=-1).reshape(*columns[0].shape, steps, features).transpose(2, 0, 1, 3)
+    )

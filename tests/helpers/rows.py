@@ -8,7 +8,6 @@ from own_layers import Bare, Scale
 from stacks import seed_of
 
 import lstmc
-from lstmc.lengths import clear
 
 
 class Cut(lstmc.Sequential):
@@ -77,22 +76,6 @@ class Cut(lstmc.Sequential):
             for whole, one in zip(initial[d], before, strict=True):
                 whole[:, b] = one[:, 0] if continues else 0
         return dx, tuple(tuple(parts) for parts in initial)
-
-
-class Padded(lstmc.LSTM):
-    """An LSTM that takes lengths by running on through zeros; its final states are of no use."""
-
-    def forward(self, x, state=None, training=True, num_threads=None, lengths=None, resets=None):
-        assert resets is None
-        y, state, trace = super().forward(clear(x, lengths), state, training, num_threads)
-        if training:
-            trace.lengths = lengths
-        return clear(y, lengths), state, trace
-
-    def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, need_grads=True,
-                 record=None):  # fmt: skip
-        options = {"need_dx": need_dx, "need_grads": need_grads, "record": record}
-        return super().backward(clear(dy, trace.lengths), trace, dstate, num_threads, **options)
 
 
 @dataclass

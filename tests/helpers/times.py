@@ -1,11 +1,21 @@
 """The table of what rows do in time: where they end, and where they begin anew.
 
 A case is a function of T and B that returns what a layer's call takes beside x and the state. Of sizes
-too small for what its name says it does what is possible.
+too small for what its name says it does what is possible. Beside it is what such rows do, told in two
+more ways: a walk of single steps, and what the reference saved, laid out in the order of x's steps.
 """
 
 import numpy as np
-from stacks import seed_of
+from cases import CELLS
+from stacks import (
+    first_state,
+    layer_weights,
+    parts_of,
+    reference_forward,
+    seed_of,
+    states_of,
+    suffixes_of,
+)
 
 
 def plain(steps, batch):
@@ -92,3 +102,59 @@ def padded_with(problem, value):
     return problem | {
         key: np.where(padding, problem[key].dtype.type(value), problem[key]) for key in ("x", "dy")
     }
+
+
+def walk(problem, moved=None):
+    """Take single steps, asking at each what a row does there: y and the parts of the final states.
+
+    `moved` holds by (l * D + d, name of a state) an array (T, B, H) that is added to that state after each
+    real step: a change of a state alone, of which derivatives are taken.
+    """
+    cell, x = CELLS[problem["cell"]], problem["x"]
+    steps, batch = x.shape[:2]
+    is_real = ~beyond(problem)
+    # Beyond an end a reset would take the final state away.
+    resets = problem.get("resets", np.zeros((steps, batch), bool)) & is_real
+    directions, last = problem.get("directions", 1), []
+    for number, end in enumerate(suffixes_of(problem)):
+        d = number % directions
+        if not d:
+            read, y = x, []
+        state = [part[number] for part in parts_of(first_state(problem))]
+        outputs = [None] * steps
+        for t in reversed(range(steps)) if d else range(steps):
+            if not d:
+                state = [np.where(resets[t][:, None], 0, part) for part in state]
+            after = list(cell.step(read[t], *state, *layer_weights(problem, end)))
+            for i, name in enumerate(cell.states):
+                after[i] = after[i] + ((moved or {}).get((number, name), np.zeros(steps)))[t]
+            outputs[t] = np.where(is_real[t][:, None], after[0], 0)
+            state = [np.where(is_real[t][:, None], a, b) for a, b in zip(after, state, strict=True)]
+            if d and t:
+                state = [np.where(resets[t][:, None], 0, part) for part in state]
+        last.append(state)
+        y.append(np.array(outputs))
+        x = np.concatenate(y, axis=2)
+    return x, [np.stack(part) for part in zip(*last, strict=True)]
+
+
+def reference_traces(problem):
+    """Return per l * D + d what the reference saved, (T, B, .) by name, in the order of x's steps.
+
+    States are those after each step; those before have "_before" at the end. Zeros beyond an end.
+    """
+    cell, traces = CELLS[problem["cell"]], []
+    steps, batch = problem["x"].shape[:2]
+    for number, (_, pieces) in enumerate(reference_forward(problem)[2]):
+        trace = {}
+        for (rows, span, _, _), (_, *arrays) in pieces:
+            named = dict(zip(cell.saved, arrays, strict=True))
+            named |= {f"{state}_before": named[state][:-1] for state in states_of(cell.name)}
+            named |= {state: named[state][1:] for state in states_of(cell.name)}
+            for name, array in named.items():
+                if name not in trace:
+                    trace[name] = np.zeros((steps, batch, array.shape[2]), array.dtype)
+                reverse = number % problem.get("directions", 1)
+                trace[name][span, rows] = array[::-1] if reverse else array
+        traces.append(trace)
+    return traces

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flow_cases import STEPS, TOLERANCE, linear_flow, make_case
 from own_layers import Scale
-from rows import TIMES, Padded
+from rows import TIMES
 from stacks import seed_of
 from support import assert_close, assert_same_bits
 
@@ -181,8 +181,8 @@ def make_rows(dtype, last, turned):
     rng = np.random.default_rng(seed_of("rows", last))
     net = lstmc.Sequential(
         lstmc.Linear(2, 3, dtype=dtype, rng=rng),
-        lstmc.Sequential(Padded(3, 4, 2, dtype=dtype, rng=rng), lstmc.Dropout(0.5, rng=1)),
-        Padded(4, 5, dtype=dtype, rng=rng),
+        lstmc.Sequential(lstmc.LSTM(3, 4, 2, dtype=dtype, rng=rng), lstmc.Dropout(0.5, rng=1)),
+        lstmc.LSTM(4, 5, dtype=dtype, rng=rng),
         Scale(5, dtype),
         *([lstmc.Last()] if last else []),
         lstmc.Linear(5, 2, dtype=dtype, rng=rng),

@@ -313,7 +313,7 @@ def test_errors_of_statistics():
     with pytest.raises(ValueError, match="x must be given, or the trace of a forward call"):
         lstmc.gate_statistics(net)
     for options in ({"x": x}, {"state": state}):
-        with pytest.raises(ValueError, match="trace holds what forward saw: x and state must not"):
+        with pytest.raises(ValueError, match="trace holds what forward saw: x, state, lengths"):
             lstmc.gate_statistics(net, trace=trace, **options)
     with pytest.raises(ValueError, match="net must have a recurrent layer"):
         lstmc.gate_statistics(lstmc.Linear(2, 2), x)

@@ -5,6 +5,8 @@ forms: powers of the recurrent weights where the network is linear, products of 
 nothing recurs, the eigenvalues of a normal matrix.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 from cases import CELLS, ONE_OF_EACH_KIND
@@ -19,12 +21,23 @@ from jacobian_cases import (
     differences,
     exact_state_jacobian,
     in_rows,
+    input_jacobians,
     make_case,
     make_layer,
+    state_jacobians,
     twin_of,
 )
-from stacks import as_state, seed_of
+from stacks import (
+    as_state,
+    as_type,
+    first_state,
+    make_layer as layer_of,
+    random_problem,
+    seed_of,
+    time_of,
+)
 from support import assert_close, assert_same_bits
+from times import TIMES, beyond
 
 import lstmc
 from lstmc.inspection import sweeps
@@ -173,3 +186,135 @@ def test_the_layer_is_left_as_it_was():
     lstmc.jacobian_spectrum(layer, trace=trace).to_dict()
     lstmc.lyapunov_exponents(layer, x, state)
     assert_same_bits(arrays, before)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows that end or begin anew, and both directions
+# --------------------------------------------------------------------------------------------------
+
+
+def timed(cell, time, layers=1, directions=1, dtype=np.float64):
+    """Return a problem in float64, a layer of it, and what the layer's Jacobians are taken of."""
+    sizes = STEPS, 4, FEATURES
+    problem = random_problem(cell, *sizes, HIDDEN, layers, directions) | TIMES[time](*sizes[:2])
+    # Larger weights, so that changes from afar are well above what differences are good to.
+    problem |= {key: 1.5 * value for key, value in problem.items() if key.startswith("weight")}
+    own = as_type(problem, dtype)
+    options = {"x": own["x"], "state": first_state(own), **time_of(own)}
+    return problem, layer_of(own), options
+
+
+STACKS = [(1, 1), (2, 1), (1, 2)]
+
+
+@cache
+def judged(judge, cell, time, stack, *span):
+    """Return what differences say, once for both types."""
+    return judge(timed(cell, time, *stack)[0], *span)
+
+
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+def test_state_jacobian_in_time(isa, dtype, cell, stack, time):
+    """Beyond its end a row's state is its final one; across a reset nothing goes."""
+    _, layer, options = timed(cell, time, *stack, dtype)
+    trace = layer.forward(**options)[2]
+    for t0, t1 in ((0, STEPS), (1, 3), (2, 5), (4, 5)):
+        actual = lstmc.state_jacobian(layer, t0=t0, t1=t1, **options)
+        assert actual.dtype == dtype
+        expected = judged(state_jacobians, cell, time, stack, t0, t1)
+        assert_close(actual, expected, TOLERANCE[dtype], f"{t0} to {t1}")
+        assert_same_bits(lstmc.state_jacobian(layer, t0=t0, t1=t1, trace=trace), actual)
+
+
+def test_no_change_crosses_a_reset():
+    resets = np.zeros((STEPS, 4), bool)
+    resets[2, 1] = resets[0, 2] = True
+    for directions in (1, 2):
+        _, layer, options = timed("gru", "plain", 1, directions)
+        options["resets"] = resets
+        for t0, t1 in ((0, 5), (1, 3), (2, 3), (2, 4)):
+            jacobian = lstmc.state_jacobian(layer, t0=t0, t1=t1, **options)
+            # The forward direction; the cut before step 2 is after 3 steps of the reverse one.
+            assert not jacobian[1, :HIDDEN, :HIDDEN].any()
+            assert jacobian[0].any()
+            assert bool(jacobian[2, :HIDDEN, :HIDDEN].any()) == (t0 > 0)
+            if directions == 2:
+                assert bool(jacobian[1, HIDDEN:].any()) == (not t0 <= 3 < t1)
+                assert jacobian[2, HIDDEN:].any()
+
+
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+def test_input_jacobian_in_time(isa, dtype, cell, stack, time):
+    problem, layer, options = timed(cell, time, *stack, dtype)
+    trace, padding = layer.forward(**options)[2], beyond(problem)
+    for t in (0, 2, STEPS - 1):
+        actual = lstmc.input_jacobian(layer, t=t, **options)
+        steps = STEPS if stack[1] == 2 else t + 1
+        expected = judged(input_jacobians, cell, time, stack, t)
+        assert not expected[steps:].any()
+        assert_close(actual, expected[:steps], TOLERANCE[dtype], f"step {t}")
+        assert not actual[padding[:steps]].any()
+        assert not actual[:, padding[t]].any()
+        assert_same_bits(lstmc.input_jacobian(layer, t=t, trace=trace), actual)
+
+
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+def test_spectrum_in_time(stack, time):
+    _, layer, options = timed("gru", time, *stack)
+    actual = lstmc.jacobian_spectrum(layer, distances=[1, 3, 5], **options)
+    for k, values in zip([1, 3, 5], actual.singular_values, strict=True):
+        jacobian = lstmc.state_jacobian(layer, t0=STEPS - k, **options)
+        exact = np.linalg.svd(jacobian, compute_uv=False)
+        assert_close(values, exact, CLOSED_TOLERANCE[layer.dtype], f"distance {k}")
+    assert str(actual)
+    assert actual.to_dict()["distances"] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_lyapunov_exponents_in_time(cell, stack):
+    """Of a row by itself over its own steps; -inf where it is reset, NaN where it has no step."""
+    _, layer, options = timed(cell, "lengths", *stack)
+    actual = lstmc.lyapunov_exponents(layer, **options)
+    lengths = options["lengths"]
+    assert (lengths == 0).any()
+    for row, end in enumerate(lengths):
+        if not end:
+            assert np.isnan(actual[row]).all()
+            continue
+        parts = options["state"] if isinstance(options["state"], tuple) else (options["state"],)
+        alone = as_state([part[:, row : row + 1] for part in parts])
+        expected = lstmc.lyapunov_exponents(layer, options["x"][:end, row : row + 1], alone)
+        # A few QR decompositions of float64, divided by as many steps.
+        assert np.abs(actual[row] - expected[0]).max() <= 1e-8, row
+    resets = np.zeros((STEPS, 4), bool)
+    resets[2, 1] = True
+    cut = lstmc.lyapunov_exponents(layer, options["x"], options["state"], resets=resets)
+    assert (cut[1] == -np.inf).all()
+    assert np.isfinite(cut[0]).all()
+
+
+def test_stacks_of_both_directions_are_refused():
+    layer = layer_of(random_problem("lstm", STEPS, 4, FEATURES, HIDDEN, 2, 2))
+    x = np.zeros((STEPS, 4, FEATURES))
+    for f in (lstmc.state_jacobian, lstmc.input_jacobian, lstmc.lyapunov_exponents,
+              lstmc.jacobian_spectrum):  # fmt: skip
+        with pytest.raises(ValueError, match="layer must have one layer or one direction"):
+            f(layer, x)
+
+
+def test_what_belongs_to_a_trace_is_refused_beside_it():
+    _, layer, options = timed("lstm", "lengths and resets")
+    trace = layer.forward(**options)[2]
+    for name in ("lengths", "resets"):
+        for f in (lstmc.state_jacobian, lstmc.input_jacobian, lstmc.lyapunov_exponents,
+                  lstmc.jacobian_spectrum):  # fmt: skip
+            with pytest.raises(ValueError, match="x, state, lengths and resets must not be given"):
+                f(layer, trace=trace, **{name: options[name]})
+            with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+                f(layer, options["x"], **{name: options[name].astype(float)})

@@ -9,16 +9,13 @@ from cases import CELLS, ONE_OF_EACH_KIND
 from reference_cases import DIFFERENCE_TOLERANCE, GOLDEN_TOLERANCE
 from stacks import (
     as_type,
-    first_state,
     layer_weights,
-    parts_of,
     random_problem,
     reference_forward,
     reference_solution,
-    suffixes_of,
 )
 from support import assert_close, numerical_gradient
-from times import TIMES, beyond
+from times import TIMES, beyond, walk
 
 from lstmc import reference
 
@@ -30,34 +27,6 @@ def problem_of(cell, time, layers=1, directions=1):
     return random_problem(cell, *SIZES, layers, directions) | TIMES[time](steps, batch)
 
 
-def stepped(problem):
-    """Walk each direction step by step: y and the parts of the final states."""
-    cell, x = CELLS[problem["cell"]], problem["x"]
-    steps, batch = x.shape[:2]
-    is_real = ~beyond(problem)
-    # Beyond an end a reset would take the final state away.
-    resets = problem.get("resets", np.zeros((steps, batch), bool)) & is_real
-    directions, last = problem.get("directions", 1), []
-    for number, end in enumerate(suffixes_of(problem)):
-        d = number % directions
-        if not d:
-            read, y = x, []
-        state = [part[number] for part in parts_of(first_state(problem))]
-        outputs = [None] * steps
-        for t in reversed(range(steps)) if d else range(steps):
-            if not d:
-                state = [np.where(resets[t][:, None], 0, part) for part in state]
-            after = cell.step(read[t], *state, *layer_weights(problem, end))
-            outputs[t] = np.where(is_real[t][:, None], after[0], 0)
-            state = [np.where(is_real[t][:, None], a, b) for a, b in zip(after, state, strict=True)]
-            if d and t:
-                state = [np.where(resets[t][:, None], 0, part) for part in state]
-        last.append(state)
-        y.append(np.array(outputs))
-        x = np.concatenate(y, axis=2)
-    return x, [np.stack(part) for part in zip(*last, strict=True)]
-
-
 @pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("layers", [1, 3])
@@ -65,7 +34,7 @@ def stepped(problem):
 def test_forward_is_a_walk_of_single_steps(cell, layers, directions, time):
     problem = problem_of(cell, time, layers, directions)
     y, last, _ = reference_forward(problem)
-    expected_y, expected_last = stepped(problem)
+    expected_y, expected_last = walk(problem)
     assert_close(y, expected_y, GOLDEN_TOLERANCE, "y")
     for actual, expected in zip(last, expected_last, strict=True):
         assert_close(actual, expected, GOLDEN_TOLERANCE, "the final state")

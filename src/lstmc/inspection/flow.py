@@ -32,7 +32,8 @@ class LayerFlow:
     Attributes
     ----------
     name : str
-        As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential.
+        As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential,
+        "1.l0_reverse" its reverse direction.
     cell : str
         The kind of its cell, such as "lstm".
     dh : ndarray (T,)
@@ -254,7 +255,7 @@ def gradient_flow(net, x=None, targets=None, state=None, *, lengths=None, resets
 
 def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     recurrent = list(recurrent_layers(net, trace))
-    steps, batch = recurrent[0][2].x.shape[:2]
+    steps, batch = recurrent[0][2].steps, recurrent[0][2].batch
     lengths = getattr(trace, "lengths", None)
     chosen = _chosen_steps(at, steps, lengths, net.keeps_time)
     ends = [ends_of(s, steps, lengths) for s in chosen]
@@ -266,11 +267,12 @@ def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
     layers = []
     for i, (name, layer, layer_trace) in enumerate(recurrent):
         for number, gradients in enumerate(total[i].stack):
-            reach = reach_of([(end, records[i], number) for end, records in zip(ends, alone)])
+            runs = [(end, records[i], number) for end, records in zip(ends, alone)]
+            reach = reach_of(runs, net.keeps_time)
             added = _added(layer, layer_trace, number, gradients) if weights else {}
             layers.append(
                 LayerFlow(
-                    f"{name}l{number}", layer.cell.kind, **_norms(gradients), weights=added,
+                    f"{name}{layer.part_name(number)}", layer.cell.kind, **_norms(gradients), weights=added,
                     reach=reach, gradients=gradients if arrays else None,
                 )
             )  # fmt: skip
@@ -314,11 +316,11 @@ def _norms(g):
 
 def _added(layer, trace, number, g):
     """Return the norms, step by step, of what is added to the gradients of one layer's weights, by name."""
-    below = trace.layers[number - 1].all_h[1:] if number else trace.x
-    of_h = g.dgates_of_h
+    below, one = trace.input_of(number // layer.num_directions), trace.layers[number]
+    of_h, h_before = g.dgates_of_h, one.on_grid(one.rows_before(one.all_h))
     added = {
         "weight_ih": contribution_norms(g.dgates, below),
-        "weight_hh": contribution_norms(of_h, trace.layers[number].all_h[:-1]),
+        "weight_hh": contribution_norms(of_h, h_before),
     }
     if layer.bias:
         parts = [g.dgates.sum(1, dtype=np.float64)]

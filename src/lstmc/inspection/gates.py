@@ -28,7 +28,7 @@ class LayerGates:
     name, cell : str
         As in a LayerFlow.
     means : dict of gate to ndarray (T, H)
-        Over rows: "i", "f", "g" and "o" for an LSTM, and "h" for every cell.
+        Over rows that have the step: "i", "f", "g" and "o" for an LSTM, and "h" for every cell.
     histograms : dict of gate to ndarray (40,)
         The share of all values in bins of equal width.
     ranges : dict of gate to (float, float)
@@ -138,7 +138,8 @@ class GateReport(Report):
         return plot_histograms(self, path)
 
 
-def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
+def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None, lengths=None,
+                    resets=None):  # fmt: skip
     """Describe the gates of every recurrent layer on one input.
 
     Parameters
@@ -147,9 +148,11 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
     x : ndarray
         What the network takes.
     state : optional
-    trace : Trace, instead of x and state
+    trace : Trace, instead of x, state, lengths and resets
         From the network's forward.
     num_threads : int, optional
+    lengths, resets
+        As for the network's forward. What lies beyond an end does not count.
 
     Returns
     -------
@@ -164,20 +167,22 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None):
     if trace is None:
         if x is None:
             raise ValueError("x must be given, or the trace of a forward call")
-        trace = run(net, x, state, num_threads)[2]
-    elif x is not None or state is not None:
-        raise ValueError("trace holds what forward saw: x and state must not be given")
+        trace = run(net, x, state, num_threads, lengths, resets)[2]
+    elif any(one is not None for one in (x, state, lengths, resets)):
+        raise ValueError(
+            "trace holds what forward saw: x, state, lengths and resets must not be given"
+        )
     net.check_trace(trace)
     layers = []
     for name, layer, layer_trace in recurrent_layers(net, trace):
         layer.check_trace(layer_trace)
-        steps, batch = layer_trace.x.shape[:2]
-        if not steps or not batch:
+        steps, batch = layer_trace.steps, layer_trace.batch
+        if not layer_trace.sequences.rows.count:
             raise ValueError(
                 f"x must have at least one step and one row, got {shape_text(layer_trace.x.shape)}"
             )
         for number, one in enumerate(layer_trace.layers):
-            layers.append(_describe(f"{name}l{number}", one))
+            layers.append(_describe(f"{name}{layer.part_name(number)}", one))
     return GateReport(steps, batch, layers)
 
 
@@ -189,8 +194,8 @@ def _describe(name, trace):
 
 def _statistics(name, trace):
     cell, hidden = trace.cell, trace.h.shape[-1]
-    arrays = {**trace.gates, "h": trace.h}
-    values = {gate: host(a).reshape(len(a), -1, hidden) for gate, a in arrays.items()}
+    arrays = {name: host(a) for name, a in {**trace.gates, "h": trace.h}.items()}
+    values = {gate: trace.real(a) for gate, a in arrays.items()}  # (n, H)
     gates = {gate.name: gate for gate in (*cell.gates, cell.h)}
     histograms, ranges, low, high, beyond = {}, {}, {}, {}, {}
     for gate, a in values.items():
@@ -200,11 +205,11 @@ def _statistics(name, trace):
         if limits:
             low[gate], high[gate] = float((a < limits[0]).mean()), float((a > limits[1]).mean())
     h = values["h"]
-    moves = np.ptp(h, axis=(0, 1)) if h[..., 0].size > 1 else np.full(hidden, np.inf)
+    moves = np.ptp(h, axis=0) if len(h) > 1 else np.full(hidden, np.inf)
     return LayerGates(
         name=name,
         cell=cell.kind,
-        means={gate: a.mean(1, dtype=np.float64) for gate, a in values.items()},
+        means={gate: _means(a, trace.sequences) for gate, a in arrays.items()},
         histograms=histograms,
         ranges=ranges,
         low=low,
@@ -216,6 +221,15 @@ def _statistics(name, trace):
         gates=gates,
         beyond=beyond,
     )
+
+
+def _means(array, of):
+    """Return the mean over the rows that have each step, (T, H); NaN where none has."""
+    rows = array.reshape(of.steps, of.batch, array.shape[-1])  # zeros beyond an end
+    if of.lengths is None:
+        return rows.mean(1, dtype=np.float64)
+    counts = (np.arange(of.steps)[:, None] < of.lengths).sum(1)
+    return rows.sum(1, dtype=np.float64) / counts[:, None]
 
 
 def _histogram(values, bounds):
@@ -239,9 +253,9 @@ def _histogram(values, bounds):
 
 
 def _memory(forget):
-    """Return the steps, by unit, in which the product of forget gates (T, B, H) falls to 1/e."""
+    """Return the steps, by unit, in which the product of forget gates (n, H) falls to 1/e."""
     with np.errstate(divide="ignore"):
-        decay = np.abs(np.log(forget.astype(np.float64)).mean((0, 1)))  # never -0
+        decay = np.abs(np.log(forget.astype(np.float64)).mean(0))  # never -0
         return 1 / decay
 
 
@@ -251,7 +265,7 @@ def _shut(values, gates, doors):
     for name, side in doors:
         low, high = gates[name].limits
         beyond = values[name] < low if side == "shut" else values[name] > high
-        closed.append(beyond.all((0, 1)))
+        closed.append(beyond.all(0))
     return np.flatnonzero(np.any(closed, axis=0)).tolist() if closed else []
 
 
@@ -260,8 +274,8 @@ def _pegged(trace, h):
     limits = trace.cell.h.limits
     if limits is None:
         return []
-    state = np.tanh(host(trace.c).reshape(h.shape)) if trace.cell.has_c else h
-    pegged = (state > limits[1]).all((0, 1)) | (state < limits[0]).all((0, 1))
+    state = np.tanh(trace.real(host(trace.c))) if trace.cell.has_c else h
+    pegged = (state > limits[1]).all(0) | (state < limits[0]).all(0)
     return np.flatnonzero(pegged).tolist()
 
 

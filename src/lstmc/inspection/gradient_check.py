@@ -124,8 +124,8 @@ def max_error(tensor):
     return float(np.max([tensor.error, tensor.direction_error]))
 
 
-def check_gradients(net, x, targets=None, state=None, *, samples=100, directions=3, tolerance=1e-6,
-                    step=1e-5, rng=0):  # fmt: skip
+def check_gradients(net, x, targets=None, state=None, *, lengths=None, resets=None, samples=100,
+                    directions=3, tolerance=1e-6, step=1e-5, rng=0):  # fmt: skip
     """Compare backward with central differences, in float64.
 
     Parameters
@@ -139,6 +139,8 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
         As for ``gradient_flow``: classes, numbers, a function of y, or None for a random gradient at y.
     state : optional
         The initial state. If there is one, its gradient is checked too.
+    lengths, resets : optional
+        As for the network's forward. What x holds beyond an end is changed too: its gradient is zero.
     samples : int or None
         How many elements of each tensor are changed, drawn at random. None means all.
     directions : int
@@ -186,7 +188,8 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
     samples = None if samples is None else check_size("samples", samples)
     directions = check_size("directions", directions)
     rng = check_rng(rng)
-    loss, dy, trace = loss_and_trace(net, _copy(x), targets, state, None, None, None)
+    times = {"lengths": lengths, "resets": resets}
+    loss, dy, trace = loss_and_trace(net, _copy(x), targets, state, None, None, None, **times)
     before = net.params.copy(), net.grads.copy()
     try:
         net.zero_grad()
@@ -196,7 +199,7 @@ def check_gradients(net, x, targets=None, state=None, *, samples=100, directions
             tensors.append(("x", x, dx))
         tensors += _parts("state", state, dstate)
 
-        measured = _Loss(net, x, targets, state, dy)
+        measured = _Loss(net, x, targets, state, dy, times)
         loss = measured() if loss is None else loss
         check = _Differences(measured, loss, step, tolerance)
         with np.errstate(all="ignore"):  # the report says what is not finite
@@ -214,15 +217,15 @@ def _check_positive(name, value):
 class _Loss:
     """The loss of a network as it is now, and by how much that is rounded."""
 
-    def __init__(self, net, x, targets, state, dy):
+    def __init__(self, net, x, targets, state, dy, times):
         self.net, self.x, self.targets, self.state, self.dy = net, x, targets, state, dy
+        self.times = times
 
     def __call__(self):
         if self.targets is None:  # a random gradient is that of a sum with these weights
             return float((self._output() * self.dy).sum())
-        return loss_and_trace(self.net, _copy(self.x), self.targets, self.state, None, None, None)[
-            0
-        ]
+        call = self.net, _copy(self.x), self.targets, self.state, None, None, None
+        return loss_and_trace(*call, **self.times)[0]
 
     def rounding(self):
         """Return the size of what is rounded on the way to the loss."""
@@ -234,7 +237,7 @@ class _Loss:
         return float(abs(y * dy).sum()) + logarithm
 
     def _output(self):
-        return run(self.net, _copy(self.x), self.state)[0]
+        return run(self.net, _copy(self.x), self.state, **self.times)[0]
 
 
 class _Differences:

@@ -186,9 +186,10 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
             sums += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))) + powers[:, None] * math.log(2)
         beyond |= bad
         rows = layer.kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
-    sums[beyond] = math.inf
-    with np.errstate(invalid="ignore"):
-        exponents = -np.sort(-sums / trace.sequences.ends[:, None], axis=1)
+    ends = trace.sequences.ends
+    sums[beyond], sums[ends == 0] = math.inf, math.nan
+    sums[trace.sequences.are_cut] = -math.inf  # nothing of one side is left on the other
+    exponents = -np.sort(-sums / np.maximum(ends, 1)[:, None], axis=1)
     return exponents[0] if trace.unbatched else exponents
 
 

@@ -164,7 +164,7 @@ def norms_of_rows(rows, counts=1):
         return np.ldexp(np.sqrt(squares / counts), exponents)
 
 
-def reach_of(runs):
+def reach_of(runs, keeps_time=True):
     """Return the Reach of one layer of a stack from the losses of single steps.
 
     Each of several losses counts relative to its own gradient one step back, so that a large one that ends
@@ -173,14 +173,18 @@ def reach_of(runs):
     Parameters
     ----------
     runs : list of (states, Record, number in the stack)
-        One for each loss; the states are those of ``ends_of``.
+        One for each loss; the states are those of ``ends_of``. Of a reverse direction, what is before them
+        is what it has read by then, the later steps of x.
+    keeps_time : bool
+        Whether the output has an axis of time; if not, its loss is where each direction ends.
     """
     curves = []
     for ends, record, number in runs:
         g = record.stack[number]
+        ends = g.own_state(ends, not keeps_time)
         initial = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
         later = (g.dh,) if g.dc_later is None else (g.dh, g.dc_later)
-        parts = zip((part[number] for part in initial), later)
+        parts = zip((part[number] for part in initial), map(g.in_own_order, later))
         curves.append(norms_over_time(*(_back_from(ends, *both) for both in parts)))
     norms = curves[0]
     if len(curves) > 1:

@@ -108,11 +108,11 @@ def _first(array, backwards=False):
 
 def _in_states(net, trace):
     places = []  # (step, layer, order within the layer, what and where)
-    for i, (name, _, part) in enumerate(recurrent_layers(net, trace)):
+    for i, (name, layer, part) in enumerate(recurrent_layers(net, trace)):
         arrays = [("x", f"of layer {name.rstrip('.')}" if name else "", part.x)]
         for number, one in enumerate(part.layers):
             arrays += [
-                ("a state", f"{name}l{number}", a[1:])
+                ("a state", f"{name}{layer.part_name(number)}", one.on_grid(one.states(a)))
                 for a in (one.all_h, one.all_c)
                 if a is not None
             ]
@@ -125,15 +125,15 @@ def _in_states(net, trace):
 
 def _in_gradients(net, trace, dy):
     places = []
-    names = [name for name, _, _ in recurrent_layers(net, trace)]
-    for i, (name, record) in enumerate(zip(names, run_back(net, dy, trace))):
+    layers = recurrent_layers(net, trace)
+    for i, ((name, layer, _), record) in enumerate(zip(layers, run_back(net, dy, trace))):
         for number, gradients in enumerate(record.stack):
             with np.errstate(all="ignore"):
                 arrays = gradients.dgates, gradients.dh
             for array in arrays:
                 at = _first(array, backwards=True)
                 if at:
-                    where = NonFinite("a gradient", f"{name}l{number}", *at)
+                    where = NonFinite("a gradient", f"{name}{layer.part_name(number)}", *at)
                     places.append((-at[0], -i, -number, where))
     return min(places, key=lambda place: place[:3])[3] if places else None
 
@@ -234,20 +234,22 @@ class Watch:
 
     def _look(self, dy, trace):
         total, layers = run_back(self.net, dy, trace), list(recurrent_layers(self.net, trace))
-        ends = ends_of(-1, len(layers[0][2].x), getattr(trace, "lengths", None))
+        ends = ends_of(-1, layers[0][2].steps, layers[0][2].sequences.lengths)
         last = run_back(self.net, only_at(self.net, layers[-1][2].unbatched, dy, ends), trace)
         seen = {}
         with np.errstate(all="ignore"):  # what overflows is recorded as None
             for i, (name, layer, layer_trace) in enumerate(layers):
                 for number, one in enumerate(layer_trace.layers):
-                    reach = reach_of([(ends, last[i], number)])
+                    reach = reach_of([(ends, last[i], number)], self.net.keeps_time)
                     norms = norms_over_time(total[i].stack[number].dh)
-                    seen[f"{name}l{number}"] = {
+                    seen[f"{name}{layer.part_name(number)}"] = {
                         "gradient": plain(norms_of_rows(norms[None])[0]),
                         "half_life": plain(reach.half_life),
                         "kept": plain(reach.kept),
                         **_of_gates(one),
-                        "weights": plain(norms_over_time(layer[f"weight_hh_l{number}"][None])[0]),
+                        "weights": plain(
+                            norms_over_time(layer[layer.named("weight_hh", number)][None])[0]
+                        ),
                     }
         return seen
 
@@ -266,8 +268,8 @@ class Watch:
 def _of_gates(trace):
     """Return what Watch records of the gates of one layer."""
     cell = trace.cell
-    gates = trace.gates
-    values = gates or {cell.h.name: trace.h}
+    gates = {name: trace.real(a) for name, a in trace.gates.items()}
+    values = gates or {cell.h.name: trace.real(trace.h)}
     limits = {gate.name: gate.limits for gate in cell.gates}
     saturated = None
     if all(limits.values()):
@@ -279,7 +281,9 @@ def _of_gates(trace):
         saturated = float(count / max(1, size))
     return {
         "saturated": saturated,
-        "forget": plain(gates[cell.keeps].mean()) if cell.keeps else None,
+        "forget": plain(gates[cell.keeps].mean())
+        if cell.keeps and gates[cell.keeps].size
+        else None,
     }
 
 

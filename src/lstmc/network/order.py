@@ -1,7 +1,6 @@
 """Which layers may follow which: none twice, and nothing that needs time where there is no time."""
 
 from ..layers import Last
-from ..recurrent import Recurrent
 
 __all__ = ["check_layers", "check_time", "directions_of"]
 
@@ -29,7 +28,7 @@ def check_layers(layers):
 
 def directions_of(layer):
     """Return in how many directions a layer runs through time; 0 of one that is not recurrent."""
-    return getattr(layer, "num_directions", int(isinstance(layer, Recurrent)))
+    return getattr(layer, "num_directions", 0)
 
 
 def check_time(leaves):

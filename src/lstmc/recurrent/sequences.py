@@ -58,6 +58,13 @@ class Sequences:
         return np.full(self.batch, self.steps) if self.lengths is None else self.lengths
 
     @property
+    def are_cut(self):
+        """Which rows are more than one sequence, (B,)."""
+        if self.resets is None:
+            return np.zeros(self.batch, bool)
+        return (self.resets[1:] & (np.arange(1, self.steps)[:, None] < self.ends)).any(0)
+
+    @property
     def are_rows(self):
         """Whether each row of the batch is one sequence of T steps."""
         return self.order is None

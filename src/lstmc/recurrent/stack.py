@@ -92,6 +92,10 @@ class Recurrent(Layer):
         layer, direction = divmod(number, self.num_directions)
         return f"{kind}_l{layer}{'_reverse' * direction}"
 
+    def part_name(self, number):
+        """Return the name of the stack's direction number l * D + d, as weights end in it: "l0_reverse"."""
+        return self.named("", number)[1:]
+
     def features(self, number):
         """Return the features that the stack's direction number l * D + d reads."""
         first = number < self.num_directions

@@ -47,6 +47,8 @@ def carry_back(layer, trace, carried, t0, t1, repeat, dx=None, num_threads=None,
             dx[at] = steps[::-1] if direction else steps
         return out
     window = _Window(of, direction, t0, t1)
+    if not len(window.at):  # no row has a step between the two
+        return carried.copy()
     saved = [window.of_layer(trace.layers[number]) for number in numbers]
     parts, layers, _, hidden = carried.shape
     together = carried.reshape(parts * layers, of.batch, repeat * hidden)
