@@ -324,3 +324,78 @@ def test_lengths_that_are_refused(options, message):
         ValueError, match="trace holds what forward saw: x, targets, state, lengths"
     ):
         lstmc.gradient_flow(net, trace=trace, dy=y, lengths=LENGTHS)
+
+
+# --------------------------------------------------------------------------------------------------
+# Both directions
+# --------------------------------------------------------------------------------------------------
+
+
+def from_the_end(array, lengths):
+    """Return the steps of each row from its end on, zeros after them."""
+    out = np.zeros_like(array)
+    for b, n in enumerate(lengths):
+        out[:n, b] = array[:n, b][::-1]
+    return out
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["every step", "last"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "lengths"])
+def test_the_reverse_direction_is_a_layer_that_reads_from_the_end(dtype, lengths, last):
+    rng = np.random.default_rng(seed_of("reverse", last))
+    both = lstmc.LSTM(3, 4, dtype=dtype, rng=rng, bidirectional=True)
+    alone = [lstmc.LSTM(3, 4, dtype=dtype) for _ in range(2)]
+    for layer, ending in zip(alone, ("", "_reverse"), strict=True):
+        for name in layer:
+            layer[name] = both[name + ending]
+    net = lstmc.Sequential(both, *([lstmc.Last()] if last else []))
+    x = rng.standard_normal((LONGEST, 5, 3)).astype(dtype)
+    dy = rng.standard_normal((*([] if last else [LONGEST]), 5, 8)).astype(dtype)
+    ends = np.full(5, LONGEST) if lengths is None else lengths
+    for at in (None,) if last else (None, 1, -2):
+        flow = lstmc.gradient_flow(net, x, dy=dy, at=at, lengths=lengths)
+        assert [layer.name for layer in flow.layers] == ["0.l0", "0.l0_reverse"]
+        curves, total = [[], []], np.zeros((2, LONGEST))
+        for b, n in enumerate(ends):
+            s = n - 1 if at is None else at if at >= 0 else n + at
+            if not 0 <= s < n:
+                continue
+            for d in range(2):
+                row = np.ascontiguousarray(x[:n, b : b + 1][:: -1 if d else 1])
+                part = np.zeros((n, 1, 4), dtype)
+                own = s if not d else n - 1 if last else n - 1 - s
+                if last:
+                    part[-1] = dy[b, 4 * d : 4 * d + 4]
+                else:
+                    part[:, 0] = dy[:n, b, 4 * d : 4 * d + 4][:: -1 if d else 1]
+                of_row = lstmc.gradient_flow(alone[d], row, dy=part, at=own).layers[0]
+                curves[d].append(of_row.reach.norms)
+                total[d, :n] += of_row.dh[:: -1 if d else 1] ** 2
+        for d, layer in enumerate(flow.layers):
+            assert_close(layer.reach.norms, norm_over_rows(curves[d]), TOLERANCE[dtype])
+            if at is None:
+                assert_close(layer.dh, np.sqrt(total[d]), TOLERANCE[dtype])
+    seen = lstmc.Watch(net)(1.0, dy, net.forward(x, lengths=lengths)[2])
+    assert set(seen) == {"window", "loss", "0.l0", "0.l0_reverse"}
+    expected = lstmc.gradient_flow(net, x, dy=dy, lengths=lengths).layers[1].reach.kept
+    assert abs(seen["0.l0_reverse"]["kept"] - expected) <= 1e-5 * expected
+
+
+def test_what_each_step_adds_to_the_weights_of_a_bidirectional_stack():
+    """Against the outer products themselves, in float64, with lengths and resets."""
+    rng = np.random.default_rng(seed_of("added"))
+    stack = lstmc.GRU(3, 4, 2, dtype=np.float64, rng=rng, bidirectional=True)
+    x = rng.standard_normal((LONGEST, 5, 3))
+    dy = rng.standard_normal((LONGEST, 5, 8))
+    times = {"lengths": LENGTHS, "resets": TIMES.resets}
+    flow = lstmc.gradient_flow(stack, x, dy=dy, arrays=True, **times)
+    stack.zero_grad()
+    stack.backward(dy, stack.forward(x, **times)[2])
+    trace = stack.forward(x, **times)[2]
+    for number, layer in enumerate(flow.layers):
+        g, of_h = layer.gradients.dgates, layer.gradients.dgates_of_h
+        one, below = trace.layers[number], trace.input_of(number // 2)
+        for kind, pairs in {"weight_ih": (g, below), "weight_hh": (of_h, one.h_before)}.items():
+            each = np.einsum("tbg,tbi->tgi", *pairs)
+            assert_close(layer.weights[kind], np.sqrt((each**2).sum((1, 2))), 1e-10)
+            assert_close(each.sum(0), stack.grad(stack.named(kind, number)), 1e-12)

@@ -365,3 +365,32 @@ def test_reports_are_of_gates_alone(saves_more):
     limits = np.array([(0.1, 0.9), (0.1, 0.9), (-0.9, 0.9)])[:, :, None, None, None]
     expected = ((gates < limits[:, 0]) | (gates > limits[:, 1])).mean()
     assert math.isclose(record["0.l0"]["saturated"], expected, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_does_not_count(cell):
+    """Statistics of rows of unequal length, in both directions, are those of their real steps."""
+    rng = np.random.default_rng(3)
+    layer = CELLS[cell].make(3, 5, dtype=np.float64, rng=rng, bidirectional=True)
+    x, lengths = rng.standard_normal((6, 4, 3)), np.array([2, 0, 6, 3])
+    real = np.arange(6)[:, None] < lengths
+    padded = np.where(real[..., None], x, np.nan)
+    report = lstmc.gate_statistics(layer, padded, lengths=lengths)
+    trace = layer.forward(x, lengths=lengths)[2]
+    assert [one.name for one in report.layers] == ["l0", "l0_reverse"]
+    for one, of in zip(report.layers, trace.layers, strict=True):
+        for name, values in {**of.gates, "h": of.h}.items():
+            rows = values[real]
+            counts = np.histogram(rows, 40, one.ranges[name])[0]
+            assert_close(one.histograms[name], counts / rows.size, 1e-12)
+            for t in range(6):
+                assert_close(one.means[name][t], values[t, real[t]].mean(0), 1e-12)
+            if name in one.low:
+                low, high = one.gates[name].limits
+                assert one.low[name] == (rows < low).mean()
+                assert one.high[name] == (rows > high).mean()
+    assert str(report)
+    short = lstmc.gate_statistics(layer, padded[:4], lengths=np.array([2, 0, 1, 1]))
+    assert np.isnan(short.layers[0].means["h"][2:]).all()
+    with pytest.raises(ValueError, match="x must have at least one step and one row"):
+        lstmc.gate_statistics(layer, x, lengths=np.zeros(4, int))

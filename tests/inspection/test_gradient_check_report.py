@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from cases import CELLS, ONE_OF_EACH_KIND
 from gradient_cases import (
     BATCH,
     FEATURES,
@@ -251,3 +252,33 @@ def test_a_gradient_too_small_to_tell_is_named():
 def test_what_is_no_positive_number(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a positive number, got"):
         lstmc.check_gradients(lstmc.Linear(1, 1), np.ones((2, 1), np.float32), **{name: value})
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("targets", [False, True], ids=["random", "targets"])
+def test_a_network_over_rows_of_unequal_length(cell, targets):
+    rng = np.random.default_rng(5)
+    net = lstmc.Sequential(
+        lstmc.Linear(2, 3, rng=rng),
+        CELLS[cell].make(3, 4, 2, rng=rng, bidirectional=True),
+        lstmc.Last() if targets else lstmc.Linear(8, 3, rng=rng),
+        lstmc.Linear(8 if targets else 3, 3, rng=rng),
+        batch_first=True,
+    )
+    x = rng.standard_normal((4, 5, 2)).astype("f4")
+    options = {"lengths": [5, 0, 3, 1], "resets": rng.random((4, 5)) < 0.3}
+    ids = rng.integers(3, size=4) if targets else None
+    report = lstmc.check_gradients(net, x, ids, samples=20, **options)
+    assert report, report
+    wide = net.astype(np.float64)
+    layer, original = wide.layers[1], type(wide.layers[1]).backward
+
+    def wrong(self, *args, **more):
+        out = original(self, *args, **more)
+        self.grad("weight_hh_l1_reverse")[0, 0] += 1
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(layer), "backward", wrong)
+        report = lstmc.check_gradients(wide, x.astype("f8"), ids, **options)
+    assert report.failed == ["1.weight_hh_l1_reverse"]
