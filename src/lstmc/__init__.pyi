@@ -32,6 +32,7 @@ from .inspection import (
     writers as writers,
 )
 from .network import Sequential as Sequential
+from .recurrent import GRU as GRU, LSTM as LSTM, RNN as RNN
 from .training import (
     ExponentialDecay as ExponentialDecay,
     LanguageModel as LanguageModel,
@@ -216,94 +217,6 @@ class Last(Layer):
     def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
     def follow(self, directions: int) -> None: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
-
-class _Stepper:
-    state: _State
-    def undo(self) -> None: ...
-    def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
-    def reset(self, mask: NDArray[np.bool_] | None = None) -> None: ...
-    def refresh(self) -> None: ...
-
-class _Recurrent(Layer):
-    @property
-    def input_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def bias(self) -> bool: ...
-    @property
-    def batch_first(self) -> bool: ...
-    def forward(
-        self,
-        x: _Array,
-        state: _State = None,
-        training: bool = True,
-        num_threads: int | None = None,
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(
-        self,
-        dy: _Array | None,
-        trace: Any,
-        dstate: _State = None,
-        num_threads: int | None = None,
-        need_dx: bool = True,
-        consume: bool = False,
-        need_grads: bool = True,
-        record: list[Any] | None = None,
-    ) -> tuple[_Array | None, _State]: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
-    # For those who look inside:
-    handle: Any
-    @property
-    def cell(self) -> Any: ...
-    def weights(self) -> list[Any]: ...
-    def enter_state(
-        self, name: str, state: _State, batch: int, unbatched: bool
-    ) -> list[_Array]: ...
-    def carry_back(
-        self,
-        trace: Any,
-        carried: _Array,
-        t0: int,
-        t1: int,
-        repeat: int,
-        dx: _Array | None = None,
-        num_threads: int | None = None,
-    ) -> _Array: ...
-
-class RNN(_Recurrent):
-    @property
-    def nonlinearity(self) -> str: ...
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        nonlinearity: Literal["tanh", "relu", "identity"] = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dtype: DTypeLike = ...,
-        rng: _Rng = None,
-        device: _Device = "cpu",
-    ) -> None: ...
-
-class _Gated(_Recurrent):
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dtype: DTypeLike = ...,
-        rng: _Rng = None,
-        device: _Device = "cpu",
-    ) -> None: ...
-
-class GRU(_Gated): ...
-class LSTM(_Gated): ...
 
 def softmax_cross_entropy(
     logits: _Array,

@@ -123,6 +123,8 @@ def state_jacobian(
     *,
     trace: Any = None,
     num_threads: int | None = None,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
 ) -> _Array: ...
 def input_jacobian(
     layer: _Recurrent,
@@ -132,6 +134,8 @@ def input_jacobian(
     *,
     trace: Any = None,
     num_threads: int | None = None,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
 ) -> _Array: ...
 def jacobian_spectrum(
     layer: _Recurrent,
@@ -142,6 +146,8 @@ def jacobian_spectrum(
     *,
     trace: Any = None,
     num_threads: int | None = None,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
 ) -> JacobianSpectrum: ...
 def lyapunov_exponents(
     layer: _Recurrent,
@@ -152,6 +158,8 @@ def lyapunov_exponents(
     every: int = 1,
     trace: Any = None,
     num_threads: int | None = None,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
 ) -> _Array: ...
 def step_factors(layer: _Recurrent, trace: Any) -> list[dict[str, Any]]: ...
 
@@ -195,6 +203,8 @@ def gate_statistics(
     *,
     trace: Any = None,
     num_threads: int | None = None,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
 ) -> GateReport: ...
 def writers(
     model: _Reader, text: str | _Array, unit: int, layer: int | None = None, k: int = 5
@@ -230,6 +240,8 @@ def check_gradients(
     targets: _Targets | None = None,
     state: _State = None,
     *,
+    lengths: ArrayLike | None = None,
+    resets: NDArray[np.bool_] | None = None,
     samples: int | None = 100,
     directions: int = 3,
     tolerance: float = 1e-6,

@@ -1,0 +1,123 @@
+"""Recurrent layers, for type checkers."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .. import Layer
+
+_Array = NDArray[Any]
+_Rng = int | np.random.Generator | None
+_State = Any  # h (L*D, B, H), or (h, c)
+
+class _Stepper:
+    state: _State
+    def undo(self) -> None: ...
+    def __call__(self, x: _Array, out: _Array | None = None) -> _Array: ...
+    def reset(self, mask: NDArray[np.bool_] | None = None) -> None: ...
+    def refresh(self) -> None: ...
+
+class Recurrent(Layer):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: str = "cpu",
+        *,
+        bidirectional: bool = False,
+    ) -> None: ...
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def batch_first(self) -> bool: ...
+    @property
+    def bidirectional(self) -> bool: ...
+    @property
+    def num_directions(self) -> Literal[1, 2]: ...
+    def __call__(
+        self,
+        x: _Array,
+        state: _State = None,
+        lengths: ArrayLike | None = None,
+        resets: NDArray[np.bool_] | None = None,
+    ) -> tuple[_Array, _State]: ...
+    def forward(
+        self,
+        x: _Array,
+        state: _State = None,
+        training: bool = True,
+        num_threads: int | None = None,
+        lengths: ArrayLike | None = None,
+        resets: NDArray[np.bool_] | None = None,
+    ) -> tuple[_Array, _State, Any]: ...
+    def backward(
+        self,
+        dy: _Array | None,
+        trace: Any,
+        dstate: _State = None,
+        num_threads: int | None = None,
+        need_dx: bool = True,
+        consume: bool = False,
+        need_grads: bool = True,
+        record: list[Any] | None = None,
+    ) -> tuple[_Array | None, _State]: ...
+    def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
+    # For those who look inside:
+    handle: Any
+    @property
+    def cell(self) -> Any: ...
+    def weights(self) -> list[Any]: ...
+    def weight_grads(self) -> list[Any]: ...
+    def named(self, kind: str, number: int) -> str: ...
+    def part_name(self, number: int) -> str: ...
+    def features(self, number: int) -> int: ...
+    def enter_state(
+        self, name: str, state: _State, batch: int, unbatched: bool
+    ) -> list[_Array]: ...
+
+class RNN(Recurrent):
+    @property
+    def nonlinearity(self) -> str: ...
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Literal["tanh", "relu", "identity"] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: str = "cpu",
+        *,
+        bidirectional: bool = False,
+    ) -> None: ...
+
+class GRU(Recurrent): ...
+class LSTM(Recurrent): ...
+
+KINDS: dict[str, type[Recurrent]]
+
+def carry_back(
+    layer: Recurrent,
+    trace: Any,
+    carried: _Array,
+    t0: int,
+    t1: Any,
+    repeat: int,
+    dx: _Array | None = None,
+    num_threads: int | None = None,
+    direction: int = 0,
+) -> _Array: ...
