@@ -273,3 +273,34 @@ def test_an_array_of_another_device(emulated, what):
     with pytest.raises((TypeError, ValueError), match=r"device.*\b0\b.*\b1\b"):
         FOREIGN[what](layer, data, far)
     assert not layer.grads.any()
+
+
+# --------------------------------------------------------------------------------------------------
+# What a GPU does not do yet
+# --------------------------------------------------------------------------------------------------
+
+
+def test_lengths_and_resets_are_refused_by_name(cupy):
+    layer = lstmc.LSTM(7, 9, device="cuda", rng=1)
+    x, before = cupy.ones((5, 3, 7), np.float32), layer.params.get()
+    for name, value in (("lengths", [5, 2, 0]), ("resets", np.zeros((5, 3), bool))):
+        for call in (layer, layer.forward):
+            with pytest.raises(ValueError, match=f"a GPU has no {name} yet"):
+                call(x, **{name: value})
+    assert_same_bits(layer.params.get(), before)
+    layer(x)
+
+
+def test_both_directions_are_refused_by_name(cupy):
+    with pytest.raises(ValueError, match="a GPU has no bidirectional layers yet"):
+        lstmc.LSTM(7, 9, bidirectional=True, device="cuda")
+    layer = lstmc.LSTM(7, 9, bidirectional=True, rng=1)
+    nets = layer, lstmc.Sequential(lstmc.LSTM(3, 7, rng=1), layer)
+    for net, x in zip(
+        nets, (np.ones((5, 3, 7), np.float32), np.ones((5, 3, 3), np.float32)), strict=True
+    ):
+        expected = net(x)[0]
+        with pytest.raises(ValueError, match="a GPU has no bidirectional layers yet"):
+            net.to("cuda")
+        assert net.device == layer.device == "cpu"
+        assert_same_bits(net(x)[0], expected)
