@@ -7,12 +7,22 @@ systems: 1e-10 of the largest element in float64, and 1e-5 in float32.
 import numpy as np
 import pytest
 from cases import CELLS, IN_TORCH, ONE_OF_EACH_KIND
-from stacks import as_state, as_type, make_layer, parts_of, random_problem, seed_of, solution
+from stacks import (
+    as_state,
+    as_type,
+    make_layer,
+    parts_of,
+    random_problem,
+    seed_of,
+    solution,
+    suffixes_of,
+)
 from support import assert_close
 
 import lstmc
 
 torch = pytest.importorskip("torch")
+rnn_utils = torch.nn.utils.rnn
 
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 
@@ -32,18 +42,20 @@ def tensor(array):
 def torch_solution(problem):
     """Run PyTorch's module on a problem; return what comes out by golden key.
 
-    Its second bias gets a part of ours, so that it takes part.
+    Its second bias gets a part of ours, so that it takes part. Rows that end are a packed sequence, which has
+    no rows without a step.
     """
     cell, layers = CELLS[problem["cell"]], problem["num_layers"]
     name, own = cell.torch
     options = {"num_layers": layers, "dtype": getattr(torch, problem["x"].dtype.name), **own}
+    options["bidirectional"] = problem.get("directions", 1) == 2
     sizes = problem["x"].shape[-1], problem["h0"].shape[-1]
     module = getattr(torch.nn, name)(*sizes, **options)
     with torch.no_grad():
-        for k in range(layers):
+        for end in suffixes_of(problem):
             for kind in ("weight_ih", "weight_hh"):
-                getattr(module, f"{kind}_l{k}").copy_(tensor(problem[f"{kind}_l{k}"]))
-            bias = tensor(problem[f"bias_l{k}"])
+                getattr(module, f"{kind}_{end}").copy_(tensor(problem[f"{kind}_{end}"]))
+            bias = tensor(problem[f"bias_{end}"])
             both = bias.shape[0] - 2 * cell.own_biases * sizes[1]  # rows with one bias of ours
             own = (
                 bias[both:].split(cell.own_biases * sizes[1])
@@ -51,23 +63,29 @@ def torch_solution(problem):
                 else (bias[:0],) * 2
             )
             for kind, share, rest in zip(("bias_ih", "bias_hh"), (0.25, 0.75), own):
-                getattr(module, f"{kind}_l{k}").copy_(torch.cat([bias[:both] * share, rest]))
+                getattr(module, f"{kind}_{end}").copy_(torch.cat([bias[:both] * share, rest]))
     x, names = tensor(problem["x"]), cell.states
     first = [tensor(problem[f"{name}0"]) for name in names]
-    y, last = module(x, as_state(first))
+    read = x
+    if "lengths" in problem:
+        lengths = torch.from_numpy(problem["lengths"])
+        read = rnn_utils.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    y, last = module(read, as_state(first))
+    if "lengths" in problem:
+        y, _ = rnn_utils.pad_packed_sequence(y, total_length=len(x))
     last = parts_of(last)
     arriving = [problem["dy"], *(problem[f"d{name}_n"] for name in names)]
     torch.autograd.backward([y, *last], [torch.from_numpy(a.copy()) for a in arriving])
     result = {"y": y, "dx": x.grad}
     for name, initial, final in zip(names, first, last, strict=True):
         result |= {f"{name}_n": final, f"d{name}0": initial.grad}
-    for k in range(layers):
+    for end in suffixes_of(problem):
         result |= {
-            f"d_{w}_l{k}": getattr(module, f"{w}_l{k}").grad for w in ("weight_ih", "weight_hh")
+            f"d_{w}_{end}": getattr(module, f"{w}_{end}").grad for w in ("weight_ih", "weight_hh")
         }
-        second = getattr(module, f"bias_hh_l{k}").grad
+        second = getattr(module, f"bias_hh_{end}").grad
         own = second[len(second) - cell.own_biases * sizes[1] :]
-        result[f"d_bias_l{k}"] = torch.cat([getattr(module, f"bias_ih_l{k}").grad, own])
+        result[f"d_bias_{end}"] = torch.cat([getattr(module, f"bias_ih_{end}").grad, own])
     return {key: value.detach().numpy() for key, value in result.items()}
 
 
@@ -88,6 +106,59 @@ def test_recurrent_layers(dtype, cell, number):
     assert set(actual) == set(expected)
     for name, value in expected.items():
         assert_close(actual[name], value, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("cell", IN_TORCH)
+def test_packed_sequences_and_both_directions(dtype, cell, number, directions, packed):
+    sizes = random_sizes(number)
+    print(f"T, B, I, H, L = {sizes}")
+    problem = random_problem(cell, *sizes, directions)
+    if packed:
+        generator = np.random.default_rng(seed_of("lengths", number))
+        problem["lengths"] = generator.integers(1, sizes[0] + 1, sizes[1])
+    problem = as_type(problem, dtype)
+    actual, expected = solution(problem), torch_solution(problem)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        assert_close(actual[name], value, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("cell", IN_TORCH)
+def test_resets_are_sequences_of_their_own(dtype, cell, directions):
+    """One row that is cut in pieces is as many rows of PyTorch's as there are pieces."""
+    steps, cuts = 9, [0, 4, 5, 9]
+    whole = as_type(random_problem(cell, steps, 1, 5, 7, 2, directions), dtype)
+    resets = np.zeros((steps, 1), bool)
+    resets[cuts[1:-1]] = True
+    lengths = np.diff(cuts)
+    pieces = {"lengths": lengths}
+    for key in ("x", "dy"):
+        pieces[key] = np.zeros((lengths.max(), 3, whole[key].shape[2]), dtype)
+        for i, length in enumerate(lengths):
+            pieces[key][:length, i] = whole[key][cuts[i] : cuts[i] + length, 0]
+    for name in CELLS[cell].states:
+        for key, forward, reverse in ((f"{name}0", 0, 2), (f"d{name}_n", 2, 0)):
+            pieces[key] = np.zeros((len(whole[key]), 3, 7), dtype)
+            pieces[key][::directions, forward] = whole[key][::directions, 0]
+            if directions == 2:
+                pieces[key][1::2, reverse] = whole[key][1::2, 0]
+    expected, actual = torch_solution(whole | pieces), solution(whole | {"resets": resets})
+    for key in ("y", "dx"):
+        for i, length in enumerate(lengths):
+            piece = actual[key][cuts[i] : cuts[i] + length, 0]
+            assert_close(piece, expected[key][:length, i], TOLERANCE[dtype], key)
+    for name in CELLS[cell].states:
+        for key, forward, reverse in ((f"d{name}0", 0, 2), (f"{name}_n", 2, 0)):
+            for d, row in enumerate((forward, reverse)[:directions]):
+                part = actual[key][d::directions, 0]
+                assert_close(part, expected[key][d::directions, row], TOLERANCE[dtype], key)
+    for key, value in expected.items():
+        if key.startswith("d_"):
+            assert_close(actual[key], value, TOLERANCE[dtype], key)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -331,3 +331,27 @@ def test_last_is_refused(cupy):
     net(np.ones((4, 2, 3), np.float32))
     with pytest.raises(ValueError, match=message):
         last(cupy.ones((4, 2, 3), np.float32))
+
+
+def test_lengths_and_resets_are_refused_by_name(cupy):
+    layer = lstmc.LSTM(7, 9, device="cuda", rng=1)
+    x, before = cupy.ones((5, 3, 7), np.float32), layer.params.get()
+    for name, value in (("lengths", [5, 2, 0]), ("resets", np.zeros((5, 3), bool))):
+        for call in (layer, layer.forward):
+            with pytest.raises(ValueError, match=f"{name} must be None on a GPU"):
+                call(x, **{name: value})
+    assert_same_bits(layer.params.get(), before)
+    layer(x)
+
+
+def test_both_directions_are_refused_by_name(cupy):
+    with pytest.raises(ValueError, match="bidirectional must be False on a GPU"):
+        lstmc.LSTM(7, 9, bidirectional=True, device="cuda")
+    layer, x = lstmc.LSTM(7, 9, bidirectional=True, rng=1), np.ones((5, 3, 7), np.float32)
+    for wrap in (lambda one: one, lambda one: lstmc.Sequential(lstmc.LSTM(7, 7, rng=1), one)):
+        net = wrap(layer)
+        expected = net(x)[0]
+        with pytest.raises(ValueError, match="bidirectional must be False on a GPU"):
+            net.to("cuda")
+        assert net.device == layer.device == "cpu"
+        assert_same_bits(net(x)[0], expected)

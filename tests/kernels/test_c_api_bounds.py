@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from cases import CELLS, ONE_OF_EACH_KIND
 from stacks import layer_weights, random_problem, reference_solution, seed_of
-from support import assert_close
+from support import assert_close, assert_same_bits
+from times import beyond
 
 from lstmc._kernels.binding import core
 
@@ -38,13 +39,29 @@ class Guarded:
         assert (outside == PATTERN).all(), f"{name}: bytes beside it were written"
 
 
-@pytest.mark.parametrize("sizes", [(3, 2, 5, 7, 2), (4, 1, 3, 9, 1), (3, 5, 17, 33, 1)], ids=str)
+# T, B, I, H, L, and the lengths of sequences, the longest first; the last are shared out among threads.
+BOUNDED = [
+    ((3, 2, 5, 7, 2), None),
+    ((4, 1, 3, 9, 1), None),
+    ((3, 5, 17, 33, 1), None),
+    ((4, 3, 5, 7, 2), (4, 2, 1)),
+    ((5, 6, 17, 33, 1), (5, 5, 3, 3, 1, 1)),
+    ((40, 20, 9, 17, 2), (*range(40, 30, -1), *[7] * 10)),
+    ((4, 6, 40, 150, 1), (4, 4, 3, 3, 2, 1)),
+]
+
+
+@pytest.mark.parametrize(("sizes", "lengths"), BOUNDED, ids=str)
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes, threads):
+def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes, lengths, threads):
     """Called directly, with guards around all outputs and scratch; and the results are right."""
     problem = random_problem(cell, *sizes)
     steps, batch, inputs, hidden, layers = sizes
+    if lengths:
+        problem["lengths"] = np.array(lengths)
+    real = ~beyond(problem)  # (T, B): what it takes of an array is packed
+    rows = np.count_nonzero(real)
     cell = CELLS[cell]
     gates = len(cell.gates) * hidden
     arrays = {}
@@ -70,18 +87,18 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
             setattr(b, f"d{s}_n", given(f"d{s}_n_{k}", problem[f"d{s}_n"][k]))
             setattr(f, f"{s}_n", array(f"{s}_n_{k}", (batch, hidden)))
             setattr(b, f"d{s}0", array(f"d{s}0_{k}", (batch, hidden)))
-            saved = array(f"{s}_{k}", (steps + 1, batch, hidden))
+            saved = array(f"{s}_{k}", (batch + rows, hidden))
             setattr(f, s, saved)
             setattr(b, s, saved)
         if cell.trace_gates:
             saved = (len(cell.gates) + cell.own_biases) * hidden
-            f.gates = b.gates = array(f"gates_{k}", (steps, batch, saved))
-        b.dgates = array(f"dgates_{k}", (steps, batch, gates))
-        b.dh = array(f"dh_{k}", (steps, batch, hidden))
+            f.gates = b.gates = array(f"gates_{k}", (rows, saved))
+        b.dgates = array(f"dgates_{k}", (rows, gates))
+        b.dh = array(f"dh_{k}", (rows, hidden))
         if cell.has_c:
-            b.dc = array(f"dc_{k}", (steps, batch, hidden))
+            b.dc = array(f"dc_{k}", (rows, hidden))
         if k:
-            b.dx = array(f"dx_{k}", (steps, batch, hidden))
+            b.dx = array(f"dx_{k}", (rows, hidden))
         f.inputs = b.inputs = hidden if k else inputs
         f.hidden = b.hidden = hidden
 
@@ -89,17 +106,28 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
         "num_layers": layers, "cell": table.cell(cell.name.encode()), "steps": steps, "batch": batch,
         "threads": threads,
     }  # fmt: skip
+    if lengths:
+        counts = real.sum(1)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        step, number = np.nonzero(real)
+        before = np.where(step == 0, number, batch + starts[step - 1] + number)
+        starts = array("starts", starts.shape, starts, kind=np.intp)
+        before = array("before", before.shape, before, kind=np.intp)
+        sizes_and_kind["starts"] = ffi.cast("ptrdiff_t *", starts)
     forward = ffi.new("lstmc_forward *", sizes_and_kind)
-    forward.layers, forward.x = forward_layers, given("x", problem["x"])
-    forward.y = array("y", (steps, batch, hidden))
+    forward.layers, forward.x = forward_layers, given("x", problem["x"][real])
+    forward.y = array("y", (rows, hidden))
     plan = array("forward's plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
     size = table.plan_forward(plan, forward)
     forward.scratch = array("forward's scratch", size, boundary=64, kind=np.uint8)
     table.forward(plan, forward)
+    y = arrays["y"].array.copy()
 
     backward = ffi.new("lstmc_backward *", sizes_and_kind)
+    if lengths:
+        backward.before = ffi.cast("ptrdiff_t *", before)
     backward.layers, backward.x = backward_layers, forward.x
-    backward.dy, backward.dx = given("dy", problem["dy"]), array("dx", (steps, batch, inputs))
+    backward.dy, backward.dx = given("dy", problem["dy"][real]), array("dx", (rows, inputs))
     plan = array("backward's plan", table.backward_plan_size(), boundary=64, kind=np.uint8)
     needed = table.plan_backward(plan, backward)
     backward.scratch = array("backward's scratch", needed, boundary=64, kind=np.uint8)
@@ -111,9 +139,48 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     for name, expected in reference_solution(problem).items():
         if name[-2:] in ("_n", "h0", "c0"):
             actual = np.stack([arrays[f"{name}_{k}"].array for k in range(layers)])
+        elif name in ("y", "dx"):
+            actual, expected = arrays[name].array, expected[real]
         else:
             actual = arrays[name].array
         assert_close(actual, expected, tolerance, name)
+
+    for k in range(layers):  # once more, saving nothing
+        f = forward_layers[k]
+        f.h = f.c = f.gates = ffi.NULL
+    arrays["y"].array[...] = 0
+    plan = array("another plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
+    size = table.plan_forward(plan, forward)
+    forward.scratch = array("another scratch", size, boundary=64, kind=np.uint8)
+    table.forward(plan, forward)
+    for name, guarded in arrays.items():
+        guarded.check(name)
+    assert_same_bits(arrays["y"].array, y)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 16, 33])
+@pytest.mark.parametrize("adds", [0, 1])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gathered_rows_keep_within_bounds(ffi, table, dtype, columns, adds, threads):
+    """Rows of wider arrays, whose other columns and other rows are as they were."""
+    generator = np.random.default_rng(seed_of("gathered", columns))
+    rows, many, more = 5, 4, 3  # of `to`, of what is read, columns beside
+    for index in ([3, -1, 0, 3, -2], [-1] * rows, [2, 1, 0, 3, 3]):
+        source = Guarded(
+            ffi, (many, columns + more), dtype, generator.standard_normal((many, columns + more))
+        )
+        before = generator.standard_normal((rows, columns + 2 * more)).astype(dtype)
+        to = Guarded(ffi, before.shape, dtype, before)
+        at = Guarded(ffi, (rows,), np.intp, index)
+        expected = before.copy()
+        for i, j in enumerate(index):
+            row = source.array[j, :columns] if j >= 0 else np.zeros(columns, dtype)
+            expected[i, :columns] = expected[i, :columns] + row if adds else row
+        table.gather_rows(to.pointer, columns + 2 * more, source.pointer, columns + more,
+                          ffi.cast("ptrdiff_t *", at.pointer), adds, rows, columns, threads)  # fmt: skip
+        np.testing.assert_array_equal(to.array, expected)
+        for guarded in (source, to, at):
+            guarded.check("an array")
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 1), (2, 5, 7), (7, 9, 17), (13, 33, 65)], ids=str)

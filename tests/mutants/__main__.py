@@ -1,8 +1,8 @@
-"""Breaks the kernels in about a hundred ways, one at a time, and asks that a test fails for each.
+"""Breaks the kernels in more than a hundred ways, one at a time, and asks that a test fails for each.
 
     python tests/mutants [--jobs N] [--only WORD] [--sample N [--seed S]] [--timeout SECONDS]
 
-A mutant is one line of the C, Cython or CUDA sources changed in a copy of the tree, built for the
+A mutant is one line of the C, Cython, CUDA or Python sources changed in a copy of the tree, built for the
 best instruction set of this machine (those of a GPU run emulated), and put to the quick kernel
 tests. The lists are beside this file, one for each folder of the kernels. It prints a line for each;
 the exit code is 1 if a mutant survives, or if the line of any mutant, drawn or not, is no longer in
@@ -26,15 +26,17 @@ from threading import Lock, Thread
 from binding import MUTANTS as OF_BINDING
 from gpu import MUTANTS as OF_GPU
 from kernels import MUTANTS as OF_KERNELS
+from recurrent import MUTANTS as OF_RECURRENT
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = Path("src/lstmc/_kernels")
 TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurrent/test_recurrent_steppers",
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
-         "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
-         "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding", "kernels/test_c_api",
+         "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "recurrent/test_time",
+         "recurrent/test_time_bits", "recurrent/test_time_traces", "recurrent/test_time_errors",
+         "test_layers", "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding", "kernels/test_c_api",
          "kernels/test_c_api_bounds", "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
-         "test_network",
+         "network/test_network", "network/test_time", "network/test_last",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
@@ -47,12 +49,15 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_optim", "test_la
          "binding/checks.pxi": ["kernels/test_binding"],
          "c/team.c": ["kernels/test_team", "recurrent/test_recurrent_inputs"],
          "c/team.h": ["kernels/test_team"], "c/team/threads.c": ["kernels/test_team"],
+         "../recurrent/sequences.py": ["recurrent/test_time_errors", "recurrent/test_time"],
+         "../recurrent/run.py": ["recurrent/test_time", "recurrent/test_time_traces"],
+         "../recurrent/windows.py": ["inspection/test_jacobians"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
-# Of files whose names begin with cuda, which need no build.
+# Of files whose names begin with cuda, which need no build, nor does Python.
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
-MUTANTS = OF_KERNELS + OF_BINDING + OF_GPU
+MUTANTS = OF_KERNELS + OF_BINDING + OF_RECURRENT + OF_GPU
 
 
 def run(command, folder, environment, timeout):
@@ -105,7 +110,7 @@ class Copy:
         path.write_text(source.replace(old, new))
         try:
             gpu = file.startswith("cuda")
-            status, output = (0, "") if gpu else self.build()
+            status, output = (0, "") if gpu or file.endswith(".py") else self.build()
             if status != 0:
                 return f"NO BUILD: {output.strip().splitlines()[-1]}"
             status, output = self.test(FIRST.get(file, ()), gpu)

@@ -14,11 +14,11 @@ import lstmc
 STEPS, BATCH, *_ = CASE  # 5, 3
 
 LENGTHS = {
-    "negative": ([2, -1, 3], ValueError, r"lengths must be in [0, 5], got -1 at row 1"),
-    "above T": ([5, 5, 6], ValueError, r"lengths must be in [0, 5], got 6 at row 2"),
-    "far above T": ([2**62, 0, 1], ValueError, f"lengths must be in [0, 5], got {2**62} at row 0"),
+    "negative": ([2, -1, 3], ValueError, r"lengths must be integers in [0, 5], got -1 at row 1"),
+    "above T": ([5, 5, 6], ValueError, r"lengths must be integers in [0, 5], got 6 at row 2"),
+    "far above T": ([2**62, 0, 1], ValueError, f"lengths must be integers in [0, 5], got {2**62} at row 0"),
     "beyond a signed integer": (np.array([1, 2**63, 2], np.uint64), ValueError,
-                                f"lengths must be in [0, 5], got {2**63} at row 1"),
+                                f"lengths must be integers in [0, 5], got {2**63} at row 1"),
     "floats": ([1.0, 2.0, 3.0], TypeError, "lengths must be integers, got "),
     "a float array": (np.ones(3), TypeError, "lengths must be integers, got float64"),
     "booleans": (np.ones(3, bool), TypeError, "lengths must be integers, got bool"),
@@ -29,7 +29,7 @@ LENGTHS = {
     "a row more": ([1, 2, 3, 4], ValueError, "lengths must be (3,), got (4,)"),
     "a column": ([[1], [2], [3]], ValueError, "lengths must be (3,), got (3, 1)"),
     "one integer": (4, ValueError, "lengths must be (3,), got ()"),
-    "ragged": ([[1], [2, 3], 4], TypeError, "lengths must be integers, got list"),
+    "ragged": ([[1], [2, 3], 4], TypeError, "lengths must be integers, got "),
 }  # fmt: skip
 
 RESETS = {
@@ -38,10 +38,11 @@ RESETS = {
     "objects": (np.zeros((5, 3), object), TypeError, "resets must be a bool array (5, 3), got object"),
     "a list": ([[False] * 3] * 5, TypeError, "resets must be a bool array (5, 3), got list"),
     "a boolean": (True, TypeError, "resets must be a bool array (5, 3), got bool"),
-    "turned": (np.zeros((3, 5), bool), ValueError, "resets must be (5, 3), got (3, 5)"),
-    "a step less": (np.zeros((4, 3), bool), ValueError, "resets must be (5, 3), got (4, 3)"),
-    "of steps alone": (np.zeros(5, bool), ValueError, "resets must be (5, 3), got (5,)"),
-    "of another rank": (np.zeros((5, 3, 1), bool), ValueError, "resets must be (5, 3), got (5, 3, 1)"),
+    "turned": (np.zeros((3, 5), bool), ValueError, "resets must be a bool array (5, 3), got (3, 5)"),
+    "a step less": (np.zeros((4, 3), bool), ValueError, "resets must be a bool array (5, 3), got (4, 3)"),
+    "of steps alone": (np.zeros(5, bool), ValueError, "resets must be a bool array (5, 3), got (5,)"),
+    "of another rank": (np.zeros((5, 3, 1), bool), ValueError,
+                        "resets must be a bool array (5, 3), got (5, 3, 1)"),
 }  # fmt: skip
 
 
@@ -76,23 +77,29 @@ def test_messages_have_the_caller_s_layout():
     layer = lstmc.LSTM(7, 9, batch_first=True)
     x = np.ones((BATCH, STEPS, 7), np.float32)
     resets = np.zeros((STEPS, BATCH), bool)
-    assert_refused(layer, ValueError, "resets must be (3, 5), got (5, 3)", x, resets=resets)
-    assert_refused(layer, ValueError, "lengths must be in [0, 5], got 6", x, lengths=[5, 6, 1])
+    assert_refused(
+        layer, ValueError, "resets must be a bool array (3, 5), got (5, 3)", x, resets=resets
+    )
+    assert_refused(
+        layer, ValueError, "lengths must be integers in [0, 5], got 6", x, lengths=[5, 6, 1]
+    )
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_one_sequence(batch_first):
     layer, x = lstmc.LSTM(7, 9, batch_first=batch_first), np.ones((STEPS, 7), np.float32)
     for lengths, error, message in [
-        (6, ValueError, "lengths must be in [0, 5], got 6"),
-        (-1, ValueError, "lengths must be in [0, 5], got -1"),
-        ([4], ValueError, "lengths must be an integer, got (1,)"),
-        (2.0, TypeError, "lengths must be integers, got float"),
-        (True, TypeError, "lengths must be integers, got bool"),
+        (6, ValueError, "lengths must be integers in [0, 5], got 6"),
+        (-1, ValueError, "lengths must be integers in [0, 5], got -1"),
+        ([4], ValueError, "lengths must be one integer, got (1,)"),
+        (2.0, TypeError, "lengths must be integers, got 2.0"),
+        (True, TypeError, "lengths must be integers, got True"),
     ]:
         assert_refused(layer, error, message, x, lengths=lengths)
     resets = np.zeros((STEPS, 1), bool)
-    assert_refused(layer, ValueError, "resets must be (5,), got (5, 1)", x, resets=resets)
+    assert_refused(
+        layer, ValueError, "resets must be a bool array (5,), got (5, 1)", x, resets=resets
+    )
 
 
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
