@@ -6,6 +6,7 @@ more ways: a walk of single steps, and what the reference saved, laid out in the
 """
 
 import numpy as np
+import pytest
 from cases import CELLS
 from stacks import (
     first_state,
@@ -75,6 +76,9 @@ TIMES = {
     "resets everywhere": everywhere,
     "lengths and resets": uneven_and_cut,
 }
+# As parameters of tests: the rest, which are ends of the same kinds, are slow.
+FIRST = ("plain", "lengths", "resets", "lengths and resets")
+PARAMETERS = [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in TIMES]
 # Those that are not one rectangle of steps.
 UNEVEN = [name for name in TIMES if name not in ("plain", "full")]
 

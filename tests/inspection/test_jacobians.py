@@ -37,7 +37,7 @@ from stacks import (
     time_of,
 )
 from support import assert_close, assert_same_bits
-from times import TIMES, beyond
+from times import PARAMETERS, TIMES, beyond
 
 import lstmc
 from lstmc.inspection import sweeps
@@ -213,7 +213,7 @@ def judged(judge, cell, time, stack, *span):
     return judge(timed(cell, time, *stack)[0], *span)
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("stack", STACKS, ids=str)
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_state_jacobian_in_time(isa, dtype, cell, stack, time):
@@ -245,7 +245,7 @@ def test_no_change_crosses_a_reset():
                 assert jacobian[2, HIDDEN:].any()
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("stack", STACKS, ids=str)
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_input_jacobian_in_time(isa, dtype, cell, stack, time):
@@ -262,7 +262,7 @@ def test_input_jacobian_in_time(isa, dtype, cell, stack, time):
         assert_same_bits(lstmc.input_jacobian(layer, t=t, trace=trace), actual)
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("stack", STACKS, ids=str)
 def test_spectrum_in_time(stack, time):
     _, layer, options = timed("gru", time, *stack)

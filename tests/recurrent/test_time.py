@@ -23,7 +23,7 @@ from stacks import (
     time_of,
 )
 from support import assert_close, assert_same_bits, numerical_gradient
-from times import TIMES, beyond, padded_with
+from times import PARAMETERS, TIMES, beyond, padded_with
 
 # float64: both sides round to 1e-16, and sums have some hundred terms. float32 rounds to 6e-8, and its
 # inputs are exact.
@@ -59,7 +59,7 @@ def assert_solves(actual, expected, tolerance):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("stack", STACKS, ids=str)
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_like_the_reference(cell, stack, time, isa, dtype):
@@ -101,7 +101,7 @@ def test_without_biases(time, directions, dtype):
     assert_solves(solution(as_type(problem, dtype), layer), expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("sizes", [(1, 3), (0, 3), (4, 0), (0, 0), (1, 1), (4, 1), (2, 2)], ids=str)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -111,7 +111,7 @@ def test_few_steps_or_rows(cell, directions, sizes, time, dtype):
     assert_solves(actual, reference_solution(problem), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_derivatives(cell, directions, time, isa):
@@ -160,7 +160,7 @@ def test_padding_reaches_nothing(cell, directions, time, value, isa, dtype):
     assert_same_bits(parts_of(state), [actual[f"{s}_n"] for s in states_of(cell)])
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_what_is_left_out_is_zeros(cell, directions, time, dtype):
     problem = as_type(problem_of(cell, time, 2, directions), dtype)
@@ -190,7 +190,7 @@ def test_what_is_left_out_is_zeros(cell, directions, time, dtype):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_batch_first(cell, directions, time, dtype):
     problem = as_type(problem_of(cell, time, 2, directions), dtype)
@@ -228,7 +228,7 @@ def test_unbatched(cell, directions, resets, end, dtype):
         assert_same_bits(solution(alone | {"lengths": length}, layer), expected)
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_options_of_backward(cell, layers, directions, time, dtype):

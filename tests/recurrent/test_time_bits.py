@@ -20,7 +20,7 @@ from stacks import (
     time_of,
 )
 from support import assert_same_bits
-from times import TIMES, UNEVEN, alone
+from times import PARAMETERS, TIMES, UNEVEN, alone
 
 STEPS, BATCH, INPUTS = 7, 6, 3
 
@@ -78,7 +78,7 @@ def test_threads_of_inference(isa, dtype, sizes, directions):
 
 
 @pytest.mark.parametrize("hidden", [9, 65])
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_rows_do_not_know_of_each_other(isa, dtype, cell, directions, time, hidden):
@@ -149,7 +149,7 @@ def test_ends_and_resets_that_are_none(isa, dtype, cell, directions):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_inference_is_training_without_a_trace(isa, dtype, cell, layers, directions, time):

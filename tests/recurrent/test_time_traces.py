@@ -20,7 +20,7 @@ from stacks import (
     time_of,
 )
 from support import assert_close, assert_same_bits, numerical_gradient
-from times import TIMES, beyond, reference_traces, walk
+from times import PARAMETERS, TIMES, beyond, reference_traces, walk
 
 # As in test_time.py.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -72,7 +72,7 @@ def test_traces_are_those_of_the_reference(isa, dtype, cell, directions, time):
         assert_same_bits(np.ascontiguousarray(half), trace.layers[d - directions].h.copy(), "y")
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_traces_are_zero_beyond_an_end_and_read_only(dtype, cell, directions, time):
     problem = as_type(problem_of(cell, time, 2, directions), dtype)
@@ -88,7 +88,7 @@ def test_traces_are_zero_beyond_an_end_and_read_only(dtype, cell, directions, ti
                 array[...] = 0
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_what_layers_read(dtype, directions, time):
     problem = as_type(problem_of("gru", time, 2, directions), dtype)
@@ -146,7 +146,7 @@ def test_gradients_at_states(isa, cell, directions, time):
             assert_close(actual[name], expected, DIFFERENCE_TOLERANCE, f"d{name} of {number}")
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_gradients_at_sums(dtype, cell, directions, time):
     """Those of weights and inputs are made of them; what goes down is what arrives below."""
