@@ -79,8 +79,21 @@ class Example:
     def x(self, *shape):
         return self.tokens(*shape) if self.kind == "embedding" else self.floats(*shape, I)
 
+    def time(self):
+        """Return lengths and resets, each of them or not; a network does not take them."""
+        if self.kind not in ("lstm", "rnn", "gru"):
+            return {}
+        lengths = self.choose(
+            None, T, np.arange(B), close_array(self.draw, self.memory, "i8", (B,), T)
+        )
+        resets = self.choose(None, close_array(self.draw, self.memory, "?", (T, B)))
+        return {
+            "lengths": self.junk() if self.odd() else lengths,
+            "resets": self.junk() if self.odd() else resets,
+        }
+
     def state(self):
-        shape = (1, B, H)
+        shape = (getattr(self.net, "num_directions", 1), B, H)
         if self.kind == "network":
             parts = [None, self.floats(*shape), *[None] * (len(self.net.layers) - 2)]
             return self.choose(None, tuple(parts), parts[:2])
@@ -106,12 +119,16 @@ class Example:
 
     def make_net(self):
         options = {"dtype": np.dtype(self.dtype), "rng": 1}
-        self.kind = self.choose("lstm", "rnn", "linear", "embedding", "dropout", "last", "network")
+        kinds = "lstm", "rnn", "gru", "linear", "embedding", "dropout", "last", "network"
+        self.kind = self.choose(*kinds)
         self.features = H
-        if self.kind == "lstm":
-            return lstmc.LSTM(I, H, bias=self.draw(st.booleans()), **options)
-        if self.kind == "rnn":
-            return lstmc.RNN(I, H, nonlinearity=self.choose("tanh", "relu"), **options)
+        if self.kind in ("lstm", "rnn", "gru"):
+            make = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN, "gru": lstmc.GRU}[self.kind]
+            options |= {"bias": self.draw(st.booleans()), "bidirectional": self.draw(st.booleans())}
+            if self.kind == "rnn":
+                options["nonlinearity"] = self.choose("tanh", "relu")
+            self.features = 2 * H if options["bidirectional"] else H
+            return make(I, H, **options)
         if self.kind == "linear":
             return lstmc.Linear(I, H, **options)
         if self.kind == "embedding":
@@ -134,12 +151,14 @@ class Example:
     # -- actions -------------------------------------------------------------------------------------
 
     def forward(self):
-        result = self.call(self.net.forward, x=self.x(T, B), state=self.state(), training=True)
+        result = self.call(
+            self.net.forward, x=self.x(T, B), state=self.state(), training=True, **self.time()
+        )
         if result is not None:
             self.y, _, self.trace = result
 
     def infer(self):
-        self.call(self.net, x=self.x(T, B), state=self.state())
+        self.call(self.net, x=self.x(T, B), state=self.state(), **self.time())
 
     def backward(self):
         if self.trace is None or self.odd():
@@ -172,7 +191,8 @@ class Example:
 
     def call_method(self):
         """Call any method of what there is, with anything."""
-        holders = [self.net, *getattr(self.net, "layers", ()), self.trace, self.stepper]
+        traces = [self.trace, getattr(self.trace, "sequences", None)]
+        holders = [self.net, *getattr(self.net, "layers", ()), *traces, self.stepper]
         holder = holders[self.choose(*range(len(holders)))]
         names = [name for name in dir(holder) if not name.startswith("_")]
         methods = [name for name in names if callable(getattr(holder, name, None))]
@@ -198,6 +218,7 @@ class Example:
             name = self.draw(st.sampled_from(names))
             views += [self.net[name], self.net.grad(name)]
         traces = [self.trace, *(getattr(self.trace, "layers", None) or ())]
+        traces.append(getattr(self.trace, "sequences", None))
         traces = [trace for trace in traces if hasattr(trace, "__dict__")]
         for trace in traces:
             views += [a for a in vars(trace).values() if isinstance(a, np.ndarray)]
@@ -261,7 +282,8 @@ class Example:
         fits = {
             "net": self.net, "layer": self.net, "model": self.net, "x": self.x(T, B),
             "targets": self.tokens(T, B), "dy": self.floats(T, B, self.features), "trace": self.trace,
-            "state": self.state(), "input_size": I, "hidden_size": H, "in_features": I, "out_features": H,
+            "state": self.state(), **self.time(),
+            "input_size": I, "hidden_size": H, "in_features": I, "out_features": H,
             "num_embeddings": V, "embedding_dim": H, "lr": 0.1, "steps": T, "batch": B, "loss": "mean",
             "y": self.y, "target": self.y, "logits": self.y, "max_norm": 1.0, "t": 1, "t0": 0, "t1": 2,
             "tokens": ["a", "b"], "unit": "char", "factor": 0.5, "k": 2, "delta": 1.0,
