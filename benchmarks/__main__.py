@@ -24,6 +24,7 @@ from .peers.ours import LAYERS
 from .workloads import DEFAULTS, TABLE, select
 
 SIZES = ("inputs", "hidden", "steps", "batch", "layers", "vocabulary")
+OPTIONS = ("dropout", "cell", "dtype", "bidirectional", "shortest", "resets")
 KINDS = ("all", *DEFAULTS, "machine", "memory")
 
 
@@ -38,7 +39,12 @@ def make_parser():
     sizes = parser.add_argument_group("sizes of one workload")
     for name in SIZES:
         sizes.add_argument(f"--{name}", type=positive, metavar="N")
-    sizes.add_argument("--dropout", type=float, metavar="P")
+    sizes.add_argument("--dropout", type=share, metavar="P")
+    sizes.add_argument("--bidirectional", action="store_true", default=None)
+    sizes.add_argument("--shortest", type=positive, metavar="N",
+        help="rows have lengths, drawn evenly from N to the number of steps")  # fmt: skip
+    sizes.add_argument("--resets", type=share, metavar="P",
+        help="the share of the steps before which a row is reset")  # fmt: skip
     sizes.add_argument("--cell", choices=tuple(LAYERS))
     sizes.add_argument("--dtype", choices=("float32", "float64"))
     add("--threads", type=counts, metavar="N[,N]",
@@ -65,6 +71,13 @@ def positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def share(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
     return value
 
 
@@ -98,7 +111,7 @@ def plan(args):
     kinds = args.kinds or ["all"]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"KIND must be of {', '.join(KINDS)}, got {', '.join(unknown)}")
-    sizes = {name: getattr(args, name) for name in (*SIZES, "dropout", "cell", "dtype")}
+    sizes = {name: getattr(args, name) for name in (*SIZES, *OPTIONS)}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if sizes and (len(kinds) != 1 or kinds[0] not in DEFAULTS):
         raise ValueError(f"--{next(iter(sizes))} needs one kind: {', '.join(DEFAULTS)}")

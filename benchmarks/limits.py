@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 
+from .peers import problems
 from .peers.ours import LAYERS
 
 TRAINING = ("train", "model")
@@ -29,13 +30,13 @@ def record_of(cell):
 
 def phases(w):
     """List the products of one unit of work: input, recurrent steps, backward steps, weight gradients."""
-    rows, itemsize = w.steps * w.batch, np.dtype(w.dtype).itemsize
+    (rows, steps), itemsize = problems.rows_of(w), np.dtype(w.dtype).itemsize
     sums = len(record_of(w.cell).gates) * w.hidden
     products = []
-    for layer in range(w.layers):
-        inputs = w.hidden if layer else w.inputs
+    for layer in sorted([*range(w.layers)] * w.directions):
+        inputs = w.directions * w.hidden if layer else w.inputs
         # (matrix, its rows of input, how often a pass over time must read it)
-        for what, width, reads in (("input", inputs, 1), ("recurrent", w.hidden, w.steps)):
+        for what, width, reads in (("input", inputs, 1), ("recurrent", w.hidden, steps)):
             flops, nbytes = 2 * rows * sums * width, sums * width * itemsize
             products.append(Phase(f"{what} product", flops, reads, nbytes, nbytes))
             if w.kind in TRAINING:
@@ -53,7 +54,10 @@ def phases(w):
 
 
 def flops(w):
-    """Count the operations of the products: 2·T·B·G·H·(I+H) per layer forward, thrice that in training."""
+    """Count the operations of the products: 2·T·B·G·H·(I+H) per layer forward, thrice that in training.
+
+    Of rows of unequal length T·B is the sum of lengths.
+    """
     return sum(phase.flops for phase in phases(w))
 
 
@@ -71,4 +75,5 @@ def activations(w):
     record = record_of(w.cell)
     each = sum(gate.activation in ("sigmoid", "tanh") for gate in record.gates)
     each += record.has_c * (2 if w.kind in TRAINING else 1)  # tanh(c), again in backward
-    return w.steps * w.batch * (w.hidden * w.layers * each + w.vocabulary)
+    units = w.hidden * w.layers * w.directions
+    return problems.rows_of(w)[0] * (units * each + w.vocabulary)

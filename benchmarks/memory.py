@@ -24,13 +24,14 @@ WORKLOADS = (
     Workload("train", 650, 650, 35, 20, 2),
     Workload("train", 256, 256, 100, 64),
     *(w for w in TABLE if w.kind == "model"),
+    *(w for w in TABLE if w.shortest),
     Workload("forward", 256, 256, 100, 32),
 )
 
 
 @dataclass
 class Memory:
-    """Bytes that a workload takes beyond weights, gradients and inputs, and for each step more."""
+    """Bytes that a workload takes beyond weights, gradients and inputs, and for each step of B rows more."""
 
     workload: Workload
     peer: str
@@ -41,7 +42,7 @@ class Memory:
     def state_bytes(self):
         """Bytes of one number for each unit of each layer and row."""
         w = self.workload
-        return w.batch * w.hidden * w.layers * np.dtype(w.dtype).itemsize
+        return w.batch * w.hidden * w.layers * w.directions * np.dtype(w.dtype).itemsize
 
 
 def _status(name):
@@ -72,7 +73,11 @@ def peak(peer, w, units):
 
 
 def measure(w, peer, units=3):
-    """Measure one workload: at its length and at twice that."""
+    """Measure one workload: at its length and at twice that.
+
+    Steps of B rows are counted by the rows that are there: padding is none.
+    """
     twice = replace(w, steps=2 * w.steps)
     extra, more = (isolated(1, peak, peer, v, units) for v in (w, twice))
-    return Memory(w, peer, extra, (more - extra) / w.steps)
+    steps = (problems.rows_of(twice)[0] - problems.rows_of(w)[0]) / w.batch
+    return Memory(w, peer, extra, (more - extra) / steps)

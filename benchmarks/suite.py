@@ -11,6 +11,7 @@ from .machine import rates
 from .peers import Setting, Side, problems
 from .report import summary
 from .timing import (
+    EQUAL,
     OURS,
     QUICK,
     TOLERANCE,
@@ -80,7 +81,7 @@ def agreeing(result, names):
 
 
 def twins(w, problem, threads, isa):
-    """Return lstmc in other ways, by name: one thread, float32, another instruction set."""
+    """Return lstmc in other ways, by name: one thread, float32, equal rows, another instruction set."""
     sides = {}
     if threads > 1:
         sides["lstmc, 1 thread"] = peers.make("ours", w, problem, Setting(threads=1))[OURS]
@@ -90,6 +91,9 @@ def twins(w, problem, threads, isa):
         sides["lstmc, float32"] = peers.make(
             "ours", single, problems.make_problem(single), setting
         )[OURS]
+    if w.shortest or w.resets:
+        plain = problems.equal(w)
+        sides[EQUAL] = peers.make("ours", plain, problems.make_problem(plain), setting)[OURS]
     if isa:
         sides[f"lstmc, {isa}"] = with_instruction_set(
             isa, lambda: peers.make("ours", w, problem, setting)[OURS]

@@ -14,6 +14,7 @@ from .peers import Setting
 from .workloads import Workload
 
 OURS = "lstmc"
+EQUAL = "lstmc, equal rows"  # as many, in steps of B: without lengths and resets
 TOLERANCE = {"float32": 2e-4, "float64": 1e-9}  # of the largest element; sums of up to 32,768 terms
 UNITS_CHECKED = {"step": 3, "forward": 1, "train": 1, "model": 3}  # more where a state is carried
 

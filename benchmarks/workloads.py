@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 SHAPE = (
     *("kind", "inputs", "hidden", "steps", "batch", "layers"),
     *("cell", "dtype", "vocabulary", "dropout"),
+    *("bidirectional", "shortest", "resets"),
 )
 
 
@@ -19,6 +20,9 @@ class Workload:
     kind: "step" (one step, the state carried on), "forward" (inference over a sequence), "train"
     (forward and backward, every gradient including dx) or "model" (a training step of a language
     model: embedding, layers, softmax, clipping, SGD).
+
+    shortest: if not 0, rows have lengths, drawn evenly from this to `steps`. resets: the share of the
+    steps before which a row is reset.
     """
 
     kind: str
@@ -31,16 +35,27 @@ class Workload:
     dtype: str = "float32"
     vocabulary: int = 0
     dropout: float = 0.0
+    bidirectional: bool = False
+    shortest: int = 0
+    resets: float = 0.0
     floor: float | None = None  # the best of `against` takes at least this many times as long
     against: tuple[str, ...] = ()  # none named: every peer
     of_limit: float | None = None  # at least this fraction of the limit
+    of_equal: float | None = None  # at least this fraction of the speed at as many equal rows
     speed_up: float = 1.8  # of two threads over one, where one takes more than 2 ms
+
+    def __post_init__(self):
+        if not (self.is_plain or self.kind in ("forward", "train")):
+            raise ValueError(f'bidirectional, shortest and resets are not for a "{self.kind}"')
+        if self.shortest > self.steps:
+            raise ValueError(f"shortest must be at most {self.steps} steps, got {self.shortest}")
 
     @property
     def name(self):
         sizes = [f"B{self.batch}"]
         if self.kind != "step":
-            sizes.append(f"T{self.steps}")
+            lengths = f"{self.shortest}..{self.steps}" if self.shortest else self.steps
+            sizes.append(f"T{lengths}")
         if self.inputs != self.hidden:
             sizes.append(f"I{self.inputs}")
         sizes.append(f"H{self.hidden}")
@@ -48,9 +63,23 @@ class Workload:
             sizes.append(f"L{self.layers}")
         if self.vocabulary:
             sizes.append(f"V{self.vocabulary}")
+        if self.bidirectional:
+            sizes.append("bidirectional")
+        if self.resets:
+            sizes.append(f"resets {self.resets:.0%}")
         words = [self.kind, self.cell, *sizes, self.dtype]
         usual = (Workload.cell, Workload.dtype)  # the defaults go without saying
         return " ".join(word for word in words if word not in usual)
+
+    @property
+    def directions(self):
+        """D."""
+        return 1 + self.bidirectional
+
+    @property
+    def is_plain(self):
+        """Whether it has one direction and its rows are whole: T steps, no resets."""
+        return not (self.bidirectional or self.shortest or self.resets)
 
     @property
     def shape(self):
@@ -100,6 +129,16 @@ TABLE = (
     train(256, 256, 35, 20, 2, 1.2, cell="rnn"),
     train(40, 40, 1000, 1, 1, 2, cell="rnn"),
     train(200, 200, 20, 20, 2, 1.2, dtype="float64"),
+    train(128, 128, 100, 32, 2, 1.4, bidirectional=True, speed_up=1.7),
+    Workload(
+        *("train", 256, 256, 200, 64),
+        shortest=1,
+        floor=10,
+        against=("torch", "torch, sorted"),
+        of_equal=1 / 1.1,
+        speed_up=1.6,
+    ),
+    train(128, 128, 128, 64, 1, 3, resets=0.02, of_equal=1.0),
     Workload("model", 200, 200, 20, 20, 2, vocabulary=10000, floor=1.4, against=TORCH),
     Workload(
         "model", 650, 650, 35, 20, 2, vocabulary=10000, dropout=0.5, floor=1.15, against=TORCH

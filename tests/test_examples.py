@@ -15,7 +15,7 @@ def load(name):
 
 
 def test_every_example_is_tested():
-    here = {"language_model", "step", "train_by_hand"}
+    here = {"language_model", "step", "tones", "train_by_hand"}
     elsewhere = {"vanish_and_explode", "conveyor_belt", "long_term"}  # test_claims, test_problems
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | elsewhere
 
@@ -29,6 +29,11 @@ def test_step(capsys):
 
 def test_train_by_hand():
     assert load("train_by_hand")(updates=150) < 0.1  # chance is 0.69
+
+
+def test_tones():
+    """More than level, rising and falling told apart, which is 0.75: a dip needs the middle of a syllable."""
+    assert load("tones")(updates=150) > 0.85
 
 
 def test_language_model(tmp_path):

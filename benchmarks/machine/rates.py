@@ -121,7 +121,8 @@ def packing_seconds(w):
     record = record_of(w.cell)
     return sum(
         1 / together(1, lambda n=n: kernels.packing(record, w.dtype, n, w.hidden), 1, 0.02)
-        for n in [w.inputs] + [w.hidden] * (w.layers - 1)
+        for n in [w.inputs] + [w.directions * w.hidden] * (w.layers - 1)
+        for _ in range(w.directions)
     )
 
 

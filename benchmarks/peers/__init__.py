@@ -2,7 +2,8 @@
 
 Such a file has a function for each kind of workload it can do, named for the kind. It takes the workload,
 the problem and the setting, binds the weights, and returns a dict of sides by name. Each file has one table
-of which of its modules is which cell.
+of which of its modules is which cell, and names the kinds, NOT_PLAIN, that it can do in both directions, with
+lengths and with resets too.
 """
 
 import importlib
@@ -59,5 +60,8 @@ class Turns:
 
 def make(name, w, problem, setting):
     """Return the sides of a file: none where it has nothing for this kind of workload."""
-    kind = getattr(importlib.import_module(f"{__name__}.{name}"), w.kind, None)
-    return kind(w, problem, setting) if kind else {}
+    module = importlib.import_module(f"{__name__}.{name}")
+    kind = getattr(module, w.kind, None)
+    if not kind or not (w.is_plain or w.kind in module.NOT_PLAIN):
+        return {}
+    return kind(w, problem, setting)

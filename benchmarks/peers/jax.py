@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from . import Side, Turns
 
+NOT_PLAIN = ()
+
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # nothing to overlap with
 
 

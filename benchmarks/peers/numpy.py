@@ -7,6 +7,8 @@ import numpy as np
 
 from . import Side, Turns
 
+NOT_PLAIN = ()
+
 
 class Cell(NamedTuple):
     """How many states a cell has, the order of its row blocks here, and a step."""

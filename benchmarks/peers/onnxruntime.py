@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from . import Side, Turns
 
+NOT_PLAIN = ()
+
 
 class Cell(NamedTuple):
     """A cell's operator, the order of its row blocks there (of our blocks), its states and attributes."""

@@ -4,6 +4,7 @@ import lstmc
 
 from . import CLIP, RATE, Side, Turns
 
+NOT_PLAIN = ("forward", "train")
 LAYERS = {  # those that this version has
     name.lower(): getattr(lstmc, name) for name in ("LSTM", "GRU", "RNN") if hasattr(lstmc, name)
 }
@@ -13,7 +14,8 @@ def layer_of(w):
     """Return the recurrent layer of a workload."""
     if w.cell not in LAYERS:
         raise ValueError(f"this version of lstmc has no {w.cell}")
-    return LAYERS[w.cell](w.inputs, w.hidden, w.layers, dtype=w.dtype, rng=0)
+    more = {"bidirectional": True} if w.bidirectional else {}
+    return LAYERS[w.cell](w.inputs, w.hidden, w.layers, dtype=w.dtype, rng=0, **more)
 
 
 def _bound_layer(w, problem, setting):
@@ -47,7 +49,7 @@ def forward(w, problem, setting):
         nonlocal y
         for (x,) in turns.take(n):
             y = None  # the unit before is over
-            y, _, _ = layer.forward(x, training=False, num_threads=setting.threads)
+            y, _, _ = layer.forward(x, training=False, num_threads=setting.threads, **problem.times)
 
     return {"lstmc": Side(run, lambda: (y,))}
 
@@ -61,7 +63,7 @@ def train(w, problem, setting):
         for x, dy in turns.take(n):
             y = dx = trace = None  # the unit before is over
             layer.zero_grad()
-            y, _, trace = layer.forward(x, num_threads=setting.threads)
+            y, _, trace = layer.forward(x, num_threads=setting.threads, **problem.times)
             dx, _ = layer.backward(dy, trace, num_threads=setting.threads, consume=True)
 
     return {"lstmc": Side(run, lambda: (y, dx, *(layer.grad(name) for name in problem.weights)))}

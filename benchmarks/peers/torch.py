@@ -1,12 +1,17 @@
 """PyTorch: nn.LSTM, GRU and RNN, by oneDNN or cuDNN where these take part, and for steps their Cells."""
 
 import re
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from . import CLIP, RATE, Side, Turns
+
+NOT_PLAIN = ("forward", "train")
 
 
 class Cell(NamedTuple):
@@ -63,6 +68,7 @@ def _bind(module, weights, setting):
 
 def _layers(w, problem, setting):
     more = {"dtype": getattr(torch, w.dtype), "dropout": w.dropout}
+    more["bidirectional"] = w.bidirectional
     module = CELLS[w.cell].sequence(w.inputs, w.hidden, w.layers, **more)
     return _bind(module, problem.weights, setting)
 
@@ -90,6 +96,74 @@ def _parts(state):
 
 def _detached(state):
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
+
+
+class _Way(NamedTuple):
+    """How layers run x (T, B, I): run(layers, x) returns y; rows are in this order, if any, in x and y."""
+
+    run: Callable
+    order: torch.Tensor | None = None
+
+
+def _ways(w, problem, setting):
+    """Return by name the ways to run the sequences of a workload.
+
+    There is none for resets in both directions, which leave no state to clear.
+    """
+    times = {name: _tensor(array, setting) for name, array in problem.times.items()}
+    if not times:
+        return {"torch": _Way(lambda layers, x: layers(x)[0])}
+    if "resets" in times:
+        if w.bidirectional:
+            return {}
+        within = _within(w, times.get("lengths"), setting)
+        return {"torch": _Way(partial(_between_resets, resets=times["resets"], within=within))}
+    lengths = times["lengths"].cpu()
+    order = torch.argsort(lengths, descending=True, stable=True)
+    ways = {
+        "torch": _Way(partial(_packed, lengths=lengths, enforce_sorted=False)),
+        "torch, sorted": _Way(partial(_packed, lengths=lengths[order], enforce_sorted=True), order),
+    }
+    if not w.bidirectional:  # the reverse direction would begin in the padding
+        within = _within(w, lengths, setting)
+        ways["torch, padded"] = _Way(lambda layers, x: layers(x)[0] * within)
+    return ways
+
+
+def _within(w, lengths, setting):
+    """Return where rows have steps, (T, B, 1), as 0 and 1; None for None."""
+    if lengths is None:
+        return None
+    steps = torch.arange(w.steps, device=setting.device)[:, None]
+    return (steps < lengths.to(setting.device)).to(getattr(torch, w.dtype))[:, :, None]
+
+
+def _packed(layers, x, lengths, enforce_sorted):
+    rows = pack_padded_sequence(x, lengths, enforce_sorted=enforce_sorted)
+    return pad_packed_sequence(layers(rows)[0], total_length=len(x))[0]
+
+
+def _between_resets(layers, x, resets, within):
+    """Run from one reset of any row to the next, with that row's state cleared."""
+    stops = [0, *resets[1:].any(1).nonzero()[:, 0].add(1).tolist(), len(x)]
+    stays = resets.logical_not().to(x.dtype)[:, :, None]
+    state, parts = None, []
+    for start, stop in pairwise(stops):
+        if state is not None:
+            state = [part * stays[start] for part in _parts(state)]
+            state = tuple(state) if len(state) > 1 else state[0]
+        y, state = layers(x[start:stop], state)
+        parts.append(y)
+    y = torch.cat(parts)
+    return y if within is None else y * within
+
+
+def _moved(one, order, back=False):
+    """Return arrays (T, B, .) with rows in an order, or back in the problem's; None changes nothing."""
+    if order is None:
+        return one
+    order = torch.argsort(order) if back else order
+    return tuple(array[:, order.to(array.device)] for array in one)
 
 
 def _step_side(w, one_step, inputs):
@@ -127,21 +201,33 @@ def step(w, problem, setting):
 
 def forward(w, problem, setting):
     _prepare(setting)
-    layers, turns, y = _layers(w, problem, setting), Turns(_sets(problem, setting)), None
+    ways = _ways(w, problem, setting)
+    return {name: _forward_side(w, problem, setting, way) for name, way in ways.items()}
+
+
+def _forward_side(w, problem, setting, way):
+    sets = [_moved(one, way.order) for one in _sets(problem, setting)]
+    layers, turns, y = _layers(w, problem, setting), Turns(sets), None
 
     def run(n):
         nonlocal y
         with torch.inference_mode():
             for (x,) in turns.take(n):
                 y = None  # the unit before is over
-                y, _ = layers(x)
+                y = way.run(layers, x)
 
-    return {"torch": Side(run, lambda: (y,))}
+    return Side(run, lambda: _moved((y,), way.order, back=True))
 
 
 def train(w, problem, setting):
     _prepare(setting)
-    layers, sets = _layers(w, problem, setting), _sets(problem, setting)
+    ways = _ways(w, problem, setting)
+    return {name: _train_side(w, problem, setting, way) for name, way in ways.items()}
+
+
+def _train_side(w, problem, setting, way):
+    layers = _layers(w, problem, setting)
+    sets = [_moved(one, way.order) for one in _sets(problem, setting)]
     for x, _ in sets:
         x.requires_grad_()
     turns = Turns(sets)
@@ -155,14 +241,15 @@ def train(w, problem, setting):
             if last is not None:
                 last.grad = None
             last = x
-            y, _ = layers(x)
+            y = way.run(layers, x)
             y.backward(dy)
 
     def answers():
         grads = _by_our_names(layers, problem.weights, lambda parameter: parameter.grad)
-        return (y, last.grad, *(grads[name] for name in problem.weights))
+        rows = _moved((y, last.grad), way.order, back=True)
+        return (*rows, *(grads[name] for name in problem.weights))
 
-    return {"torch": Side(run, answers)}
+    return Side(run, answers)
 
 
 def model(w, problem, setting):

@@ -1,4 +1,4 @@
-"""The benchmarks: their arithmetic, their options, what they write, and that everybody's answers agree.
+"""The benchmarks: how they measure, what they write, and that everybody's answers agree.
 
 How fast anything is, is never a matter of a test.
 """
@@ -17,35 +17,21 @@ if not os.path.exists("/sys/devices/system/cpu/cpu0/cache/index0"):
 benchmarks = pytest.importorskip("benchmarks", reason="no source tree")
 
 from benchmarks import (  # noqa: E402
-    __main__ as command,
     isolation,
-    limits,
     machine,
     memory,
     peers,
     report,
     suite,
     timing,
-    workloads,
 )
 from benchmarks.machine import facts, rates  # noqa: E402
 from benchmarks.peers import Setting, Side, problems  # noqa: E402
 from benchmarks.workloads import Workload  # noqa: E402
+from lstmc._kernels.binding.core import instruction_sets  # noqa: E402
 
 BRIEF = timing.Effort(seconds=0.001, turn=0.0001, least=2, most=2)
 ONE = Setting(threads=1)
-MACHINE = machine.Machine(
-    threads=1,
-    blas={"float32": 2e11, "float64": 1e11},
-    kernel={"float32": 1e11, "float64": 5e10},
-    levels=(
-        machine.Level("L1", 1000, 1e12),
-        machine.Level("L2", 100_000, 1e11),
-        machine.Level("memory", None, 1e10),
-    ),
-    activation=1e-9,
-    isa="v3",
-)
 SMALL = [
     Workload("step", 5, 7, batch=3),
     Workload("step", 5, 7, layers=2),
@@ -56,111 +42,19 @@ SMALL = [
     Workload("train", 5, 7, 6, 3, 2, cell="gru"),
     Workload("train", 5, 7, 6, 3, 2, cell="rnn"),
     Workload("train", 5, 7, 6, 3, 2, dtype="float64"),
+    Workload("forward", 5, 7, 6, 3, 2, bidirectional=True),
+    Workload("train", 5, 7, 6, 3, 2, "gru", bidirectional=True),
+    Workload("forward", 5, 7, 9, 3, 2, shortest=2),
+    Workload("train", 5, 7, 9, 3, 2, shortest=2),
+    Workload("train", 5, 7, 9, 3, 2, "gru", shortest=2, bidirectional=True),
+    Workload("train", 5, 7, 9, 3, 2, resets=0.3),
+    Workload("train", 5, 7, 9, 3, 2, "gru", shortest=2, resets=0.3),
+    Workload("train", 5, 7, 9, 3, 2, bidirectional=True, resets=0.3),
     Workload("model", 5, 7, 6, 3, 2, vocabulary=11),
     Workload("model", 5, 7, 6, 3, 2, vocabulary=11, dropout=0.5),
     Workload("model", 5, 7, 6, 3, 2, "gru", vocabulary=11),
 ]
 small = pytest.mark.parametrize("w", SMALL, ids=lambda w: f"{w.name} {w.dropout or ''}")
-
-
-# -- operations and limits ------------------------------------------------------------------------
-
-
-def test_operations():
-    t, b, i, h = 5, 3, 11, 7
-    assert limits.flops(Workload("forward", i, h, t, b)) == 8 * t * b * h * (i + h)
-    assert limits.flops(Workload("train", i, h, t, b)) == 3 * 8 * t * b * h * (i + h)
-    assert limits.flops(Workload("forward", i, h, t, b, cell="rnn")) == 2 * t * b * h * (i + h)
-    assert limits.flops(Workload("train", i, h, t, b, cell="gru")) == 3 * 6 * t * b * h * (i + h)
-    two = 8 * t * b * h * (i + h) + 8 * t * b * h * 2 * h
-    assert limits.flops(Workload("forward", i, h, t, b, layers=2)) == two
-    model = 3 * (8 * t * b * h * (i + h) + 2 * t * b * h * 13)
-    assert limits.flops(Workload("model", i, h, t, b, vocabulary=13)) == model
-
-
-def test_many_rows_are_bound_by_operations():
-    w = Workload("train", 16, 16, 10, 100)
-    assert limits.limit(w, MACHINE) == pytest.approx(limits.flops(w) / 1e11)
-    double = Workload("train", 16, 16, 10, 100, dtype="float64")
-    assert limits.limit(double, MACHINE) == pytest.approx(limits.flops(double) / 5e10)
-
-
-def test_a_step_is_bound_by_reading_its_weights():
-    """All of them, from the level that holds all of them."""
-    nbytes = 16 * 64 * (64 + 64)  # in memory
-    assert limits.limit(Workload("step", 64, 64), MACHINE) == pytest.approx(nbytes / 1e10)
-    nbytes = 16 * 50 * 100 + 16 * 50  # in L2
-    assert limits.limit(Workload("step", 1, 50), MACHINE) == pytest.approx(
-        (16 * 50 * 50 + 16 * 50) / 1e11
-    )
-
-
-def test_a_sequence_reads_its_recurrent_weights_at_every_step():
-    t, i, h = 100, 64, 64  # each matrix in L2
-    matrix = 16 * h * i
-    products = 8 * t * h * i / 1e11
-    expected = max(products, matrix / 1e11) + max(products, t * matrix / 1e11)
-    assert limits.limit(Workload("forward", i, h, t), MACHINE) == pytest.approx(expected)
-    training = expected * 2 + 2 * max(products, matrix / 1e11)
-    assert limits.limit(Workload("train", i, h, t), MACHINE) == pytest.approx(training)
-
-
-def test_activations():
-    """LSTM: four gates and tanh(c), which backward needs again; GRU: three gates; RNN: one."""
-    states = 6 * 3 * 7 * 2
-    assert limits.activations(Workload("forward", 5, 7, 6, 3, 2)) == 5 * states
-    assert limits.activations(Workload("train", 5, 7, 6, 3, 2)) == 6 * states
-    assert limits.activations(Workload("train", 5, 7, 6, 3, 2, "gru")) == 3 * states
-    assert limits.activations(Workload("train", 5, 7, 6, 3, 2, "rnn")) == states
-
-
-# -- options --------------------------------------------------------------------------------------
-
-
-def planned(line):
-    return list(command.plan(command.make_parser().parse_args(line.split())))
-
-
-def test_everything_is_the_table():
-    assert planned("") == list(workloads.TABLE)
-    assert len({w.name for w in workloads.TABLE}) == len(workloads.TABLE)
-    for kind in ("machine", "memory"):
-        assert planned(kind) == []
-    parts = [w for kind in ("step", "streams", "forward", "train", "model") for w in planned(kind)]
-    assert set(parts) == set(workloads.TABLE)
-    assert planned("forward train") == planned("forward") + planned("train")
-
-
-def test_sizes_make_one_workload():
-    (w,) = planned("step --hidden 256 --threads 1")
-    assert w in workloads.TABLE  # with what is asked of it
-    assert (w.inputs, w.hidden, w.batch) == (256, 256, 1)
-    (w,) = planned(
-        "train --inputs 3 --hidden 4 --steps 5 --batch 6 --layers 2 --cell rnn --dtype float64"
-    )
-    assert w == Workload("train", 3, 4, 5, 6, 2, "rnn", "float64")
-    assert w.name == "train rnn B6 T5 I3 H4 L2 float64"
-    (w,) = planned("streams --hidden 32")
-    assert (w.kind, w.inputs, w.hidden, w.batch) == ("step", 32, 32, 64)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "fly",
-        "step --hidden 0",
-        "--threads 100000",
-        "--peers cobol",
-        "--hidden 3",
-        "step train --hidden 3",
-        "--against /nowhere",
-    ],
-)
-def test_wrong_options_are_refused(line, capsys):
-    with pytest.raises(SystemExit) as stop:
-        command.main(line.split())
-    assert stop.value.code == 2
-    assert "error: " in capsys.readouterr().err
 
 
 # -- timing ---------------------------------------------------------------------------------------
@@ -214,6 +108,14 @@ def test_a_wrong_answer_is_seen():
         assert timing.difference([wrong, right[1]], right) == np.inf
 
 
+def test_pytorch_runs_rows_that_end_in_every_way():
+    pytest.importorskip("torch")
+    one = Workload("train", 5, 7, 9, 4, shortest=1)
+    both = Workload("train", 5, 7, 9, 4, shortest=1, bidirectional=True)
+    for w, others in ((one, ["torch, sorted", "torch, padded"]), (both, ["torch, sorted"])):
+        assert list(suite.agreeing(timing.Result(w, ONE), ("torch",))) == ["torch", *others]
+
+
 def side_with(*answers):
     return Side(lambda n: None, lambda: answers)
 
@@ -240,7 +142,7 @@ def test_who_is_wrong_or_breaks_is_left_out():
         timing.compare(result, makers, [1.0], 0.1, 1, is_fatal=lambda error: True)
 
 
-def test_a_peer_with_a_wrong_answer_is_left_out(monkeypatch):
+def test_a_peer_with_a_wrong_answer_is_left_out(monkeypatch, abacus):
     make = peers.make
 
     def other(name, w, problem, setting):
@@ -252,7 +154,7 @@ def test_a_peer_with_a_wrong_answer_is_left_out(monkeypatch):
     result = timing.Result(SMALL[0], ONE)
     assert suite.agreeing(result, ("other",)) == {}
     assert result.wrong == ["wrong"]
-    assert "WRONG" in report.summary(suite.measure(SMALL[0], 1, ("other",), None, BRIEF), MACHINE)
+    assert "WRONG" in report.summary(suite.measure(SMALL[0], 1, ("other",), None, BRIEF), abacus)
 
 
 def test_inputs_are_taken_in_turn():
@@ -271,7 +173,12 @@ def test_a_problem_is_the_same_at_every_call(w):
     shapes = {
         "step": [(3, 5)], "forward": [(6, 3, 5)], "train": [(6, 3, 5), (6, 3, 7)], "model": [(6, 3)] * 2
     }  # fmt: skip
-    if w.batch == 3:
+    assert one.times.keys() == {
+        name for name, has in (("lengths", w.shortest), ("resets", w.resets)) if has
+    }
+    for name, array in one.times.items():
+        assert np.array_equal(array, two.times[name])
+    if w.batch == 3 and w.is_plain:
         assert [array.shape for array in one.sets[0]] == shapes[w.kind]
 
 
@@ -279,6 +186,8 @@ def test_a_problem_is_the_same_at_every_call(w):
 def test_every_kind_of_workload_runs(w):
     result = suite.measure(w, 1, (), None, BRIEF)
     twin = {"lstmc, float32"} if w.dtype == "float64" else set()
+    if w.shortest or w.resets:
+        twin = {"lstmc, equal rows"}
     assert set(result.rounds) == {"lstmc"} | twin
     assert result.seconds() > 0
     assert (result.packing > 0) == (w.kind != "step")
@@ -294,14 +203,17 @@ def test_peers_have_the_same_answers(peer, w):
     right = suite.agreeing(result, (peer,))
     assert result.defects() == result.notes == []
     trains = w.kind in ("train", "model")
-    if peer == "torch" or not trains or (peer == "jax" and w.kind == "train"):
+    if not w.is_plain:  # there are no states between resets of both directions
+        assert bool(right) == (peer == "torch" and not (w.bidirectional and w.resets))
+    elif peer == "torch" or not trains or (peer == "jax" and w.kind == "train"):
         assert right
 
 
 def test_twins():
     w = SMALL[2]
-    twins = suite.twins(w, problems.make_problem(w), 2, "baseline")
-    assert list(twins) == ["lstmc, 1 thread", "lstmc, baseline"]
+    isa = instruction_sets()[-1]
+    twins = suite.twins(w, problems.make_problem(w), 2, isa)
+    assert list(twins) == ["lstmc, 1 thread", f"lstmc, {isa}"]
     ours = peers.make("ours", w, problems.make_problem(w), ONE)["lstmc"]
     expected = timing.answers_of(ours, 1)
     for side in twins.values():
@@ -332,10 +244,10 @@ def test_caches_are_counted_once():
     assert facts.cache_sizes(cores * 2) == facts.cache_sizes(cores)
 
 
-def test_a_whole_part(monkeypatch, capsys):
-    monkeypatch.setattr(rates, "measure", lambda threads, seconds: MACHINE)
+def test_a_whole_part(monkeypatch, capsys, abacus):
+    monkeypatch.setattr(rates, "measure", lambda threads, seconds: abacus)
     done = suite.run(report.Report(), 1, SMALL[:2], (), None, BRIEF)
-    assert done.machines == [MACHINE]
+    assert done.machines == [abacus]
     assert [r.workload for r in done.results] == SMALL[:2]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [w.name for w in SMALL[:2]]
@@ -356,11 +268,20 @@ def test_memory_of_training_grows_with_time():
     assert result.extra > trace * w.steps
 
 
+def test_memory_goes_by_the_sum_of_lengths():
+    """What a step of B rows takes is the same with padding beside it: the trace, and where rows are."""
+    plain = Workload("train", 64, 64, 64, 64)
+    padded = Workload("train", 64, 64, 128, 64, shortest=1)
+    one, other = (memory.measure(w, "lstmc", units=1).growth for w in (plain, padded))
+    grid = 2 * 2 * 64 * 64 * 4  # y and dx have padding, too: it is as much again as what is real
+    assert one < other < one + 2 * grid
+
+
 # -- the report -----------------------------------------------------------------------------------
 
 
-def made_up():
-    done = report.Report({"cpu": "an abacus"}, [MACHINE])
+def made_up(abacus):
+    done = report.Report({"cpu": "an abacus"}, [abacus])
     step = Workload("step", 64, 64, floor=2, against=("onnxruntime",), of_limit=0.5)
     times = {"lstmc": [2e-5] * 3, "torch": [1e-4] * 3, "onnxruntime": [3e-5] * 3}
     done.results.append(timing.Result(step, ONE, times))
@@ -380,8 +301,8 @@ def cells(lines, name):
     return dict(zip(*split, strict=True))
 
 
-def test_the_tables():
-    lines = report.text(made_up()).splitlines()
+def test_the_tables(abacus):
+    lines = report.text(made_up(abacus)).splitlines()
     step = cells(lines, "step B1 H64")
     assert step["lstmc"] == "20 µs"
     assert step["torch"] == "100 µs (5.00×)"
@@ -401,13 +322,21 @@ def test_the_tables():
     )
     assert "- cpu: an abacus" in lines
     assert "- jax left out: it is not there" in lines
-    assert report.summary(made_up().results[0], MACHINE).startswith(
+    assert report.summary(made_up(abacus).results[0], abacus).startswith(
         "step B1 H64, 1 thread: 20 µs, 66% of"
     )
 
 
-def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work():
-    machine_of_two = machine.Machine(**{**vars(MACHINE), "threads": 2})
+def test_rows_that_end_are_asked_to_be_as_fast_as_others(abacus):
+    w = Workload("train", 5, 7, 9, 3, shortest=2, of_equal=0.9)
+    for equal, met in ((0.91, True), (0.89, False)):
+        times = {"lstmc": [1.0], "lstmc, equal rows": [equal]}
+        verdict = report.verdicts(timing.Result(w, ONE, times), abacus)
+        assert verdict == f"≥ 0.9× equal rows: {'met' if met else 'missed'}"
+
+
+def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work(abacus):
+    machine_of_two = machine.Machine(**{**vars(abacus), "threads": 2})
     for one, two, met in (
         (1.0, 0.5, True),
         (1.0, 0.6, False),
@@ -422,8 +351,8 @@ def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work():
         assert ("≥ 1.8×" in verdict) == (one > 2e-3)
 
 
-def test_the_report_is_written(tmp_path):
+def test_the_report_is_written(tmp_path, abacus):
     pytest.importorskip("matplotlib")
-    report.write(made_up(), tmp_path / "new")
+    report.write(made_up(abacus), tmp_path / "new")
     assert "![ratios](results.png)" in (tmp_path / "new" / "RESULTS.md").read_text()
     assert (tmp_path / "new" / "results.png").read_bytes().startswith(b"\x89PNG")

@@ -394,3 +394,25 @@ def test_rows_are_not_gathered_within_one_memory():
     wide = ones(5, 7)  # columns beside each other, one column in common
     with pytest.raises(ValueError, match="apart from source"):
         gathered(to=wide[:4, :3], source=wide[:, 2:5])
+
+
+def test_an_output_is_left_out_only_where_the_states_are_saved():
+    steps, batch, hidden = 4, ROWS, OUTPUTS
+    layer = lstmc.LSTM(INPUTS, hidden, rng=1)
+    x = np.random.default_rng(2).standard_normal((steps, batch, INPUTS), np.float32)
+    zeros = [np.zeros((batch, hidden), np.float32) for _ in range(2)]
+
+    def run(y, **saved):
+        one = ForwardLayer(layer.weights()[0], *(z.copy() for z in zeros), *zeros, **saved)
+        stack = ForwardStack([one], x, y)
+        core.recurrent_forward(layer.handle, [stack], Rows(steps, batch), 1)
+        return one
+
+    y = ones(steps, batch, hidden)
+    ends = run(y)
+    states = {name: ones(steps + 1, batch, hidden) for name in "hc"}
+    saved = run(None, **states, gates=ones(steps, batch, 4 * hidden))
+    assert_same_bits(saved.h[1:], y)
+    assert_same_bits(saved.h_n, ends.h_n)
+    with pytest.raises(TypeError, match="y must be"):
+        run(None)

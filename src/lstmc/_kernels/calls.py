@@ -77,7 +77,7 @@ class ForwardStack(NamedTuple):
 
     layers: list
     x: Any
-    y: Any
+    y: Any  # None on the CPU, if it is not wanted beside the last layer's h
 
 
 class BackwardStack(NamedTuple):

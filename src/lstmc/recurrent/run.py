@@ -50,12 +50,15 @@ class Run:
                     saved = {"h": t.all_h, "c": t.all_c, "gates": t.all_gates} if t else {}
                     one = ForwardLayer(weights[number], h_n=h_n, c_n=c_n, h0=h0, c0=c0, **saved)
                     calls.append(one)
-                stacks.append(ForwardStack(calls, self._read_by(d, x), self._output()))
+                stacks.append(ForwardStack(calls, self._read_by(d, x), self._output(t)))
             if self.of.count:
                 layer.kernels.recurrent_forward(
                     layer.handle, stacks, self.of.rows, self.num_threads
                 )
-            x = self._joined([stack.y for stack in stacks])
+            outputs = [stack.y for stack in stacks]
+            if outputs[0] is None:
+                outputs = self._outputs(traces, group[-1] + 1 - self.directions)
+            x = self._joined(outputs)
         return x
 
     def backward(self, dy, trace, arriving, departing, recorded=None, need_dx=True, consume=False,
@@ -81,7 +84,7 @@ class Run:
             x = (
                 trace.inputs
                 if lowest
-                else self._joined(self._outputs(trace, group[0] - directions))
+                else self._joined(self._outputs(trace.layers, group[0] - directions))
             )
             stacks = []
             for d in range(directions):
@@ -136,15 +139,17 @@ class Run:
             self.of.flipped(_matrix(rows), self.num_threads, self.layer.pool.array) if d else rows
         )
 
-    def _output(self):
-        """Return an array for the output of one direction."""
-        rows = self.of.rows
+    def _output(self, trace):
+        """Return an array for the output of one direction; None where it is copied from a trace."""
+        rows, is_returned = self.of.rows, self.of.are_rows and self.directions == 1
+        if trace and not is_returned:
+            return None
         steps = (rows.steps, rows.batch) if rows.starts is None else (rows.count,)
         return self.layer.empty((*steps, self.hidden))
 
-    def _outputs(self, trace, number):
+    def _outputs(self, traces, number):
         """Return what the directions of the layer of this number wrote, each in its own order."""
-        below = trace.layers[number : number + self.directions]
+        below = traces[number : number + self.directions]
         return [one.states(one.all_h) for one in below]
 
     def _joined(self, parts):

@@ -170,9 +170,10 @@ cdef class PlannedForward(Planned):
         cdef lstmc_forward_layer *c_layers = <lstmc_forward_layer *>self.room(
             self.table.forward_plan_size(n), n * sizeof(lstmc_forward_layer))
         self.call = lstmc_forward(
-            y=address_of("y", stack.y, sizes.number, rows.count * sizes.hidden, True),
-            x=address_of("x", stack.x, sizes.number, rows.count * sizes.inputs, False), layers=c_layers, num_layers=n,
-            cell=cell, steps=rows.steps, batch=rows.batch, starts=rows.starts, threads=threads, scratch=NULL)
+            y=NULL, x=address_of("x", stack.x, sizes.number, rows.count * sizes.inputs, False), layers=c_layers,
+            num_layers=n, cell=cell, steps=rows.steps, batch=rows.batch, starts=rows.starts, threads=threads, scratch=NULL)
+        if stack.y is not None or not saves:
+            self.call.y = address_of("y", stack.y, sizes.number, rows.count * sizes.hidden, True)
         for i in range(n):
             c_layers[i] = forward_layer(layers[i], &sizes, saves)
             sizes.inputs = sizes.hidden

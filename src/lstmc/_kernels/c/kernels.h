@@ -57,7 +57,7 @@ typedef struct {
 } lstmc_forward_layer;
 
 typedef struct {
-    lstmc_real *y;       /* written: (T, B, H) h of the last layer at every step */
+    lstmc_real *y;       /* written: (T, B, H) h of the last layer at every step; or NULL, if that is saved */
     const lstmc_real *x; /* (T, B, I) */
     const lstmc_forward_layer *layers;
     int num_layers;          /* at least 1 */

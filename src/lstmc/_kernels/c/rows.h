@@ -15,23 +15,28 @@ typedef struct {
     int adds;
 } NAME(gather_work);
 
+/* Rows lie anywhere, so a later one is asked for while this one is copied. */
 static void NAME(gather_member)(void *work, const team *member)
 {
     const NAME(gather_work) *w = work;
+    const ptrdiff_t ahead = 4, line = 64 / sizeof(real);
     ptrdiff_t first, last;
     team_share(member, w->rows, &first, &last);
     for (ptrdiff_t row = first; row < last; row++) {
         real *to = w->to + row * w->to_stride;
-        const real *from = w->index[row] < 0 ? NULL : w->from + w->index[row] * w->from_stride;
-        if (!from && !w->adds) {
-            memset(to, 0, w->columns * sizeof(real));
-        } else if (from && w->adds) {
-            for (ptrdiff_t i = 0; i < w->columns; i += VL) {
-                const ptrdiff_t n = min_of(VL, w->columns - i);
-                store_n(to + i, load_n(to + i, n) + load_n(from + i, n), n);
-            }
-        } else if (from) {
-            memcpy(to, from, w->columns * sizeof(real));
+        if (row + ahead < last && w->index[row + ahead] >= 0)
+            for (ptrdiff_t i = 0; i < w->columns; i += line)
+                __builtin_prefetch(w->from + w->index[row + ahead] * w->from_stride + i);
+        if (w->index[row] < 0) {
+            if (!w->adds)
+                memset(to, 0, w->columns * sizeof(real));
+            continue;
+        }
+        const real *from = w->from + w->index[row] * w->from_stride;
+        for (ptrdiff_t i = 0; i < w->columns; i += VL) {
+            const ptrdiff_t n = min_of(VL, w->columns - i);
+            const vec one = load_n(from + i, n);
+            store_n(to + i, w->adds ? load_n(to + i, n) + one : one, n);
         }
     }
 }
