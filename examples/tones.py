@@ -20,9 +20,7 @@ def make_batch(rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.nda
     """Return pitches x (T, B, 1), the lengths (B,) of syllables, and their tones (B,)."""
     lengths = rng.integers(SHORTEST, LONGEST, batch, endpoint=True)
     tones = rng.integers(len(TONES), size=batch)
-    along = np.arange(LONGEST)[:, None] / (
-        lengths - 1
-    )  # (T, B): 0 where a syllable begins, 1 at its end
+    along = np.arange(LONGEST)[:, None] / (lengths - 1)  # (T, B): from 0 to 1 at the end
     shapes = [0 * along, along, np.abs(2 * along - 1), 1 - along]
     pitch = np.choose(tones, shapes) + rng.normal(0, 1, batch)  # of a voice
     pitch += rng.normal(0, 0.3, pitch.shape)
