@@ -42,7 +42,7 @@ def problem_of(cell, time, layers=2, directions=2, hidden=9, sizes=(STEPS, BATCH
     return problem | TIMES[time](*sizes[:2])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
 def solved(*case):
     problem = problem_of(*case)
     return problem, reference_solution(problem)
