@@ -302,7 +302,24 @@ class _Gated(_Recurrent):
         device: _Device = "cpu",
     ) -> None: ...
 
-class GRU(_Gated): ...
+class GRU(_Recurrent):
+    @property
+    def reset_after(self) -> bool: ...
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: _Device = "cpu",
+        *,
+        bidirectional: bool = False,
+        reset_after: bool = True,
+    ) -> None: ...
+
 class LSTM(_Gated): ...
 
 def softmax_cross_entropy(

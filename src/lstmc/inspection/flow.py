@@ -316,9 +316,13 @@ def _added(layer, trace, number, g):
     """Return the norms, step by step, of what is added to the gradients of one layer's weights, by name."""
     below = trace.layers[number - 1].all_h[1:] if number else trace.x
     of_h = g.dgates_of_h
+    by_operand = [
+        contribution_norms(of_h[..., columns], operand)
+        for columns, operand in trace.layers[number].operands()
+    ]
     added = {
         "weight_ih": contribution_norms(g.dgates, below),
-        "weight_hh": contribution_norms(of_h, trace.layers[number].all_h[:-1]),
+        "weight_hh": np.hypot.reduce(by_operand),
     }
     if layer.bias:
         parts = [g.dgates.sum(1, dtype=np.float64)]
