@@ -161,9 +161,7 @@ def gru_moved_step(from_x, r, bias, h, c, moved):
 
 
 def gru_before_moved_step(from_x, r, bias, h, c, moved):
-    (of_r, of_z, of_n), (r_r, r_z, r_n) = (
-        np.split(a, 3, axis=-1) for a in (from_x + bias, r)
-    )
+    (of_r, of_z, of_n), (r_r, r_z, r_n) = (np.split(a, 3, axis=-1) for a in (from_x + bias, r))
     r, z = sigmoid(of_r + h @ r_r), sigmoid(of_z + h @ r_z)
     n = np.tanh(of_n + (r * h) @ r_n)
     return n - z * n + z * h, c
