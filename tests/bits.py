@@ -30,6 +30,11 @@ except ImportError:  # where the binding was before it had a folder
 CELLS = {
     "lstm": lambda *sizes, **options: lstmc.LSTM(*sizes, **options),
     **({"gru": lstmc.GRU} if hasattr(lstmc, "GRU") else {}),  # an older version has none
+    **(
+        {"gru_before": lambda *sizes, **options: lstmc.GRU(*sizes, reset_after=False, **options)}
+        if hasattr(getattr(lstmc, "GRU", None), "reset_after")
+        else {}
+    ),
     **{
         f"rnn_{kind}": lambda *sizes, kind=kind, **options: lstmc.RNN(
             *sizes, nonlinearity=kind, **options

@@ -74,6 +74,9 @@ class Cell(NamedTuple):
         None where each sum is one.
     own_biases : int
         How many of the last gates have a bias for their recurrent sum alone, beside the one that each has.
+    operands : tuple of (str, str)
+        The gates whose rows of R multiply something other than h before the step, each with the name of that
+        saved value. Gates of one and the same are side by side.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Cell(NamedTuple):
     dc_through_h: Callable | None = None
     dsums_of_h: Callable | None = None
     own_biases: int = 0
+    operands: tuple = ()
 
     def __reduce__(self):
         return _named, (self.name,)  # there is one of each
@@ -186,6 +190,14 @@ _GRU = Cell(
     own_biases=1,
 )
 
+_GRU_BEFORE = _GRU._replace(
+    name="gru_before",
+    saved=("r", "z", "r h", "n"),
+    dsums_of_h=None,
+    own_biases=0,
+    operands=(("n", "r h"),),
+)
+
 
 def _rnn(nonlinearity, slope):
     return Cell(
@@ -203,6 +215,7 @@ CELLS = {
     for cell in (
         _LSTM,
         _GRU,
+        _GRU_BEFORE,
         _rnn("tanh", lambda h: 1 - h**2),
         _rnn("relu", lambda h: (h > 0) * 1.0),
         _rnn("identity", np.ones_like),

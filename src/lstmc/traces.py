@@ -182,6 +182,20 @@ class LayerTrace:
         before = self.sequences.rows.before
         return array[:-1] if before is None else array[before]
 
+    def operands(self):
+        """Return what R multiplies: pairs of the columns of dgates that it makes, and an array (T, B, H)."""
+        hidden, saved = self.all_h.shape[-1], self.split(self.all_gates)
+        names, spans = dict(self.cell.operands), {}
+        for i, gate in enumerate(self.cell.gates):
+            name = names.get(gate.name)
+            first = spans[name].start if name in spans else i * hidden
+            spans[name] = slice(first, (i + 1) * hidden)
+        before = self.rows_before(self.all_h)
+        return [
+            (columns, self.on_grid(before if name is None else saved[name]))
+            for name, columns in spans.items()
+        ]
+
     def on_grid(self, rows):
         """Return rows as kernels saw them as (T, B, .), in the order of x's steps; zeros beyond an end."""
         of = self.sequences

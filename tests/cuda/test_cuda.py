@@ -106,6 +106,13 @@ def test_a_cell_that_a_gpu_does_not_have_is_refused_by_name(kernels):
         kernels.cell("gru")
 
 
+def test_a_gru_with_its_reset_gate_before_is_refused_on_a_gpu(kernels):
+    with pytest.raises(ValueError, match="a GPU has no cell 'gru_before' yet: there are lstm, "):
+        lstmc.GRU(3, 5, device="cuda", reset_after=False)
+    with pytest.raises(ValueError, match="a GPU has no cell 'gru_before' yet: there are lstm, "):
+        lstmc.GRU(3, 5, reset_after=False).to("cuda")
+
+
 def test_a_gru_is_refused_on_a_gpu(kernels, capsys, tmp_path):
     refused = partial(
         pytest.raises, ValueError, match="a GPU has no cell 'gru' yet: there are lstm, "

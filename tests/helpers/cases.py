@@ -34,8 +34,8 @@ class Cell:
         What the reference's forward returns, in order.
     forward, backward, step : functions
         The reference's: of (x, *first, W, R, b), (dy, *dlast, x, *saved, W, R) and (x, *state, W, R, b).
-    moved_step : function of (from_x, from_h, bias, h, c, moved)
-        One step over complex numbers that returns h and c: from_x and from_h are x W' and h R';
+    moved_step : function of (from_x, r, bias, h, c, moved)
+        One step over complex numbers that returns h and c: from_x and r are x W' and R';
         moved(what) is added to c where it is made ("dc"), to the c that h is made of ("dc_through_h")
         and to the c that only the next step reads ("dc_later").
     factors : function of (h, c, gates)
@@ -50,8 +50,12 @@ class Cell:
         The gate that multiplies c, or h where there is no c, from step to step.
     dsums_of_h : function of (dsums, gates)
         The gradients of what R makes of the sums, from those of what W makes.
+    operands : function of (h_before, gates)
+        What R multiplies to make each gate, in their order.
     own_biases : int
         The last gates that have a bias for their recurrent sum alone.
+    saved_beside : int
+        The values of a unit that forward saves beside the states and the gates.
     """
 
     name: str
@@ -70,7 +74,9 @@ class Cell:
     saturates: bool = True
     keeps: str | None = None
     dsums_of_h: Callable = lambda dsums, gates: dsums
+    operands: Callable = lambda h_before, gates: [h_before] * max(1, len(gates))
     own_biases: int = 0
+    saved_beside: int = 0
     on_gpu: bool = True
 
     @property
@@ -102,8 +108,8 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def lstm_moved_step(from_x, from_h, bias, h, c, moved):
-    i, f, g, o = np.split(from_x + from_h + bias, 4, axis=-1)
+def lstm_moved_step(from_x, r, bias, h, c, moved):
+    i, f, g, o = np.split(from_x + h @ r + bias, 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g) + moved("dc")
     h = sigmoid(o) * np.tanh(c + moved("dc_through_h"))
     return h, c + moved("dc_later")
@@ -144,13 +150,20 @@ LSTM = Cell(
 # --------------------------------------------------------------------------------------------------
 
 
-def gru_moved_step(from_x, from_h, bias, h, c, moved):
+def gru_moved_step(from_x, r, bias, h, c, moved):
     hidden = h.shape[-1]
     bias = np.broadcast_to(bias, (*np.shape(bias)[:-1], 4 * hidden))
     b_r, b_z, b_n, b_h = np.split(bias, 4, axis=-1)
-    (r_x, z_x, n_x), (r_h, z_h, n_h) = (np.split(a, 3, axis=-1) for a in (from_x, from_h))
+    (r_x, z_x, n_x), (r_h, z_h, n_h) = (np.split(a, 3, axis=-1) for a in (from_x, h @ r))
     r, z = sigmoid(r_x + r_h + b_r), sigmoid(z_x + z_h + b_z)
     n = np.tanh(n_x + b_n + r * (n_h + b_h))
+    return n - z * n + z * h, c
+
+
+def gru_before_moved_step(from_x, r, bias, h, c, moved):
+    (of_r, of_z, of_n), (r_r, r_z, r_n) = (np.split(a, 3, axis=-1) for a in (from_x + bias, r))
+    r, z = sigmoid(of_r + h @ r_r), sigmoid(of_z + h @ r_z)
+    n = np.tanh(of_n + (r * h) @ r_n)
     return n - z * n + z * h, c
 
 
@@ -173,7 +186,7 @@ def gru_dsums_of_h(dsums, gates):
 GRU = Cell(
     name="gru",
     kind="gru",
-    make=partial(lstmc.GRU),
+    make=partial(lstmc.GRU, reset_after=True),
     states=("h",),
     gates=("r", "z", "n"),
     saved=("h", "gates", "recurrent"),
@@ -187,6 +200,26 @@ GRU = Cell(
     keeps="z",
     dsums_of_h=gru_dsums_of_h,
     own_biases=1,
+    saved_beside=1,
+    on_gpu=False,
+)
+
+GRU_BEFORE = Cell(
+    name="gru_before",
+    kind="gru",
+    make=partial(lstmc.GRU, reset_after=False),
+    states=("h",),
+    gates=("r", "z", "n"),
+    saved=("h", "gates"),
+    forward=reference.gru_before_forward,
+    backward=reference.gru_before_backward,
+    step=lambda *arrays: (reference.gru_before_step(*arrays),),
+    moved_step=gru_before_moved_step,
+    factors=gru_factors,
+    sigmoids=("r", "z"),
+    keeps="z",
+    operands=lambda h_before, gates: [h_before, h_before, gates["r"] * h_before],
+    saved_beside=1,
     on_gpu=False,
 )
 
@@ -199,8 +232,8 @@ GRU = Cell(
 def rnn(nonlinearity, activate, slope, **options):
     """Return the row of an RNN: its nonlinearity over complex numbers, and the slope, given h."""
 
-    def moved_step(from_x, from_h, bias, h, c, moved):
-        return activate(from_x + from_h + bias), c
+    def moved_step(from_x, r, bias, h, c, moved):
+        return activate(from_x + h @ r + bias), c
 
     return Cell(
         name=f"rnn_{nonlinearity}",
@@ -227,6 +260,7 @@ CELLS = {
     for cell in (
         LSTM,
         GRU,
+        GRU_BEFORE,
         rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
         rnn(
             "relu",

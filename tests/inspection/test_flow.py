@@ -73,9 +73,9 @@ def naive_layer(layer, k, name, xs, first, nudge):
     ys = []
     for t, x in enumerate(xs):
         from_x = (x + moved("dx", t)) @ np.swapaxes(weight("weight_ih", t), -1, -2)
-        from_h = h @ np.swapaxes(weight("weight_hh", t), -1, -2)
+        r = np.swapaxes(weight("weight_hh", t), -1, -2)
         bias = weight("bias", t) if layer.bias else 0
-        h, c = cell_of(layer).moved_step(from_x, from_h, bias, h, c, partial(moved, t=t))
+        h, c = cell_of(layer).moved_step(from_x, r, bias, h, c, partial(moved, t=t))
         h = h + moved("dh", t)
         ys.append(h + moved("dh_above", t))
         h = h + moved("dh_later", t)
@@ -412,8 +412,11 @@ def test_what_each_step_adds_to_the_weights(dtype, cell):
         h = np.concatenate([problem["h0"][k][None], trace.layers[k].h]).astype(np.float64)
         below = trace.layers[k - 1].h if k else problem["x"]
         of_h = CELLS[cell].dsums_of_h(dgates, trace.layers[k].gates)
-        for kind, d, fed in (("weight_ih", dgates, below), ("weight_hh", of_h, h[:-1])):
-            added = np.einsum("tbg,tbi->tgi", d, fed)
+        operands = CELLS[cell].operands(h[:-1], trace.layers[k].gates)
+        blocks = np.split(of_h, len(operands), axis=-1)
+        of_r = [np.einsum("tbg,tbi->tgi", *pair) for pair in zip(blocks, operands, strict=True)]
+        of_w = np.einsum("tbg,tbi->tgi", dgates, below)
+        for kind, added in (("weight_ih", of_w), ("weight_hh", np.concatenate(of_r, axis=1))):
             assert_close(layer.weights[kind], norms(added), TOLERANCE[dtype], kind)
             assert_close(net.grad(f"{kind}_l{k}"), added.sum(0), TOLERANCE[dtype], kind)
         own = of_h[..., of_h.shape[-1] - CELLS[cell].own_biases * hidden :]

@@ -136,7 +136,7 @@ static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, pt
 static void recurrent(const double *number, int threads)
 {
     const ptrdiff_t steps = number[0], batch = number[1], inputs = number[2], hidden = number[3];
-    const int layers = number[4], cell = kernels->cell(cell_name);
+    const int layers = number[4], cell = kernels->cell(cell_name), saved = kernels->saved_of(cell);
     const ptrdiff_t state = batch * hidden * kernels->real_size;
     lstmc_forward_layer f[MAX_LAYERS] = {{0}};
     lstmc_backward_layer b[MAX_LAYERS] = {{0}};
@@ -159,11 +159,15 @@ static void recurrent(const double *number, int threads)
                                       .weight_hh = f[l].weight_hh,
                                       .inputs = f[l].inputs,
                                       .hidden = hidden};
+        if (saved && saved == kernels->gates_of(cell))
+            f[l].gates = find("gates_l%d", l);
+        else if (saved)
+            f[l].gates = take(steps * saved * state);
+        b[l].gates = f[l].gates;
         if (kernels->states_of(cell) == 2) {
             f[l].c_n = find("c_n") + l * state;
             f[l].c0 = find("c0") + l * state;
             b[l].c = f[l].c = find("c_l%d", l);
-            b[l].gates = f[l].gates = find("gates_l%d", l);
             b[l].dc0 = find("dc0") + l * state;
             b[l].dc_n = find("dc_n") + l * state;
         }
@@ -264,7 +268,7 @@ static void functions(const double *number, int threads)
 static const struct {
     const char *name; /* the first word of the case's */
     void (*run)(const double *number, int threads);
-} runners[] = {{"lstm", recurrent}, {"rnn", recurrent}, {"linear", linear},
+} runners[] = {{"lstm", recurrent}, {"gru", recurrent}, {"rnn", recurrent},      {"linear", linear},
                {"adam", adam},      {"losses", losses}, {"functions", functions}};
 
 /* Relative to the largest element, because a sum of many terms errs by the size of the terms. */

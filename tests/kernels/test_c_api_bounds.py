@@ -91,7 +91,7 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
             setattr(f, s, saved)
             setattr(b, s, saved)
         if cell.trace_gates:
-            saved = (len(cell.gates) + cell.own_biases) * hidden
+            saved = (len(cell.gates) + cell.saved_beside) * hidden
             f.gates = b.gates = array(f"gates_{k}", (rows, saved))
         b.dgates = array(f"dgates_{k}", (rows, gates))
         b.dh = array(f"dh_{k}", (rows, hidden))

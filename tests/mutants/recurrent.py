@@ -21,7 +21,7 @@ MUTANTS = [
      "self._left = [(last, row[last]), (last, row[last])]"),
     ("sequences: the reverse direction begins at its start", SEQUENCES,
      "starts[length[number] - 1 - step] + number", "starts[step] + number"),
-    ("sequences: a length may be T + 1", SEQUENCES, "(array > steps)", "(array > steps + 1)"),
+    ("lengths: one may be T + 1", "../lengths.py", "(array > steps)", "(array > steps + 1)"),
     ("run: what a direction records has both in it", RUN,
      "total = parts[0].copy() if recorded else parts[0]", "total = parts[0]"),
     ("run: dx of the forward direction is lost", RUN,

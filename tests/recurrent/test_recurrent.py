@@ -166,7 +166,7 @@ def test_relu_at_zero_has_slope_zero(isa, dtype):
 # --------------------------------------------------------------------------------------------------
 
 # Cases that two threads share out by batch rows or by hidden units, for every vector width: the
-# thresholds are in split.h.
+# thresholds are in plan.h.
 SHARED = [
     ("lstm", 10, 17, 20, 33, 2),  # rows
     ("lstm", 40, 5, 20, 33, 1),  # rows, few

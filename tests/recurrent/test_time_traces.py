@@ -157,12 +157,14 @@ def test_gradients_at_sums(dtype, cell, directions, time):
     for number, (one, end) in enumerate(zip(record, ends, strict=True)):
         for name in ("dh_above", "dh_later", "dgates", "dgates_of_h", "dh"):
             assert not getattr(one, name)[padding].any(), name
-        read = trace.input_of(number // directions)
+        read, of = trace.input_of(number // directions), trace.layers[number]
+        operands = CELLS[cell].operands(of.h_before, of.gates)  # of R, one for each gate
         for name, dsums, left in (
-            ("weight_ih", one.dgates, read),
-            ("weight_hh", one.dgates_of_h, trace.layers[number].h_before),
+            ("weight_ih", one.dgates, [read] * len(operands)),
+            ("weight_hh", one.dgates_of_h, operands),
         ):
-            product = np.einsum("tbg,tbi->gi", dsums, left)
+            parts = zip(np.split(dsums, len(left), axis=2), left, strict=True)
+            product = np.concatenate([np.einsum("tbg,tbi->gi", *part) for part in parts])
             assert_close(product, expected[f"d_{name}_{end}"], tolerance, f"d_{name}_{end}")
         assert_close(one.dx, one.dgates @ layer[f"weight_ih_{end}"], tolerance, "dx of a direction")
     assert_close(sum(one.dx for one in record[:directions]), dx, tolerance, "dx")

@@ -316,11 +316,14 @@ def _norms(g):
 
 def _added(layer, trace, number, g):
     """Return the norms, step by step, of what is added to the gradients of one layer's weights, by name."""
-    below, one = trace.input_of(number // layer.num_directions), trace.layers[number]
-    of_h, h_before = g.dgates_of_h, one.on_grid(one.rows_before(one.all_h))
+    below, of_h = trace.input_of(number // layer.num_directions), g.dgates_of_h
+    by_operand = [
+        contribution_norms(of_h[..., columns], operand)
+        for columns, operand in trace.layers[number].operands()
+    ]
     added = {
         "weight_ih": contribution_norms(g.dgates, below),
-        "weight_hh": contribution_norms(of_h, h_before),
+        "weight_hh": np.hypot.reduce(by_operand),
     }
     if layer.bias:
         parts = [g.dgates.sum(1, dtype=np.float64)]

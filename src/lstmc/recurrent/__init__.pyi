@@ -105,7 +105,24 @@ class RNN(Recurrent):
         bidirectional: bool = False,
     ) -> None: ...
 
-class GRU(Recurrent): ...
+class GRU(Recurrent):
+    @property
+    def reset_after(self) -> bool: ...
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: str = "cpu",
+        *,
+        bidirectional: bool = False,
+        reset_after: bool = True,
+    ) -> None: ...
+
 class LSTM(Recurrent): ...
 
 KINDS: dict[str, type[Recurrent]]

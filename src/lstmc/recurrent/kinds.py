@@ -104,12 +104,13 @@ class LSTM(Recurrent):
 
 
 @built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
-          bidirectional=False)  # fmt: skip
+          bidirectional=False, reset_after=True)  # fmt: skip
 class GRU(Recurrent):
-    """The gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in PyTorch and cuDNN.
+    """The gated recurrent unit (Cho et al. 2014), its reset gate after the product with R or before it.
 
-    r, z = sigmoid(W x + R h_before + b), by gate; n = tanh(W x + b_n + r (R h_before + b_R));
-    h = (1 - z) n + z h_before.
+    r, z = sigmoid(W x + R h_before + b), by gate; h = (1 - z) n + z h_before. After the product, as in
+    PyTorch and cuDNN, n = tanh(W x + b_n + r (R h_before + b_R)). Before it, as first published and in ONNX
+    by default (linear_before_reset=0), n = tanh(W x + R (r h_before) + b_n).
 
     Parameters
     ----------
@@ -121,6 +122,7 @@ class GRU(Recurrent):
         L, stacked layers: each reads the h of the one below.
     bias : bool
         Four biases a unit: of r and z the sums of PyTorch's two, of n the input's, then the recurrent one.
+        Three, with the reset gate before the product: of r, z and n.
     batch_first : bool
         Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
     dtype : float32 or float64
@@ -131,6 +133,8 @@ class GRU(Recurrent):
     bidirectional : bool
         Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
         layer above reads both, the forward one's h first, and y is (T, B, 2 H).
+    reset_after : bool
+        Whether the reset gate comes after the product with R.
 
     Raises
     ------
@@ -138,11 +142,19 @@ class GRU(Recurrent):
         A size is not a positive integer, the type is unknown, or the device does not have the cell.
     """
 
-    _cell = CELLS["gru"]
+    reset_after = fixed("reset_after")
+
+    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
+                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False,
+                 reset_after=True):  # fmt: skip
+        self._reset_after = bool(reset_after)
+        self._cell = CELLS["gru" if reset_after else "gru_before"]
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
+                         bidirectional=bidirectional)  # fmt: skip
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return super().options()
+        return {**super().options(), "reset_after": self._reset_after}
 
 
 KINDS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # the recurrent layers by the kind of their cells

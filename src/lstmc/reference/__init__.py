@@ -25,6 +25,7 @@ Loshchilov & Hutter (2019), Decoupled weight decay regularization.
 """
 
 from .gru import gru_backward, gru_forward, gru_step
+from .gru_before import gru_before_backward, gru_before_forward, gru_before_step
 from .linear import embedding_backward, embedding_forward, linear_backward, linear_forward
 from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
 from .lstm import lstm_backward, lstm_forward, lstm_step, sigmoid
@@ -39,6 +40,9 @@ __all__ = [
     "embedding_backward",
     "embedding_forward",
     "gru_backward",
+    "gru_before_backward",
+    "gru_before_forward",
+    "gru_before_step",
     "gru_forward",
     "gru_step",
     "huber",

@@ -6,107 +6,7 @@
 #ifndef LSTMC_BACKWARD_H
 #define LSTMC_BACKWARD_H
 
-#include "cells/list.h"
-#include "split.h"
-
-/* ---- the plan ------------------------------------------------------------------------------------ */
-
-/* Of the scratch: where each part begins, in elements; each is as large as the largest layer needs. */
-typedef struct {
-    const cell *cell;
-    split_kind split;
-    int threads, worth_sharing;
-    ptrdiff_t chunk;      /* steps of all rows whose dsums are made, then used */
-    ptrdiff_t repeat;     /* rows of gradients for each row of h, c and gates */
-    ptrdiff_t w, r;       /* panels of the weights as stored: K = G*H is already the leading axis */
-    ptrdiff_t dh, dc;     /* what arrives from the step after: units in panels of B rows */
-    ptrdiff_t dsums;      /* (chunk, B, G*H) */
-    ptrdiff_t drecurrent; /* the same, where R's sums are apart */
-    ptrdiff_t between;    /* (T, B, .) from a layer to the one below */
-    ptrdiff_t for_weights;
-} backward_plan;
-
-/* What the sizes of a stack say, of a forward call or a backward one. */
-typedef struct {
-    rows_of_steps rows;
-    ptrdiff_t repeat;
-    ptrdiff_t widest, inputs; /* of all layers */
-    ptrdiff_t between;        /* the widest input of a layer but the first */
-    ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
-} backward_sizes;
-
-/* Lays the plan down; returns the bytes of scratch. A chunk has as many rows as a block of the products for
- * the weights has terms. */
-static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backward_sizes *of, int threads)
-{
-    const ptrdiff_t steps = of->rows.steps, batch = of->rows.batch * of->repeat;
-    const ptrdiff_t state = panels_of(of->widest) * batch * PANEL, sums = cell->gates * of->widest;
-    split_sizes sizes = sizes_to_split(&of->rows, of->inputs, of->widest, cell->gates);
-    sizes.batch *= of->repeat;
-    plan->cell = cell;
-    plan->threads = threads;
-    plan->repeat = of->repeat;
-    plan->chunk = max_of(1, even_part(steps, max_of(1, K_BLOCK / max_of(1, batch))));
-    plan->split = choose_split(&plan->threads, &sizes);
-    plan->worth_sharing = worth_sharing(&sizes);
-    const NAME(weight_gradient) weights[] = {{.columns = of->inputs}, {.columns = of->widest}};
-    const size_t for_weights = NAME(weight_gradients_scratch)(plan->threads, plan->chunk * batch, weights, 2);
-    plan->w = 0;
-    plan->r = plan->w + panels_of(of->inputs) * sums * PANEL;
-    plan->dh = plan->r + panels_of(of->widest) * sums * PANEL;
-    plan->dc = plan->dh + state;
-    plan->dsums = plan->dc + state;
-    plan->drecurrent = plan->dsums + aligned(plan->chunk * batch * of->dsums);
-    plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * batch * sums) : 0);
-    plan->for_weights = plan->between + aligned(rows_before(&of->rows, steps) * of->repeat * of->between);
-    return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
-}
-
-/* Takes the l-th layer into account. */
-static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inputs, ptrdiff_t hidden,
-                      int has_dgates)
-{
-    of->widest = max_of(of->widest, hidden);
-    of->inputs = max_of(of->inputs, inputs);
-    of->between = max_of(of->between, l ? inputs : 0);
-    of->dsums = max_of(of->dsums, has_dgates ? 0 : cell->gates * hidden);
-}
-
-/* What the backward call after a forward call needs, if it writes its dgates over the saved gates: one block
- * of scratch that serves both is the least memory. */
-static ptrdiff_t scratch_after(const lstmc_forward *call)
-{
-    const cell *cell = cell_of(call->cell);
-    backward_sizes of = {.rows = {call->starts, call->steps, call->batch}, .repeat = 1};
-    backward_plan plan;
-    for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
-                  call->layers[l].gates != NULL);
-    return lay_backward(&plan, cell, &of, call->threads);
-}
-
-/* The rows of h, c and gates. */
-static rows_of_steps forward_rows(const lstmc_backward *call)
-{
-    return (rows_of_steps){call->starts, call->steps, call->batch / max_of(1, call->repeat)};
-}
-
-static size_t NAME(backward_plan_size)(void) { return sizeof(backward_plan); }
-
-static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
-{
-    backward_plan *plan = memory;
-    const cell *cell = cell_of(call->cell);
-    backward_sizes of = {.rows = forward_rows(call), .repeat = max_of(1, call->repeat)};
-    if (!cell)
-        return LSTMC_UNKNOWN;
-    for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
-                  call->layers[l].dgates != NULL);
-    return lay_backward(plan, cell, &of, call->threads);
-}
-
-/* ---- one call ------------------------------------------------------------------------------------ */
+#include "plan.h"
 
 typedef struct {
     const backward_plan *plan;
@@ -199,6 +99,7 @@ static backward_step step_back(const backward_work *work, const layer_work *at, 
     step.drecurrent = d.recurrent + row * cell->gates * hidden;
     step.dh = work->scratch + plan->dh;
     step.dc = work->scratch + plan->dc;
+    step.doperand = work->scratch + plan->doperand;
     step.dh_later = layer->dh ? (real *)layer->dh + arriving : NULL;
     step.dc_later = layer->dc ? (real *)layer->dc + arriving : NULL;
     step.dy = at->dy ? at->dy + arriving : NULL;
@@ -218,15 +119,30 @@ static void share_rows(const backward_work *work, ptrdiff_t t, part *mine, const
         team_share(member, mine->to, &mine->from, &mine->to);
 }
 
+/* sums = W x + R operand: doperand = dsums R. Where that is h_before, it is added to what h carried on by
+ * itself. */
+static void product_with_r(const backward_work *work, const phase *phase, const backward_step *step,
+                           const part *mine)
+{
+    const cell *cell = work->plan->cell;
+    const ptrdiff_t hidden = step->hidden, sums = cell->gates * hidden;
+    const ptrdiff_t k = phase->gates * hidden,
+                    columns = min_of(mine->last * PANEL, hidden) - mine->first * PANEL;
+    const int to_h = phase->operand == H_BEFORE;
+    const real *r = work->scratch + work->plan->r + panels_of(hidden) * phase->first * hidden * PANEL;
+    NAME(product)((to_h ? step->dh : step->doperand) + (mine->first * step->batch + mine->from) * PANEL,
+                  PANEL, step->batch * PANEL,
+                  row_major(step->drecurrent + mine->from * sums + phase->first * hidden, sums),
+                  r + mine->first * k * PANEL, mine->to - mine->from, columns, k, to_h && cell->carries_h);
+}
+
 /* Steps [t0, t1), backwards: the gradients of their sums, and dh, dc of the step before them. */
 static void backward_steps(const backward_work *work, const layer_work *at, chunk_gradients d, ptrdiff_t t0,
                            ptrdiff_t t1, part mine, const team *member)
 {
     const backward_plan *plan = work->plan;
-    const ptrdiff_t batch = work->call->batch, hidden = at->layer->hidden, sums = plan->cell->gates * hidden;
-    const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
+    const cell *cell = plan->cell;
     const ptrdiff_t before = gradients_before(work, t0);
-    real *dh = work->scratch + plan->dh, *r = work->scratch + plan->r;
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
         const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
         if (work->rows.starts) {
@@ -234,13 +150,12 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
             if (plan->split == BY_ROWS && t + 1 < work->rows.steps)
                 team_barrier(member); /* rows of the step after may have been another member's */
         }
-        plan->cell->differentiate(&step, &mine);
-        if (plan->split == BY_UNITS)
-            team_barrier(member);
-        /* sums = W x + R h_before: dh_before = dsums R, and what h carried on by itself */
-        NAME(product)(dh + (mine.first * batch + mine.from) * PANEL, PANEL, batch * PANEL,
-                      row_major(step.drecurrent + mine.from * sums, sums), r + mine.first * sums * PANEL,
-                      mine.to - mine.from, columns, sums, plan->cell->carries_h);
+        for (int p = cell->num_phases - 1; p >= 0; p--) {
+            cell->phases[p]->differentiate(&step, &mine);
+            if (plan->split == BY_UNITS)
+                team_barrier(member);
+            product_with_r(work, cell->phases[p], &step, &mine);
+        }
     }
     team_barrier(member);
 }
@@ -256,33 +171,69 @@ static ptrdiff_t chunk_start(const backward_work *work, ptrdiff_t t1)
     return t0;
 }
 
-/* The gradients of weights and biases from `rows` rows of dsums, `before` rows from the start:
- * sums = W x + R h_before + b, so dW = dsums' x, dR = dsums' h_before, db = dsums' 1. */
-static void weight_gradients(const backward_work *work, const layer_work *at, chunk_gradients d,
-                             ptrdiff_t before, ptrdiff_t rows, const team *member)
+/* The gradients of a phase's rows of W and R from `rows` rows of dsums, `before` rows from the start:
+ * sums = W x + R operand, so dW = dsums' x, dR = dsums' operand. */
+static void weight_gradients(const backward_work *work, const layer_work *at, const phase *phase,
+                             chunk_gradients d, ptrdiff_t before, ptrdiff_t rows, const team *member)
 {
     const cell *cell = work->plan->cell;
     const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = cell->gates * hidden;
-    const ptrdiff_t own =
-        (cell->biases - cell->gates) * hidden; /* biases that R's last sums have for themselves */
+    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, first = phase->first * hidden;
+    const ptrdiff_t sums = cell->gates * hidden, outputs = phase->gates * hidden;
     real *scratch = work->scratch + work->plan->for_weights;
-    const ptrdiff_t *froms = work->call->before ? work->call->before + before : NULL; /* rows of h */
-    const NAME(weight_gradient) weights[] = {
-        {layer->dweight_ih, at->x + before * inputs, inputs, NULL},
-        {layer->dweight_hh, (const real *)layer->h + (froms ? 0 : before) * hidden, hidden, froms},
+    NAME(weight_gradient)
+    weights[] = {
+        {(real *)layer->dweight_ih + first * inputs, at->x + before * inputs, inputs, inputs, NULL},
+        {(real *)layer->dweight_hh + first * hidden, NULL, hidden, hidden, NULL},
     };
+    if (phase->operand == H_BEFORE) {
+        weights[1].rows = work->call->before ? work->call->before + before : NULL; /* rows of h */
+        weights[1].in = (const real *)layer->h + (weights[1].rows ? 0 : before) * hidden;
+    } else {
+        weights[1].stride = cell->saved * hidden;
+        weights[1].in = (const real *)layer->gates + before * weights[1].stride + phase->operand * hidden;
+    }
+    if (cell->apart) {
+        NAME(add_weight_gradients)(weights, 1, d.input + first, sums, rows, outputs, scratch, member);
+        NAME(add_weight_gradients)(weights + 1, 1, d.recurrent + first, sums, rows, outputs, scratch, member);
+    } else {
+        NAME(add_weight_gradients)(weights, 2, d.input + first, sums, rows, outputs, scratch, member);
+    }
+}
+
+/* The gradients of the biases, likewise: db = dsums' 1. */
+static void bias_gradients(const backward_work *work, const lstmc_backward_layer *layer, chunk_gradients d,
+                           ptrdiff_t rows, const team *member)
+{
+    const cell *cell = work->plan->cell;
+    const ptrdiff_t sums = cell->gates * layer->hidden;
+    /* biases that R's last sums have for themselves */
+    const ptrdiff_t own = (cell->biases - cell->gates) * layer->hidden;
     ptrdiff_t from, to;
     team_share(member, sums, &from, &to);
     NAME(add_rows)(layer->dbias, d.input, sums, rows, from, to);
     team_share(member, own, &from, &to);
     NAME(add_rows)((real *)layer->dbias + sums, d.recurrent + sums - own, sums, rows, from, to);
-    if (cell->apart) {
-        NAME(add_weight_gradients)(weights, 1, d.input, rows, sums, scratch, member);
-        NAME(add_weight_gradients)(weights + 1, 1, d.recurrent, rows, sums, scratch, member);
-    } else {
-        NAME(add_weight_gradients)(weights, 2, d.input, rows, sums, scratch, member);
+}
+
+/* A member's share of the weights' panels: R's phase by phase, and W's where a gradient goes on to x. */
+static void pack_stored(const backward_work *work, const layer_work *at, const team *member)
+{
+    const cell *cell = work->plan->cell;
+    const lstmc_backward_layer *layer = at->layer;
+    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = cell->gates * hidden;
+    real *w = work->scratch + work->plan->w, *r = work->scratch + work->plan->r;
+    ptrdiff_t first, last;
+    team_share(member, panels_of(hidden), &first, &last);
+    for (int p = 0; p < cell->num_phases; p++) {
+        const ptrdiff_t k = cell->phases[p]->gates * hidden, above = cell->phases[p]->first * hidden;
+        NAME(pack_rows)(r + (panels_of(hidden) * above + first * k) * PANEL,
+                        (const real *)layer->weight_hh + above * hidden, hidden, NULL, k, hidden, first,
+                        last);
     }
+    team_share(member, panels_of(inputs), &first, &last);
+    if (at->dx)
+        NAME(pack_rows)(w + first * sums * PANEL, layer->weight_ih, inputs, NULL, sums, inputs, first, last);
 }
 
 /* All steps of one layer, chunk by chunk from the end: their gradients, then the products with those. */
@@ -292,20 +243,13 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     const lstmc_backward_layer *layer = at->layer;
     const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, inputs = layer->inputs;
     const ptrdiff_t sums = plan->cell->gates * hidden;
-    real *w = work->scratch + plan->w, *r = work->scratch + plan->r;
-    ptrdiff_t first, last, from, to;
-
-    team_share(member, panels_of(hidden), &first, &last);
-    NAME(pack_rows)(r + first * sums * PANEL, layer->weight_hh, hidden, NULL, sums, hidden, first, last);
-    part mine = {0, batch, first, last};
-    if (plan->split == BY_ROWS) {
-        mine = (part){0, 0, 0, panels_of(hidden)};
+    part mine = {0, batch, 0, panels_of(hidden)};
+    ptrdiff_t from, to;
+    if (plan->split == BY_ROWS)
         team_share(member, batch, &mine.from, &mine.to);
-    }
-    if (at->dx) {
-        team_share(member, panels_of(inputs), &first, &last);
-        NAME(pack_rows)(w + first * sums * PANEL, layer->weight_ih, inputs, NULL, sums, inputs, first, last);
-    }
+    else
+        team_share(member, panels_of(hidden), &mine.first, &mine.last);
+    pack_stored(work, at, member);
     start_backward(work, layer, mine);
     team_barrier(member);
     for (ptrdiff_t t1 = work->rows.steps, t0; t1 > 0; t1 = t0) {
@@ -313,12 +257,16 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
         const ptrdiff_t before = gradients_before(work, t0), rows = gradients_before(work, t1) - before;
         const chunk_gradients d = gradients_of(work, layer, t0);
         backward_steps(work, at, d, t0, t1, mine, member);
-        if (layer->dweight_ih)
-            weight_gradients(work, at, d, before, rows, member);
+        if (layer->dweight_ih) {
+            bias_gradients(work, layer, d, rows, member);
+            for (int p = 0; p < plan->cell->num_phases; p++)
+                weight_gradients(work, at, plan->cell->phases[p], d, before, rows, member);
+        }
         team_share(member, rows, &from, &to);
         if (at->dx) /* = dsums W. It may be x: of these rows that is not read again */
             NAME(product)(at->dx + (before + from) * inputs, inputs, PANEL,
-                          row_major(d.input + from * sums, sums), w, to - from, inputs, sums, 0);
+                          row_major(d.input + from * sums, sums), work->scratch + plan->w, to - from, inputs,
+                          sums, 0);
         team_barrier(member); /* the next chunk writes over dsums */
     }
     finish_backward(work, layer, mine);

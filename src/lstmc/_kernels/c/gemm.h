@@ -290,8 +290,8 @@ static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptr
 typedef struct {
     real *dweight;
     const real *in;
-    ptrdiff_t columns;
-    const ptrdiff_t *rows; /* (k,) which of the rows of `in`; NULL: one after another */
+    ptrdiff_t columns, stride; /* from one row of `in` to the next */
+    const ptrdiff_t *rows;     /* (k,) which of the rows of `in`; NULL: one after another */
 } NAME(weight_gradient);
 
 static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) * w,
@@ -304,10 +304,11 @@ static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAM
     return size * sizeof(real);
 }
 
-/* For the weights whose outputs have the gradient dout (k, rows): all members of a team call it together.
- * Members share the packing of `in` and then own rows of the results. */
+/* For the weights whose outputs have the gradient dout (k, rows), its rows `stride` apart: all members of a
+ * team call it together. Members share the packing of `in` and then own rows of the results. */
 static void NAME(add_weight_gradients)(const NAME(weight_gradient) * w, int count, const real *dout,
-                                       ptrdiff_t k, ptrdiff_t rows, real *scratch, const team *member)
+                                       ptrdiff_t stride, ptrdiff_t k, ptrdiff_t rows, real *scratch,
+                                       const team *member)
 {
     const ptrdiff_t k_block = even_part(k, K_BLOCK);
     ptrdiff_t from, to, first, last;
@@ -319,15 +320,15 @@ static void NAME(add_weight_gradients)(const NAME(weight_gradient) * w, int coun
         real *panels = all_panels;
         for (int i = 0; i < count; i++) {
             team_share(member, panels_of(w[i].columns), &first, &last);
-            const real *in = w[i].rows ? w[i].in : w[i].in + k0 * w[i].columns;
-            NAME(pack_rows)(panels + first * depth * PANEL, in, w[i].columns,
+            const real *in = w[i].rows ? w[i].in : w[i].in + k0 * w[i].stride;
+            NAME(pack_rows)(panels + first * depth * PANEL, in, w[i].stride,
                             w[i].rows ? w[i].rows + k0 : NULL, depth, w[i].columns, first, last);
             panels += panels_of(w[i].columns) * depth * PANEL;
         }
         team_barrier(member);
         for (ptrdiff_t top = from; top < to; top += ROW_BLOCK) {
             const ptrdiff_t height = min_of(ROW_BLOCK, to - top);
-            NAME(pack_columns)(strips, dout + k0 * rows, rows, depth, top, top + height);
+            NAME(pack_columns)(strips, dout + k0 * stride, stride, depth, top, top + height);
             panels = all_panels;
             for (int i = 0; i < count; i++) {
                 NAME(product)(w[i].dweight + top * w[i].columns, w[i].columns, PANEL,

@@ -6,7 +6,7 @@
 #include "real.h"
 #include "vmath.h"
 #include "gemm.h"
-#include "split.h"
+#include "plan.h"
 
 #include "cells/list.h"
 #include "backward.h"

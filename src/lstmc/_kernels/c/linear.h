@@ -121,8 +121,8 @@ static void NAME(linear_backward_member)(void *work, const team *member)
         NAME(add_rows)(w->dbias, w->dy, outputs, w->rows, from, to);
     if (!w->dweight)
         return;
-    const NAME(weight_gradient) gradient = {w->dweight, w->x, inputs, NULL};
-    NAME(add_weight_gradients)(&gradient, 1, w->dy, w->rows, outputs, w->scratch, member);
+    const NAME(weight_gradient) gradient = {w->dweight, w->x, inputs, inputs, NULL};
+    NAME(add_weight_gradients)(&gradient, 1, w->dy, outputs, w->rows, outputs, w->scratch, member);
 }
 
 /* Elements of the panels of one block of outputs. */

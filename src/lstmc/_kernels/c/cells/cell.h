@@ -1,8 +1,10 @@
 /* What a cell is to the driver, and what a cell's equations see.
  *
- * A cell's file (lstm.h) defines its counts and two functions over VL units of one row, and includes
- * pointwise.h, which makes of them the two loops over rows and units and the record below. The driver
- * (forward.h, backward.h) is compiled once and asks the record; list.h is the list of all.
+ * A step of a cell is one phase or more, one after another: a product of rows of R with a left operand, and a
+ * pointwise function of the sums. A cell's file (lstm.h; gru_before.h has two phases) defines its counts and
+ * two functions over VL units of one row for each phase, and includes pointwise.h, which makes of them the
+ * two loops over rows and units. record.h then makes the record below. The driver (forward.h, backward.h) is
+ * compiled once and asks the record; list.h is the list of all.
  */
 #ifndef LSTMC_CELL_H
 #define LSTMC_CELL_H
@@ -10,16 +12,20 @@
 #include "../gemm.h"
 #include "../kernels.h"
 
-enum { MOST = 4 }; /* sums or saved values of a unit; biases are up to twice as many as sums */
+enum {
+    MOST = 4, /* sums or saved values of a unit; biases are up to twice as many as sums */
+    MOST_PHASES = 2,
+    H_BEFORE = -1, /* the left operand of a phase that is no saved value */
+};
 
 /* VL units of one row at one step, forward. */
 typedef struct {
-    vec sums[MOST];      /* in: W x + R h_before + b; of a cell that keeps them apart, W x + b */
+    vec sums[MOST]; /* in: W x + R h_before + b, of the phase; of a cell that keeps them apart, W x + b */
     vec recurrent[MOST]; /* in, where they are apart: R h_before, with biases of its own where there are */
     vec h_before;        /* in, where the cell carries h */
     vec c;               /* in: of the step before; out: of this step */
-    vec h;               /* out */
-    vec saved[MOST];     /* out: what backward reads beside the states */
+    vec h;               /* out, of the last phase */
+    vec saved[MOST];     /* out: what backward reads beside the states; in: those of the phases before */
 } forward_units;
 
 /* The same, backward. */
@@ -27,9 +33,11 @@ typedef struct {
     vec saved[MOST], h, c, c_before; /* in */
     vec h_before;                    /* in, where the cell carries h */
     vec dh;               /* in: all that arrives at h; out, where the cell carries h: what goes on to
-                             h_before by itself */
+                             h_before by itself. Of several phases each is handed that of the one after */
+    vec doperand;         /* in, of a phase but the last: what arrives at the saved value that it made to be
+                             the next one's left operand */
     vec dc;               /* in: what arrives at c from the step after; out: of the step before */
-    vec dsums[MOST];      /* out: the gradients of the sums */
+    vec dsums[MOST];      /* out: the gradients of the phase's sums */
     vec drecurrent[MOST]; /* out, where they are apart: those of R h_before */
 } backward_units;
 
@@ -39,12 +47,12 @@ typedef struct {
     ptrdiff_t from, to, first, last;
 } part;
 
-/* One step, forward: from sums to states. */
+/* One step, forward: from sums to states. What is of sums is the phase's. */
 typedef struct {
     real *h;               /* (B, H) */
     real *y;               /* (B, H) where h is written a second time, or NULL */
     real *c;               /* (B, H), where the cell has a c */
-    real *saved;           /* (B, saved*H), or NULL: nothing is saved */
+    real *saved;           /* (B, saved*H), or NULL: nothing is saved, and the cell has one phase */
     const real *h_before;  /* (B, H) */
     const real *c_before;  /* (B, H) */
     const real *bias;      /* in panels */
@@ -60,6 +68,7 @@ typedef struct {
     real *dsums;               /* (B, G*H), written */
     real *drecurrent;          /* (B, G*H), written, where sums are apart */
     real *dh;                  /* what arrives at h from the step after: units in panels of B rows */
+    real *doperand;            /* likewise at the left operand of the phase after */
     real *dc;                  /* likewise at c; becomes what goes to the step before */
     real *dh_later, *dc_later; /* (B, H) copies of what arrives, or NULL */
     const real *dy;            /* (B, H), or NULL for zeros */
@@ -70,6 +79,16 @@ typedef struct {
     ptrdiff_t earlier; /* to the states that the next call reads: -state, or 0 at step 0 */
 } backward_step;
 
+/* One phase of a step: sums += R times its left operand, then the pointwise function. Backward, that comes
+ * first, and the product carries its gradients to the operand. */
+typedef struct {
+    int first, gates; /* row blocks of W and of R that make its sums: [first, first + gates) */
+    int biases;       /* row blocks of the bias, from `first` on */
+    int operand;      /* H_BEFORE, or which of the saved values: one that the phase before makes */
+    void (*activate)(const forward_step *step, const part *mine);
+    void (*differentiate)(const backward_step *step, const part *mine);
+} phase;
+
 typedef struct {
     const char *name;
     int gates;  /* G: row blocks of W and of R, each of which makes a sum for each */
@@ -78,8 +97,8 @@ typedef struct {
     int saved;  /* values of a unit that backward reads beside the states: row blocks of `gates` in calls */
     int has_c;  /* a cell state beside h */
     int carries_h; /* h depends on h_before, and its gradient reaches that, by another way than R */
-    void (*activate)(const forward_step *step, const part *mine);
-    void (*differentiate)(const backward_step *step, const part *mine);
+    int num_phases;
+    const phase *phases[MOST_PHASES];
 } cell;
 
 #endif

@@ -8,10 +8,11 @@
 #include "../vmath.h"
 
 #include "gru.h"
+#include "gru_before.h"
 #include "lstm.h"
 #include "rnn.h"
 
-static const cell *const cells[] = {&lstm, &gru, &rnn_tanh, &rnn_relu, &rnn_identity};
+static const cell *const cells[] = {&lstm, &gru, &gru_before, &rnn_tanh, &rnn_relu, &rnn_identity};
 enum { CELLS = sizeof(cells) / sizeof(cells[0]) };
 
 /* The record of a cell by its number; NULL where there is none. */
