@@ -105,6 +105,21 @@ def test_an_unknown_nonlinearity_is_refused():
         lstmc.RNN(3, 4, nonlinearity="sigmoid")
 
 
+def test_where_the_reset_gate_is_is_an_option_with_a_default():
+    before = lstmc.GRU(3, 4, reset_after=False)
+    assert before.description["options"] == {
+        "input_size": 3,
+        "hidden_size": 4,
+        "reset_after": False,
+    }
+    assert not before.reset_after
+    assert before.parameters()["bias_l0"] == (12,)
+    assert lstmc.GRU(3, 4).description == lstmc.GRU(3, 4, reset_after=True).description
+    assert lstmc.GRU(3, 4).description != before.description
+    with pytest.raises(AttributeError):
+        before.reset_after = True
+
+
 def test_an_unknown_parameter_is_refused():
     layer = lstmc.LSTM(3, 4, bias=False)
     with pytest.raises(KeyError, match="no parameter 'bias_l0': there are weight_ih_l0"):
