@@ -237,13 +237,13 @@ class LayerTrace:
     @classmethod
     def empty(cls, cell, pool, dtype, hidden, unbatched, sequences, direction):
         """Return one of `hidden` units, in arrays of a pool, for forward to fill in."""
-        rows, count = sequences.rows, sequences.count
-        sizes = [(rows.count + count,), (rows.count,)]
-        if rows.starts is None:
-            sizes = [(rows.steps + 1, count), (rows.steps, count)]
-        states, steps = sizes
-        h = pool.array((*states, hidden), dtype)
-        c = pool.array((*states, hidden), dtype) if cell.has_c else None
+        count, rows = sequences.count, sequences.rows
+        if sequences.are_rows:
+            steps, states = (rows.steps, count), (rows.steps + 1, count, hidden)
+        else:
+            steps, states = (rows.count,), (rows.count + count, hidden)
+        h = pool.array(states, dtype)
+        c = pool.array(states, dtype) if cell.has_c else None
         gates = pool.array((*steps, len(cell.saved) * hidden), dtype) if cell.saved else None
         return cls(cell, h, c, gates, unbatched, sequences, direction)
 

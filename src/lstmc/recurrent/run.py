@@ -38,18 +38,16 @@ class Run:
         traces : list of LayerTrace, or of None
             One for each number l * D + d, to be filled in.
         """
-        layer, weights = self.layer, self.layer.weights()
+        layer, weights = self.layer, self.layer.both_weights()[0]
         for group in self._groups():
             stacks = []
             for d in range(self.directions):
                 calls = []
                 for number in group[d :: self.directions]:
                     t = traces[number]
-                    h_n, c_n = _pair(final, number)
-                    h0, c0 = _pair(initial, number)
-                    saved = {"h": t.all_h, "c": t.all_c, "gates": t.all_gates} if t else {}
-                    one = ForwardLayer(weights[number], h_n=h_n, c_n=c_n, h0=h0, c0=c0, **saved)
-                    calls.append(one)
+                    saved = (t.all_h, t.all_c, t.all_gates) if t else ()
+                    states = *_pair(final, number), *_pair(initial, number)
+                    calls.append(ForwardLayer(weights[number], *states, *saved))
                 stacks.append(ForwardStack(calls, self._read_by(d, x), self._output(t)))
             if self.of.count:
                 layer.kernels.recurrent_forward(
@@ -78,7 +76,7 @@ class Run:
             As for ``Recurrent.backward``.
         """
         layer, directions = self.layer, self.directions
-        weights, dweights = layer.weights(), layer.weight_grads()
+        weights, dweights = layer.both_weights()
         for group in reversed(self._groups()):
             lowest = group[0] == 0
             x = (
@@ -90,21 +88,20 @@ class Run:
             for d in range(directions):
                 numbers, calls = group[d::directions], []
                 for i, number in enumerate(numbers):
-                    t = trace.layers[number]
-                    dh0, dc0 = _pair(departing, number)
-                    dh_n, dc_n = _pair(arriving, number)
-                    fits = consume and len(t.cell.saved) == len(t.cell.gates)
-                    at_states = {"dgates": thawed(t.all_gates) if fits else None}
+                    t, at_states = trace.layers[number], {}
+                    if consume and len(t.cell.saved) == len(t.cell.gates):
+                        at_states = {"dgates": thawed(t.all_gates)}
                     if recorded:
                         one = recorded[number]
                         at_states = {"dgates": one.dgates, "dh": one.dh_later, "dc": one.dc_later}
                         if i:
                             at_states["dx"] = recorded[numbers[i - 1]].dh_above
+                    states = *_pair(departing, number), *_pair(arriving, number)
+                    saved, added = (t.all_h, t.all_c, t.all_gates), dweights[number]
                     calls.append(
                         BackwardLayer(
-                            weights[number], h=t.all_h, c=t.all_c, gates=t.all_gates, dh0=dh0, dc0=dc0,
-                            dh_n=dh_n, dc_n=dc_n,
-                            dweights=dweights[number] if need_grads else Weights(), **at_states,
+                            weights[number], *saved, *states, added if need_grads else Weights(),
+                            **at_states,
                         )
                     )  # fmt: skip
                 source, dx = self._read_by(d, x) if need_grads or not d else None, None
@@ -141,11 +138,11 @@ class Run:
 
     def _output(self, trace):
         """Return an array for the output of one direction; None where it is copied from a trace."""
-        rows, is_returned = self.of.rows, self.of.are_rows and self.directions == 1
-        if trace and not is_returned:
+        of = self.of
+        if trace and (self.directions == 2 or of.order is not None):
             return None
-        steps = (rows.steps, rows.batch) if rows.starts is None else (rows.count,)
-        return self.layer.empty((*steps, self.hidden))
+        shape = (of.rows.count,) if of.order is not None else (of.steps, of.batch)
+        return self.layer.empty((*shape, self.hidden))
 
     def _outputs(self, traces, number):
         """Return what the directions of the layer of this number wrote, each in its own order."""
@@ -195,6 +192,7 @@ def _matrix(rows):
 
 
 def _pair(parts, number):
-    """Return the h and c of a number, c None where the cell has none."""
-    both = [None if part is None else part[number] for part in parts]
-    return both if len(both) == 2 else [both[0], None]
+    """Return the h and c of a number, c None where the cell has none; both None where there are none."""
+    if parts[0] is None:
+        return None, None
+    return parts[0][number], parts[1][number] if len(parts) == 2 else None

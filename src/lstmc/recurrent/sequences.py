@@ -32,6 +32,8 @@ class Sequences:
         As kernels take them; of either direction.
     count : int
         The number of sequences.
+    are_rows : bool
+        Whether each row of the batch is one sequence of T steps.
     order : ndarray (N,) of intp or None
         Of every packed row its row in the grid, t*B + b. None: packed rows are those of the grid.
     place : ndarray (T*B,) of intp or None
@@ -64,21 +66,16 @@ class Sequences:
             return np.zeros(self.batch, bool)
         return (self.resets[1:] & (np.arange(1, self.steps)[:, None] < self.ends)).any(0)
 
-    @property
-    def are_rows(self):
-        """Whether each row of the batch is one sequence of T steps."""
-        return self.order is None
-
     def _make_equal(self):
         steps, batch = self.steps, self.batch
-        self.rows, self.count = Rows(steps, batch), batch
+        self.rows, self.count, self.are_rows = Rows(steps, batch), batch, True
         self.order = self.place = self.flip = None
         if self.directions == 2:
             rows = np.arange(steps * batch).reshape(steps, batch)
             self.flip = _indices(rows[::-1].reshape(-1))  # of one row a view, and not contiguous
 
     def _make_unequal(self, lengths, resets):
-        steps, batch = self.steps, self.batch
+        steps, batch, self.are_rows = self.steps, self.batch, False
         ends = self.ends
         begins = np.zeros((batch, steps), bool) if resets is None else resets.T.copy()
         fresh = begins[:, :1].copy() if steps else begins  # a reset at step 0 discards the state
@@ -130,10 +127,12 @@ class Sequences:
 
     def unpacked(self, rows, num_threads=None, room=None):
         """Return rows (N, .) as an array (T, B, .), zeros beyond an end; a view where they are the same."""
-        shape = (self.steps, self.batch, rows.shape[-1])
+        if rows.ndim == 3:
+            return rows
+        shape = (self.steps, self.batch, rows.shape[1])
         if self.place is None:
             return rows.reshape(shape)
-        return _gathered(rows.reshape(-1, shape[2]), self.place, num_threads, room).reshape(shape)
+        return _gathered(rows, self.place, num_threads, room).reshape(shape)
 
     def flipped(self, rows, num_threads=None, room=None):
         """Return the rows (N, .) of one direction in the order of the other, each at its own step."""

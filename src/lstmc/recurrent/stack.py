@@ -36,13 +36,15 @@ OPTIONS = (
 class Recurrent(Layer):
     """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM."""
 
-    _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked")
+    _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked", "_whole")
     cell: Cell = fixed("cell")
     input_size, hidden_size, num_layers, bias, batch_first, bidirectional = map(fixed, OPTIONS)
+    num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu", *, bidirectional=False):  # fmt: skip
         self._bidirectional = bool(bidirectional)
+        self._num_directions = 1 + self._bidirectional
         super().__init__(dtype, device)
         self._input_size = check_size("input_size", input_size)
         self._hidden_size = check_size("hidden_size", hidden_size)
@@ -55,17 +57,12 @@ class Recurrent(Layer):
         """Return the arguments that make a layer like this one, as plain data."""
         return {name: getattr(self, name) for name in OPTIONS} | {"dtype": self._dtype.name}
 
-    @property
-    def num_directions(self):
-        """D: 2 of a bidirectional layer, else 1."""
-        return 1 + self._bidirectional
-
     def use_kernels(self, kernels):
         """Compute with the kernels of another device from now on."""
         self.check_movable(kernels)
         self.handle = kernels.cell(self._cell.name)
         super().use_kernels(kernels)
-        self._stacks = None  # made when they are first needed
+        self._stacks = self._whole = None  # made when they are first needed
 
     def check_movable(self, kernels):
         """Refuse to move to a device that does not have the cell, or both directions."""
@@ -103,14 +100,10 @@ class Recurrent(Layer):
 
     def weights(self):
         """Return the Weights of each layer and direction, as kernels take them: views, not copies."""
-        return [Weights(*(w.view() for w in one)) for one in self._both_stacks()[0]]
+        return [Weights(*(w.view() for w in one)) for one in self.both_weights()[0]]
 
-    def weight_grads(self):
-        """Return their gradients, likewise."""
-        return self._both_stacks()[1]
-
-    def _both_stacks(self):
-        """Return the Weights of each layer and direction, and those of the gradients."""
+    def both_weights(self):
+        """Return the Weights of each layer and direction, and those of the gradients: its own views."""
         if self._stacks is None or self._stacked is not self._params:
             # Without biases, kernels add zeros, and leave their gradient where nobody looks.
             size = 0 if self._bias else self._cell.biases * self._hidden_size
@@ -185,7 +178,13 @@ class Recurrent(Layer):
 
     def _sequences(self, x, unbatched, lengths, resets):
         """Return the Sequences of a call whose x is (T, B, .)."""
-        (steps, batch), first = x.shape[:2], self._batch_first and not unbatched
+        steps, batch, _ = x.shape
+        if lengths is None and resets is None:
+            of = self._whole
+            if of is None or of.steps != steps or of.batch != batch:
+                self._whole = of = Sequences(steps, batch, directions=self.num_directions)
+            return of
+        first = self._batch_first and not unbatched
         check_on_cpu(x, lengths=lengths, resets=resets)
         if lengths is not None:
             lengths = check_lengths(lengths, (steps,) if unbatched else (steps, batch))
@@ -249,7 +248,7 @@ class Recurrent(Layer):
             state = [self.kernels.arrays.zeros(shape, self._dtype) for _ in self._cell.states]
         else:
             state = self.enter_state("state", state, of.batch, unbatched)
-        initial = [of.entering(part) for part in state]
+        initial = state if of.are_rows else [of.entering(part) for part in state]
         final = [self.kernels.arrays.empty_like(part) for part in initial]
         inputs = of.packed(x_in, num_threads, self.pool.array)
         if training and inputs is x_in:
@@ -268,7 +267,8 @@ class Recurrent(Layer):
             saved = [one.frozen() for one in layers]
             trace = RecurrentTrace(self, self.fingerprint(), of, inputs, saved, unbatched)
         y = of.unpacked(y, num_threads, self._empty_rows)
-        final = [of.leaving(last, part) for last, part in zip(final, state)]
+        if not of.are_rows:
+            final = [of.leaving(last, part) for last, part in zip(final, state)]
         return self._leave(y, unbatched), self._leave_state(final, unbatched), trace
 
     def _empty_rows(self, shape, dtype):
@@ -341,7 +341,8 @@ class Recurrent(Layer):
             trace.inputs = trace.layers = None
         if dx is not None:
             dx = self._leave(of.unpacked(dx, num_threads, self._empty_rows), unbatched)
-        departing = [of.departing(first, part) for first, part in zip(departing, gradient)]
+        if not of.are_rows:
+            departing = [of.departing(first, part) for first, part in zip(departing, gradient)]
         return dx, self._leave_state(departing, unbatched)
 
     def stepper(self, batch=1, num_threads=None):

@@ -269,6 +269,8 @@ cdef Py_ssize_t row_stride(str name, cnp.ndarray array, int number) except -1:
     check_matrix(name, array)
     if PyArray_TYPE(array) != number or not array.flags.aligned or array.dtype.byteorder == ">":
         raise TypeError(f"{name} must be an aligned native array of the other's type, got {array.dtype}")
+    if not array.size:
+        return 0
     if array.shape[1] > 1 and array.strides[1] != size or array.strides[0] % size or array.strides[0] < 0:
         raise ValueError(f"{name} must have contiguous rows, got strides {(<object>array).strides}")
     return array.strides[0] // size
