@@ -22,6 +22,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 core.crowd_teams(True)
 
 
+def pytest_collection_modifyitems(items):
+    """Of tests of rows in time, run those of the best instruction set first: the others are slow ones.
+
+    They differ in where rows lie and not in arithmetic, which other tests try on all.
+    """
+    best = core.instruction_sets()[0]
+    for item in items:
+        in_time = item.path.name.startswith("test_time") or "in_time" in item.name
+        case = getattr(item, "callspec", None)
+        if in_time and case and case.params.get("isa", best) != best:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=core.instruction_sets())
 def isa(request):
     """Run the test on each instruction set of this build that this machine has."""
