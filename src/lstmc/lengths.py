@@ -37,7 +37,7 @@ def check_lengths(lengths, leading):
         array = np.asarray(lengths)
     except ValueError:
         array = np.asarray(lengths, object)  # of parts that differ in shape
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" and (array.size or isinstance(lengths, np.ndarray)):
         got = str(array.dtype) if hasattr(lengths, "dtype") else repr(lengths)
         raise TypeError(f"lengths must be integers, got {got:.100}")
     if array.shape != tuple(rows):

@@ -399,3 +399,48 @@ def test_what_each_step_adds_to_the_weights_of_a_bidirectional_stack():
             each = np.einsum("tbg,tbi->tgi", *pairs)
             assert_close(layer.weights[kind], np.sqrt((each**2).sum((1, 2))), 1e-10)
             assert_close(each.sum(0), stack.grad(stack.named(kind, number)), 1e-12)
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 1, 4, 2, 4]], ids=["whole", "lengths"])
+def test_both_directions_are_printed(lengths):
+    """At the last step the reverse direction has one state behind it, the forward one all."""
+    layer = lstmc.GRU(3, 4, 2, rng=1, bidirectional=True)
+    x = np.random.default_rng(1).standard_normal((6, 5, 3)).astype(np.float32)
+    lines = str(lstmc.gradient_flow(layer, x, lengths=lengths)).splitlines()
+    assert lines[-1].split()[-1] == "-"
+    spectrum = lstmc.jacobian_spectrum(
+        lstmc.GRU(3, 4, rng=1, bidirectional=True), x, lengths=lengths
+    )
+    assert "l0_reverse: spectral norm" in str(spectrum)
+    gates = lstmc.gate_statistics(layer, x, lengths=lengths)
+    assert "beyond all numbers" not in str(spectrum) + str(gates)
+
+
+def test_padding_of_targets_and_of_dy_is_no_finding():
+    net, x, dy = make_rows(np.dtype(np.float32), False, True)
+    x, dy = turn(x, True), turn(dy, True)
+    x[TIMES.beyond.T] = dy[TIMES.beyond.T] = np.nan
+    ids = np.where(TIMES.beyond.T, 77, 1)
+    for options in ({"targets": dy}, {"targets": ids}, {"dy": dy}):
+        assert lstmc.find_nonfinite(net, x, lengths=LENGTHS, **options) is None
+        assert math.isfinite(
+            lstmc.gradient_flow(net, x, lengths=LENGTHS, **options).layers[0].dh.sum()
+        )
+    trace = net.forward(x, lengths=LENGTHS)[2]
+    assert lstmc.find_nonfinite(net, trace=trace, dy=dy) is None
+    assert lstmc.gradient_flow(net, trace=trace, dy=dy).layers
+    assert lstmc.check_gradients(net, x, np.where(ids == 77, -1, 1), lengths=LENGTHS, samples=20)
+    dy[0, 0] = np.inf
+    assert "gradient of the loss" in str(lstmc.find_nonfinite(net, trace=trace, dy=dy))
+
+
+def test_where_a_bidirectional_network_began_not_to_be_finite():
+    net = lstmc.Sequential(lstmc.Linear(3, 3, rng=1), lstmc.GRU(3, 4, 2, rng=0, bidirectional=True))
+    x = np.ones((6, 5, 3), np.float32)
+    x[3, 2, 1] = np.inf
+    place = lstmc.find_nonfinite(net, x)
+    assert (place.what, place.step, place.row) == ("x", 3, 2)
+    rnn = lstmc.RNN(3, 4, 2, nonlinearity="identity", rng=0, bidirectional=True)
+    rnn["weight_hh_l0_reverse"][...] = 1e38
+    place = lstmc.find_nonfinite(rnn, np.ones((6, 5, 3), np.float32))
+    assert "l0_reverse, at step 3" in str(place)

@@ -319,3 +319,17 @@ def test_what_belongs_to_a_trace_is_refused_beside_it():
                 f(layer, trace=trace, **{name: options[name]})
             with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
                 f(layer, options["x"], **{name: options[name].astype(float)})
+
+
+def test_a_reset_at_the_first_step_discards_the_forward_state_alone():
+    layer = lstmc.GRU(3, 4, dtype=np.float64, rng=0, bidirectional=True)
+    x = np.random.default_rng(0).standard_normal((6, 2, 3))
+    resets = np.zeros((6, 2), bool)
+    resets[0, 0] = True
+    exponents = lstmc.lyapunov_exponents(layer, x, resets=resets)
+    assert np.isfinite(exponents[0, :4]).all()
+    assert (exponents[0, 4:] == -np.inf).all()
+    assert np.isfinite(exponents[1]).all()
+    assert_close(
+        lstmc.lyapunov_exponents(layer, x, resets=resets, count=2), exponents[:, :2], 1e-12
+    )

@@ -305,3 +305,31 @@ def test_copies_know_the_directions():
     x = draw_x("recurrent", F32)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.astype("float32")):
         assert_same_bits(other(x)[0], net(x)[0])
+
+
+def test_a_network_that_cannot_be_made_leaves_it_as_it_was():
+    class Broken:
+        def parameters(self):
+            return {"w": (3,)}
+
+        def bind(self, params, grads):
+            raise RuntimeError("bind")
+
+        def forward(self, x, state=None, training=True):
+            return x, state, None
+
+        def backward(self, dy, trace, dstate=None):
+            return dy, dstate
+
+    last, x = lstmc.Last(), np.arange(24.0).reshape(3, 2, 4)
+    with pytest.raises(RuntimeError, match="bind"):
+        lstmc.Sequential(lstmc.LSTM(4, 2, bidirectional=True), last, Broken())
+    assert (last(x)[0] == x[-1]).all()
+
+
+def test_a_trainer_refuses_what_reads_the_next_token():
+    net = lstmc.Sequential(
+        lstmc.Embedding(5, 3), lstmc.LSTM(3, 4, bidirectional=True), lstmc.Linear(8, 5)
+    )
+    with pytest.raises(ValueError, match="net must read forward only"):
+        lstmc.Trainer(net, lstmc.Adam(net), 2, 5)

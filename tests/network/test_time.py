@@ -161,6 +161,7 @@ def test_an_unbatched_sequence(dtype, name, turned):
     assert_close(net.grads, twin.grads, SUM_TOLERANCE[dtype], "the gradients")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two directions", "nested last"])
 def test_derivatives(name):
     """Of x, its padding included, of every parameter and of the initial states."""

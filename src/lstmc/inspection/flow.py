@@ -149,9 +149,11 @@ class GradientFlow(Report):
         lines.append(f"  norm of the gradient of {self.asked}, at the state so many steps before:")
         lines.append("    steps  " + "  ".join(f"{name:>9}" for name in names))
         for k in dict.fromkeys(shown):
-            lines.append(
-                f"    {k:5}  " + "  ".join(f"{layer.reach.norms[k]:>9.2e}" for layer in self.layers)
-            )
+            curves = (
+                layer.reach.norms for layer in self.layers
+            )  # directions go back differently far
+            numbers = (f"{n[k]:>9.2e}" if k < len(n) else f"{'-':>9}" for n in curves)
+            lines.append(f"    {k:5}  " + "  ".join(numbers).rstrip())
         return "\n".join(lines)
 
     def to_dict(self):

@@ -87,6 +87,8 @@ class GateReport(Report):
             lines.append(f"  {layer.name}: {count} units")
             for gate, mean in layer.means.items():
                 with np.errstate(all="ignore"):
+                    if not layer.beyond.get(gate):  # NaN: no row has the step
+                        mean = mean[~np.isnan(mean).all(1)]
                     line = f"    {gate}: mean {number_text(mean.mean(), '6.3f')}"
                 if gate in layer.low:
                     low, high = layer.gates[gate].limits

@@ -8,6 +8,7 @@ import numpy as np
 from .._kernels.devices import copy_into, host
 from ..files import check_rng
 from ..layer import Layer, check_size
+from ..network import layout_of
 from ..passes import run
 from .inputs import loss_and_trace, loss_at, network_of
 from .reports import Report, plain
@@ -189,6 +190,9 @@ def check_gradients(net, x, targets=None, state=None, *, lengths=None, resets=No
     directions = check_size("directions", directions)
     rng = check_rng(rng)
     times = {"lengths": lengths, "resets": resets}
+    layout = layout_of(x, getattr(net, "batch_first", False), lengths, resets)
+    if layout is not None:  # what lies beyond an end may be no number, which cannot be changed
+        x = layout.leave("x", layout.enter(x))
     loss, dy, trace = loss_and_trace(net, _copy(x), targets, state, None, None, None, **times)
     before = net.params.copy(), net.grads.copy()
     try:

@@ -11,7 +11,15 @@ from ..losses import softmax_cross_entropy, squared_error
 from ..network import layout_of
 from ..passes import recurrent_layers, run
 
-__all__ = ["check_trace", "loss_and_trace", "loss_at", "network_of", "recurrent_network"]
+__all__ = [
+    "check_trace",
+    "loss_and_trace",
+    "loss_at",
+    "network_of",
+    "real_part",
+    "real_steps",
+    "recurrent_network",
+]
 
 
 def network_of(net):
@@ -43,7 +51,7 @@ def loss_and_trace(net, x, targets, state, trace, dy, num_threads, lengths=None,
             raise ValueError(
                 "dy must be given with a trace: the gradient of the loss, as for backward"
             )
-        _check_finite("dy", dy)
+        _check_finite("dy", real_part(net, dy, trace))
         _check_weights(net)
         return None, dy, trace
     if x is None:
@@ -62,15 +70,14 @@ def loss_and_trace(net, x, targets, state, trace, dy, num_threads, lengths=None,
         )
     loss = None
     if targets is not None:
-        real = None if layout is None or not net.keeps_time else layout.real()
-        loss, dy = loss_at(y, targets, num_threads, real)
+        loss, dy = loss_at(y, targets, num_threads, real_steps(net, trace))
         loss = float(loss)
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss}: {_NO_GRADIENT}")
     elif dy is None:
         drawn = np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype)
         dy = kernels_of(y).arrays.asarray(drawn)
-    _check_finite("dy", dy)
+    _check_finite("dy", real_part(net, dy, trace))
     return loss, dy, trace
 
 
@@ -83,6 +90,25 @@ def check_trace(net, trace, *others):
     net.check_trace(trace)
     for _, layer, layer_trace in recurrent_layers(net, trace):
         layer.check_trace(layer_trace)
+
+
+def real_steps(net, trace):
+    """Return where an output has no padding, as booleans in its own order; None if there is none."""
+    lengths = getattr(trace, "lengths", None)
+    if lengths is None or not net.keeps_time:
+        return None
+    leaf = next(recurrent_layers(net, trace))[2]
+    real = np.arange(leaf.steps)[:, None] < lengths
+    if leaf.unbatched:
+        return real[:, 0]
+    return real.T if net.batch_first else real
+
+
+def real_part(net, dy, trace):
+    """Return a gradient at the output with zeros in the padding."""
+    real = real_steps(net, trace)
+    fits = real is not None and getattr(dy, "shape", ())[: real.ndim] == real.shape
+    return np.where(real[..., None], dy, 0) if fits else dy
 
 
 def loss_at(y, targets, num_threads=None, real=None):

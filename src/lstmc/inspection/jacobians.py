@@ -19,6 +19,7 @@ from .sweeps import (
     check_layer,
     check_span,
     is_int,
+    places_of_directions,
     row_groups,
     state_size,
     sweep,
@@ -173,23 +174,27 @@ def lyapunov_exponents(layer, x=None, state=None, *, count=None, every=1, trace=
         raise ValueError(f"count must be at most {size}, the numbers of a state, got {count}")
     if not steps:
         raise ValueError("x must have at least one step, got none")
-    first = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0][:count]
-    rows = np.broadcast_to(first, (batch, count, size)).astype(layer.dtype)
-    rows = layer.kernels.arrays.asarray(rows)
-    sums, beyond = np.zeros((batch, count)), np.zeros(batch, bool)
-    for t1 in range(steps, 0, -every):
-        none = np.zeros(batch, int)
-        rows, powers = carry(layer, trace, rows, none, t1, max(0, t1 - every), num_threads)
-        matrices, bad = _finite_matrices(rows)
-        q, r = np.linalg.qr(matrices.swapaxes(1, 2))
-        with np.errstate(divide="ignore"):
-            sums += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))) + powers[:, None] * math.log(2)
-        beyond |= bad
-        rows = layer.kernels.arrays.asarray(q.swapaxes(1, 2).astype(layer.dtype))
-    ends = trace.sequences.ends
-    sums[beyond], sums[ends == 0] = math.inf, math.nan
-    sums[trace.sequences.are_cut] = -math.inf  # nothing of one side is left on the other
-    exponents = -np.sort(-sums / np.maximum(ends, 1)[:, None], axis=1)
+    ends, all_sums, none = trace.sequences.ends, [], np.zeros(batch, int)
+    for places in places_of_directions(layer):  # they do not mix
+        own = min(count, len(places))
+        first = np.linalg.qr(np.random.default_rng(0).standard_normal((len(places),) * 2))[0][:own]
+        rows = np.zeros((batch, own, size), layer.dtype)
+        rows[:, :, places] = first
+        rows = layer.kernels.arrays.asarray(rows)
+        sums, beyond = np.zeros((batch, own)), np.zeros(batch, bool)
+        for t1 in range(steps, 0, -every):
+            rows, powers = carry(layer, trace, rows, none, t1, max(0, t1 - every), num_threads)
+            matrices, bad = _finite_matrices(rows)
+            q, r = np.linalg.qr(matrices[:, :, places].swapaxes(1, 2))
+            with np.errstate(divide="ignore"):
+                sums += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2)))
+            sums, beyond = sums + powers[:, None] * math.log(2), beyond | bad
+            rows = np.zeros((batch, own, size), layer.dtype)
+            rows[:, :, places] = q.swapaxes(1, 2)
+            rows = layer.kernels.arrays.asarray(rows)
+        sums[beyond], sums[ends == 0] = math.inf, math.nan
+        all_sums.append(sums / np.maximum(ends, 1)[:, None])
+    exponents = -np.sort(-np.concatenate(all_sums, axis=1), axis=1)[:, :count]
     return exponents[0] if trace.unbatched else exponents
 
 
@@ -254,20 +259,21 @@ class JacobianSpectrum(Report):
         beyond = np.flatnonzero(np.isinf(self.singular_values).any((1, 2)))
         if len(beyond):
             lines.append(f"  {BEYOND} from k = {self.distances[beyond[0]]} on")
-        for i, factors in enumerate(self.factors):
+        for factors in self.factors:
             norms = ", ".join(
                 f"{name} {number_text(norm, '.3g')}"
                 for name, norm in factors["spectral_norm"].items()
             )
-            lines.append(f"  l{i}: spectral norm of the recurrent weights: {norms}")
+            lines.append(f"  {factors['name']}: spectral norm of the recurrent weights: {norms}")
             for name, quantiles in factors["derivatives"].items():
+                quantiles = quantiles[factors["steps"]]
                 median = np.median(quantiles[:, len(QUANTILES) // 2])
                 low, high = quantiles[:, 0].min(), quantiles[:, -1].max()
                 if np.isfinite(quantiles).all():
                     spread = f"5 % to 95 %: {low:.3g} to {high:.3g}"
-                    lines.append(f"  l{i}: {name}: median {median:.3g}, {spread}")
+                    lines.append(f"  {factors['name']}: {name}: median {median:.3g}, {spread}")
                 else:
-                    lines.append(f"  l{i}: {name}: {BEYOND}")
+                    lines.append(f"  {factors['name']}: {name}: {BEYOND}")
         return "\n".join(lines)
 
     @staticmethod
@@ -365,6 +371,7 @@ def step_factors(layer, trace):
     Returns
     -------
     list of dict, one for each layer of the stack and each of its directions
+        "name" is that of its weights, "l0_reverse"; "steps", (T,) booleans, says which steps a row has;
         "spectral_norm" is a dict of gate to the largest singular value of its recurrent weights;
         "spectral_radius" is the largest absolute eigenvalue of the recurrent weights of a cell with one
         gate, else None (either is infinite where a weight is not finite); "derivatives" is a dict of name
@@ -383,7 +390,14 @@ def step_factors(layer, trace):
         raise ValueError(
             f"x must have at least one step and one row, got {shape_text(trace.x.shape)}"
         )
-    return [_factors(layer[layer.named("weight_hh", i)], one) for i, one in enumerate(trace.layers)]
+    return [
+        {
+            "name": layer.part_name(number),
+            "steps": trace.sequences.have_steps,
+            **_factors(layer[layer.named("weight_hh", number)], one),
+        }
+        for number, one in enumerate(trace.layers)
+    ]
 
 
 def _factors(weight_hh, trace):

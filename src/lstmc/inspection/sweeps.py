@@ -12,6 +12,7 @@ __all__ = [
     "check_layer",
     "check_span",
     "is_int",
+    "places_of_directions",
     "row_groups",
     "state_size",
     "sweep",
@@ -102,6 +103,13 @@ def row_groups(layer, batch, size):
 def state_size(layer):
     """Return the numbers of a state: h of all layers and directions, then c where the cell has it."""
     return len(layer.cell.states) * layer.num_layers * layer.num_directions * layer.hidden_size
+
+
+def places_of_directions(layer):
+    """Return for each direction where its numbers are in a state."""
+    shape = (len(layer.cell.states), layer.num_layers * layer.num_directions, layer.hidden_size)
+    places = np.arange(state_size(layer)).reshape(shape)
+    return [places[:, d :: layer.num_directions].reshape(-1) for d in range(layer.num_directions)]
 
 
 def check_layer(layer):

@@ -10,7 +10,7 @@ from .._kernels.devices import host
 from ..files import append_record, check_writable_folder
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
-from .inputs import check_trace, loss_at, recurrent_network
+from .inputs import check_trace, loss_at, real_part, real_steps, recurrent_network
 from .reach import ends_of, norms_of_rows, norms_over_time, only_at, reach_of
 from .reports import plain
 
@@ -86,11 +86,13 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, lengths=None, reset
                 return NonFinite("the output")
             if targets is None and dy is None:
                 return None
-            dy = loss_at(y, targets)[1] if dy is None else dy
+            if dy is None:
+                dy = loss_at(y, targets, real=real_steps(net, trace))[1]
     else:
         place = _in_states(net, trace)
         if place or dy is None:
             return place
+    dy = real_part(net, dy, trace)
     if not np.isfinite(dy).all():
         return NonFinite("the gradient of the loss at the output")
     return _in_gradients(net, trace, dy)
@@ -107,35 +109,52 @@ def _first(array, backwards=False):
 
 
 def _in_states(net, trace):
-    places = []  # (step, layer, order within the layer, what and where)
+    places = []  # (order, what and where)
+    turned = _turns(net)
     for i, (name, layer, part) in enumerate(recurrent_layers(net, trace)):
-        arrays = [("x", f"of layer {name.rstrip('.')}" if name else "", part.x)]
+        arrays = [(0, "x", f"of layer {name.rstrip('.')}" if name else "", part.x, False)]
         for number, one in enumerate(part.layers):
+            place = (
+                1 + number // layer.num_directions,
+                "a state",
+                f"{name}{layer.part_name(number)}",
+            )
+            backwards = number % layer.num_directions == 1
             arrays += [
-                ("a state", f"{name}{layer.part_name(number)}", one.on_grid(one.states(a)))
+                (*place, one.on_grid(one.states(a)), backwards)
                 for a in (one.all_h, one.all_c)
                 if a is not None
             ]
-        for order, (what, where, array) in enumerate(arrays):
-            at = _first(array)
+        for order, (above, what, where, array, backwards) in enumerate(arrays):
+            at = _first(array, backwards)
             if at:
-                places.append((at[0], i, order, NonFinite(what, where, *at)))
-    return min(places, key=lambda place: place[:3])[3] if places else None
+                step = part.steps - at[0] if backwards else at[0]
+                when = (i, above, step, order) if turned else (step, i, order)
+                places.append((when, NonFinite(what, where, *at)))
+    return min(places, key=lambda place: place[0])[1] if places else None
+
+
+def _turns(net):
+    """Return whether a layer reads whole sequences before the next one begins, as of two directions."""
+    return any(layer.bidirectional for _, layer, _ in recurrent_layers(net))
 
 
 def _in_gradients(net, trace, dy):
-    places = []
+    places, turned = [], _turns(net)
     layers = recurrent_layers(net, trace)
-    for i, ((name, layer, _), record) in enumerate(zip(layers, run_back(net, dy, trace))):
+    for i, ((name, layer, part), record) in enumerate(zip(layers, run_back(net, dy, trace))):
         for number, gradients in enumerate(record.stack):
+            above, reverse = divmod(number, layer.num_directions)
             with np.errstate(all="ignore"):
                 arrays = gradients.dgates, gradients.dh
             for array in arrays:
-                at = _first(array, backwards=True)
+                at = _first(array, backwards=not reverse)
                 if at:
                     where = NonFinite("a gradient", f"{name}{layer.part_name(number)}", *at)
-                    places.append((-at[0], -i, -number, where))
-    return min(places, key=lambda place: place[:3])[3] if places else None
+                    step = at[0] if reverse else part.steps - at[0]
+                    when = (-i, -above, step) if turned else (step, -i, -number)
+                    places.append((when, where))
+    return min(places, key=lambda place: place[0])[1] if places else None
 
 
 class Watch:

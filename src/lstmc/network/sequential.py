@@ -64,11 +64,12 @@ class Sequential(Layer):
         if len(devices) > 1:
             raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
-        for last, directions in followed.items():
+        for last in followed:
             last.check_movable(self.kernels)
-            last.follow(directions)
         self._layers, self._batch_first = layers, bool(batch_first)
         self._join(shapes)
+        for last, directions in followed.items():
+            last.follow(directions)
 
     def _join(self, shapes):
         """Move the parameters of the layers, by their shapes, into buffers of the network."""

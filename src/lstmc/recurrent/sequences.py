@@ -60,11 +60,9 @@ class Sequences:
         return np.full(self.batch, self.steps) if self.lengths is None else self.lengths
 
     @property
-    def are_cut(self):
-        """Which rows are more than one sequence, (B,)."""
-        if self.resets is None:
-            return np.zeros(self.batch, bool)
-        return (self.resets[1:] & (np.arange(1, self.steps)[:, None] < self.ends)).any(0)
+    def have_steps(self):
+        """Which steps a row has, (T,)."""
+        return np.arange(self.steps) < self.ends.max(initial=0)
 
     def _make_equal(self):
         steps, batch = self.steps, self.batch

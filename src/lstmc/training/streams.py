@@ -7,6 +7,7 @@ import numpy as np
 from .._kernels import kernels_of
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
+from ..passes import recurrent_layers
 
 __all__ = [
     "check_time_major",
@@ -26,6 +27,10 @@ def check_time_major(net):
         raise ValueError(f"net must take windows (T, B), but {type(net).__name__} is batch_first")
     if not getattr(net, "keeps_time", True):
         raise ValueError("net must predict at every step, but its output has no axis of time")
+    if any(layer.bidirectional for _, layer, _ in recurrent_layers(net)):
+        raise ValueError(
+            "net must read forward only, but it has a layer that reads what it predicts"
+        )
 
 
 def check_tokens(name, tokens):
