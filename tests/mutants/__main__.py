@@ -34,7 +34,7 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "test_layers",
          "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding", "kernels/test_c_api",
          "kernels/test_c_api_bounds", "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
-         "test_network",
+         "network/test_network", "recurrent/test_time",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
