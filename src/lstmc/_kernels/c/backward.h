@@ -119,21 +119,28 @@ static void share_rows(const backward_work *work, ptrdiff_t t, part *mine, const
         team_share(member, mine->to, &mine->from, &mine->to);
 }
 
-/* sums = W x + R operand: doperand = dsums R. Where that is h_before, it is added to what h carried on by
+/* Of one phase, what carries the gradients of its sums on, the same at every step for a member's units:
+ * sums = W x + R operand, so doperand = dsums R. Where that is h_before, it is added to what h carries on by
  * itself. */
-static void product_with_r(const backward_work *work, const phase *phase, const backward_step *step,
-                           const part *mine)
+typedef struct {
+    real *to;        /* the member's panels of dh or doperand */
+    const real *r;   /* and of the phase's rows of R */
+    ptrdiff_t first; /* its sums among all of a row */
+    ptrdiff_t count;
+    int adds;
+} phase_product;
+
+static phase_product product_of(const backward_work *work, const phase *phase, ptrdiff_t hidden,
+                                const part *mine)
 {
-    const cell *cell = work->plan->cell;
-    const ptrdiff_t hidden = step->hidden, sums = cell->gates * hidden;
-    const ptrdiff_t k = phase->gates * hidden,
-                    columns = min_of(mine->last * PANEL, hidden) - mine->first * PANEL;
+    const backward_plan *plan = work->plan;
     const int to_h = phase->operand == H_BEFORE;
-    const real *r = work->scratch + work->plan->r + panels_of(hidden) * phase->first * hidden * PANEL;
-    NAME(product)((to_h ? step->dh : step->doperand) + (mine->first * step->batch + mine->from) * PANEL,
-                  PANEL, step->batch * PANEL,
-                  row_major(step->drecurrent + mine->from * sums + phase->first * hidden, sums),
-                  r + mine->first * k * PANEL, mine->to - mine->from, columns, k, to_h && cell->carries_h);
+    phase_product product = {.first = phase->first * hidden, .count = phase->gates * hidden};
+    product.to = work->scratch + (to_h ? plan->dh : plan->doperand) + mine->first * work->call->batch * PANEL;
+    product.r =
+        work->scratch + plan->r + (panels_of(hidden) * product.first + mine->first * product.count) * PANEL;
+    product.adds = to_h && plan->cell->carries_h;
+    return product;
 }
 
 /* Steps [t0, t1), backwards: the gradients of their sums, and dh, dc of the step before them. */
@@ -142,7 +149,12 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
 {
     const backward_plan *plan = work->plan;
     const cell *cell = plan->cell;
+    const ptrdiff_t batch = work->call->batch, hidden = at->layer->hidden, sums = cell->gates * hidden;
+    const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
     const ptrdiff_t before = gradients_before(work, t0);
+    phase_product products[MOST_PHASES];
+    for (int p = 0; p < cell->num_phases; p++)
+        products[p] = product_of(work, cell->phases[p], hidden, &mine);
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
         const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
         if (work->rows.starts) {
@@ -151,10 +163,13 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
                 team_barrier(member); /* rows of the step after may have been another member's */
         }
         for (int p = cell->num_phases - 1; p >= 0; p--) {
+            const phase_product *by = &products[p];
             cell->phases[p]->differentiate(&step, &mine);
             if (plan->split == BY_UNITS)
                 team_barrier(member);
-            product_with_r(work, cell->phases[p], &step, &mine);
+            NAME(product)(by->to + mine.from * PANEL, PANEL, batch * PANEL,
+                          row_major(step.drecurrent + mine.from * sums + by->first, sums), by->r,
+                          mine.to - mine.from, columns, by->count, by->adds);
         }
     }
     team_barrier(member);

@@ -181,9 +181,12 @@ INLINE void forward_phases(const forward_work *work, forward_step *step, phase_s
     for (int p = 0; p < cell->num_phases; p++) {
         const phase *phase = cell->phases[p];
         phase_share *share = &shares[p];
-        const ptrdiff_t stride = phase->operand == H_BEFORE ? hidden : cell->saved * hidden;
-        const real *left =
-            phase->operand == H_BEFORE ? step->h_before : step->saved + phase->operand * hidden;
+        const real *left = step->h_before;
+        ptrdiff_t stride = hidden;
+        if (phase->operand != H_BEFORE) {
+            left = step->saved + phase->operand * hidden;
+            stride = cell->saved * hidden;
+        }
         step->bias = share->bias;
         step->sums = share->sums;
         step->recurrent = cell->apart ? share->recurrent : share->sums;
