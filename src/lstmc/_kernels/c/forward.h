@@ -54,7 +54,7 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
 
 /* Where step t reads and writes. Its h_before is at the other end of the chunk where a chunk of h is used
  * again. */
-static forward_step step_at(const forward_work *work, const lstmc_forward_layer *layer, const layer_place *at,
+INLINE forward_step step_at(const forward_work *work, const lstmc_forward_layer *layer, const layer_place *at,
                             ptrdiff_t t)
 {
     const ptrdiff_t hidden = layer->hidden, row = rows_before(&work->rows, t);
@@ -91,7 +91,7 @@ static void next_step(forward_step *step, ptrdiff_t state, int saved, int keeps_
 }
 
 /* A member's vectors of units, and its rows of step t. */
-static part part_of(const forward_work *work, ptrdiff_t hidden, ptrdiff_t t, const team *member)
+INLINE part part_of(const forward_work *work, ptrdiff_t hidden, ptrdiff_t t, const team *member)
 {
     const ptrdiff_t vectors = ceil_div(hidden, VL), together = work->plan->together;
     part mine = {0, rows_at(&work->rows, t), 0, vectors};
@@ -152,9 +152,9 @@ typedef struct {
     ptrdiff_t columns; /* from there on */
 } phase_share;
 
-/* place: rows of the members before it. */
-static phase_share share_of(const forward_work *work, int l, int p, const real *packed, const part *mine,
-                            ptrdiff_t place)
+/* Says it of a phase, in place: a copy would wait for its stores. place: rows of the members before. */
+static void lay_share(phase_share *share, const forward_work *work, int l, int p, const real *packed,
+                      const part *mine, ptrdiff_t place)
 {
     const forward_plan *plan = work->plan;
     const packed_phase *weights = &plan->places[l].weights[p];
@@ -162,14 +162,13 @@ static phase_share share_of(const forward_work *work, int l, int p, const real *
     const lstmc_forward_layer *layer = &work->call->layers[l];
     const int gates = plan->cell->phases[p]->gates;
     const ptrdiff_t first = mine->first * gates / PANEL_VECTORS, rows = sums->panels * place * PANEL;
-    phase_share share = {.first = first};
-    share.w = packed + weights->w + first * layer->inputs * PANEL;
-    share.r = packed + weights->r + first * layer->hidden * PANEL;
-    share.bias = packed + weights->b;
-    share.sums = (real *)work->call->scratch + sums->sums + plan->chunk * rows;
-    share.recurrent = (real *)work->call->scratch + sums->recurrent + rows;
-    share.columns = min_of(mine->last * gates * VL, sums->columns) - first * PANEL;
-    return share;
+    share->first = first;
+    share->w = packed + weights->w + first * layer->inputs * PANEL;
+    share->r = packed + weights->r + first * layer->hidden * PANEL;
+    share->bias = packed + weights->b;
+    share->sums = (real *)work->call->scratch + sums->sums + plan->chunk * rows;
+    share->recurrent = (real *)work->call->scratch + sums->recurrent + rows;
+    share->columns = min_of(mine->last * gates * VL, sums->columns) - first * PANEL;
 }
 
 /* One step of a member's part, phase by phase. */
@@ -218,7 +217,7 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     step.recurrent_panel = cell->apart ? most * PANEL : step.sums_panel;
     phase_share shares[MOST_PHASES];
     for (int p = 0; p < cell->num_phases; p++)
-        shares[p] = share_of(work, l, p, at->packed, &mine, place);
+        lay_share(&shares[p], work, l, p, at->packed, &mine, place);
 
     /* sums = x W: over time at once where a thread's rows of successive steps follow one another */
     for (ptrdiff_t t = t0, row = 0; t < t1; t += whole ? t1 - t0 : 1) {
