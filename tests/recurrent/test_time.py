@@ -89,6 +89,20 @@ def test_blocks(cell, sizes, directions, isa, dtype):
     assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+def test_chunks_of_rows_that_become_fewer(cell, isa, dtype):
+    """So many rows that backward makes several chunks of steps of them, the last ones longer."""
+    problem, expected = solved(cell, "lengths", 1, 1, 5, (150, 30, INPUTS))
+    assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+def test_more_rows_in_a_step_than_a_block_has(cell, isa, dtype):
+    """The gradient of R is then a sum over several blocks of the rows that steps began from."""
+    problem, expected = solved(cell, "lengths", 1, 1, 3, (3, 1900, 2))
+    assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("time", ["lengths", "resets"])
 def test_without_biases(time, directions, dtype):
