@@ -3,6 +3,7 @@
 The judge is the CPU layer of the same weights, which other files judge.
 """
 
+import importlib
 import re
 
 import numpy as np
@@ -244,9 +245,13 @@ def test_a_device_that_is_current_with_a_stream_of_its_own(cupy, dtype):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize(("batch", "at_once"), [(1, True), (3, True), (67, True), (20, False)])
 @pytest.mark.parametrize("cell", ON_GPU)
-def test_a_loop_of_steps_is_the_sequence(cupy, dtype, cell, batch):
+def test_a_loop_of_steps_is_the_sequence(cupy, monkeypatch, dtype, cell, batch, at_once):
+    """By a warp for each sum, by tiles, some of which are partly empty, and by cuBLAS."""
+    if not at_once:
+        stepping = importlib.import_module("lstmc._kernels.cuda.stepper")
+        monkeypatch.setattr(stepping, "AT_ONCE", 0)
     problem = stacks.as_type(stacks.random_problem(cell, 5, batch, 7, 19, 2), dtype)
     data = to_device(cupy, problem)
     layer = stacks.make_layer(data, device="cuda")

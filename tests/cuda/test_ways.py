@@ -26,31 +26,24 @@ def _chosen(cupy, ways, hidden, batch):
     return ways.choose(ways.LayerRun(cells.cell("lstm"), weight, 5, batch)).name
 
 
-def test_ways_not_yet_proven_are_not_taken_by_themselves(cupy, ways):
-    sizes = itertools.product((8, 128, 500), (1, 64))
-    chosen = {_chosen(cupy, ways, hidden, batch) for hidden, batch in sizes}
-    assert not chosen & ways.EXPERIMENTAL
-    assert set(ways.WAYS) >= ways.EXPERIMENTAL
-
-
-def test_the_first_way_that_fits_is_taken(request, cupy, ways, monkeypatch):
-    monkeypatch.setattr(ways, "EXPERIMENTAL", set())
+def test_the_first_way_that_fits_and_pays_is_taken(request, cupy, ways):
     ways.forget_graphs()
-    assert [_chosen(cupy, ways, 30, 3) for _ in range(2)] == ["persistent"] * 2
+    sizes = [(30, 3, "persistent"), (256, 64, "cooperative"), (1024, 64, "graph"), (3000, 1, "graph")]
     if "emulated" in request.node.name:  # whose multiprocessors are few and small
-        assert [_chosen(cupy, ways, 130, 3) for _ in range(2)] == ["cooperative"] * 2
-        assert [_chosen(cupy, ways, 600, 3) for _ in range(2)] == ["graph"] * 2
+        sizes = [(30, 3, "persistent"), (130, 3, "cooperative"), (130, 40, "graph"), (600, 3, "graph")]
+    for hidden, batch, way in sizes:
+        assert [_chosen(cupy, ways, hidden, batch) for _ in range(2)] == [way] * 2, (hidden, batch)
 
 
 def test_the_ways_that_are_taken_can_be_watched(cupy, ways):
     layer, x = lstmc.LSTM(2, 4, 2, device="cuda"), cupy.ones((3, 2, 2), np.float32)
     with ways.watch_ways() as outer:
         y, _, trace = layer.forward(x)
-        with ways.use_way("persistent"), ways.watch_ways() as inner:
+        with ways.use_way("steps"), ways.watch_ways() as inner:
             layer.backward(y, trace)
     layer(x)
-    assert inner == ["persistent"] * 2  # one per layer
-    assert outer == ["steps"] * 2 + inner
+    assert inner == ["steps"] * 2  # one per layer
+    assert outer == ["persistent"] * 2 + inner
 
 
 @pytest.mark.parametrize("way", ["persistent", "cooperative"])

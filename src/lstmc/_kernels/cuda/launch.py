@@ -36,8 +36,8 @@ NULL = np.uint64(0)  # an absent array: CuPy cannot pass None
 i32, i64, number = np.int32, np.int64, np.float64
 # What is compiled together. Those of "cooperative" are launched with all blocks resident, or not at all.
 GROUPS = {
-    "steps": ("begin_forward", "forward_step", "begin_backward", "backward_step", "step_rows",
-              "step_sums"),
+    "steps": ("begin_forward", "forward_step", "begin_backward", "backward_step"),
+    "stepper": ("step_rows", "step_tiles", "step_sums"),
     "persistent": ("persistent_forward", "persistent_backward", "persistent_sizes"),
     "cooperative": ("cooperative_forward", "cooperative_backward"),
     "flat": ("embedding_forward", "embedding_backward", "masked", "add_bias", "sum_rows", "add_sums",

@@ -52,3 +52,4 @@ DEVICE void backward_unit(real dgates[CELL_GATES], real *dc, real dh, const real
 #include "sequence.cuh"
 #include "persistent.cuh"
 #include "cooperative.cuh"
+#include "stepper.cuh"

@@ -1,4 +1,4 @@
-"""Recurrent layers on a GPU one step at a time: own weights, own state, one launch per layer for few rows."""
+"""Recurrent layers on a GPU one step at a time: own weights, own state, one launch per layer if it can be."""
 
 import cupy
 
@@ -9,7 +9,12 @@ from .products import product
 
 __all__ = ["RecurrentStepper"]
 
-FEW_ROWS = 8  # up to so many a step is one launch per layer, products and all
+FEW_ROWS = 8  # up to so many, a warp makes the sums of one row's unit
+# Up to so many multiplications a layer's step is one launch, products and all. Where there are more, cuBLAS
+# is faster by more than its two launches cost.
+AT_ONCE = 1 << 30
+# As in stepper.cuh:
+TILE_ROWS, TILE_UNITS, TILE_TERMS, PADDING = 64, 16, 16, 5
 
 
 class RecurrentStepper:
@@ -28,16 +33,22 @@ class RecurrentStepper:
         self.dtype = first[0].dtype
         self._batch_rows, self._inputs = batch, first[0].shape[1]
         self._outputs = hidden = last[1].shape[1]
-        name = "step_rows" if batch <= FEW_ROWS else "step_sums"
-        self._step = kernel(cell.file, name, self.dtype, cell.defines)
         shape = (len(self._copies), batch, hidden)
         self._h, self._c = cupy.zeros(shape, self.dtype), cupy.zeros(shape, self.dtype)
         self._has_c = cell.has_c
+        most = batch * max(weight_ih.size + weight_hh.size for weight_ih, weight_hh, _ in self._copies)
         if batch <= FEW_ROWS:
-            self._h_after = cupy.empty(shape, self.dtype)  # takes turns with h
-            self._blocks = -(-batch * hidden * 32 // THREADS)
+            name, self._grid, self._shared = "step_rows", (-(-batch * hidden * 32 // THREADS),), 0
+        elif most <= AT_ONCE:
+            name, self._grid = "step_tiles", (-(-batch // TILE_ROWS), -(-hidden // TILE_UNITS))
+            numbers = TILE_TERMS * (TILE_ROWS + cell.gates * TILE_UNITS + PADDING)
+            self._shared = numbers * self.dtype.itemsize
         else:
+            name, self._grid = "step_sums", None
             self._sums = cupy.empty((2, batch, first[1].shape[0]), self.dtype)
+        self._step = kernel(cell.file, name, self.dtype, cell.defines)
+        if self._grid:
+            self._h_after = cupy.empty(shape, self.dtype)  # takes turns with h
         return self
 
     def refresh(self):
@@ -87,7 +98,7 @@ class RecurrentStepper:
             self._check_out(out, x)
         if not batch:
             return out
-        (self._by_rows if batch <= FEW_ROWS else self._by_products)(x, out)
+        (self._at_once if self._grid else self._by_products)(x, out)
         return out
 
     def _check_out(self, out, x):
@@ -102,21 +113,22 @@ class RecurrentStepper:
             got = f"{out.dtype.name} {shape_text(out.shape)}"
             raise ValueError(f"{expected} that does not overlap x, got {got}")
 
-    def _by_rows(self, x, out):
-        """Take a step of a few rows: one launch per layer."""
+    def _at_once(self, x, out):
+        """Take a step by one launch per layer."""
         last = len(self._copies) - 1
         for i, (weight_ih, weight_hh, bias) in enumerate(self._copies):
             after = self._h_after[i]
             self._step(
-                (self._blocks,), (THREADS,),
+                self._grid, (THREADS,),
                 (after, self._c[i], out if i == last else NULL, self._h[i], x, weight_ih, weight_hh, bias,
                  i32(self._batch_rows), i32(weight_ih.shape[1]), i32(self._outputs)),
+                shared_mem=self._shared,
             )  # fmt: skip
             x = after
         self._h, self._h_after = self._h_after, self._h
 
     def _by_products(self, x, out):
-        """Take a step of many rows: two products and one launch per layer."""
+        """Take a step by two products and one launch per layer."""
         last, size = len(self._copies) - 1, self._batch_rows * self._outputs
         sums, recurrent = self._sums
         for i, (weight_ih, weight_hh, bias) in enumerate(self._copies):

@@ -21,7 +21,6 @@ from .run import BackwardCall, ForwardCall, LayerRun
 from .steps import Steps
 
 __all__ = [
-    "EXPERIMENTAL",
     "WAYS",
     "BackwardCall",
     "ForwardCall",
@@ -35,8 +34,6 @@ __all__ = [
 ]
 
 WAYS = {way.name: way for way in (Persistent, Cooperative, Graph, Steps)}
-EXPERIMENTAL = {"persistent", "cooperative", "graph"}
-"""Ways that have not run on a device yet. They are taken only where they are asked for by name."""
 
 _asked_for = None
 _watchers: list = []
@@ -79,11 +76,10 @@ def watch_ways():
 
 
 def choose(run):
-    """Return the way that a LayerRun takes: the first one of WAYS that fits, or the one asked for."""
-    for name in WAYS if _asked_for is None else (_asked_for,):
-        if _asked_for is None and name in EXPERIMENTAL:
-            continue
-        way = WAYS[name].fitting(run)
+    """Return the way that a LayerRun takes: the first of WAYS that fits and pays, or the one asked for."""
+    ways = [way for way in WAYS.values() if way.pays(run)] if _asked_for is None else [WAYS[_asked_for]]
+    for kind in ways:
+        way = kind.fitting(run)
         if way is not None:
             return way
     raise ValueError(

@@ -1,5 +1,7 @@
 """The way that runs all steps in one launch, each block with some units, and one barrier per step."""
 
+from typing import ClassVar
+
 import cupy
 import numpy as np
 
@@ -31,9 +33,18 @@ class Cooperative:
     """Each block has some units, for some rows, and the recurrent weights of those on its multiprocessor."""
 
     name = "cooperative"
+    # Multiplications of a step per multiprocessor, by the bytes of a number. Beyond these cuBLAS is faster by
+    # more than the launches of each step cost (on an H100).
+    MOST: ClassVar = {4: 1 << 19, 8: 1 << 17}
 
     def __init__(self, run, cut, cut_back):
         self.run, self.cut, self.cut_back = run, cut, cut_back
+
+    @classmethod
+    def pays(cls, run):
+        """Return whether to take it, if it fits: a step is not too much work."""
+        most = cls.MOST[run.dtype.itemsize] * properties(run.device)["multiProcessorCount"]
+        return run.batch * run.weight_hh.size <= most
 
     @classmethod
     def fitting(cls, run):

@@ -31,6 +31,11 @@ class Persistent:
     def __init__(self, run, defines, sizes, blocks):
         self.run, self.defines, self.sizes, self.blocks = run, defines, sizes, blocks
 
+    @staticmethod
+    def pays(run):
+        """Return whether to take it, if it fits: always."""
+        return True
+
     @classmethod
     def fitting(cls, run):
         """Return the way for a LayerRun, with as few rows per block as there are multiprocessors.

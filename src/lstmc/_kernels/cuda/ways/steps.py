@@ -18,6 +18,11 @@ class Steps:
         self.states = run.rows(run.hidden)  # what h the next product reads
         self.sums = run.rows(run.cell.gates * run.hidden)  # that product; on the way back, dgates
 
+    @staticmethod
+    def pays(run):
+        """Return whether to take it where nothing before it is taken: always."""
+        return True
+
     @classmethod
     def fitting(cls, run):
         """Return the way for a LayerRun: it fits all."""
