@@ -28,9 +28,19 @@ def _chosen(cupy, ways, hidden, batch):
 
 def test_the_first_way_that_fits_and_pays_is_taken(request, cupy, ways):
     ways.forget_graphs()
-    sizes = [(30, 3, "persistent"), (256, 64, "cooperative"), (1024, 64, "graph"), (3000, 1, "graph")]
+    sizes = [
+        (30, 3, "persistent"),
+        (256, 64, "cooperative"),
+        (1024, 64, "graph"),
+        (3000, 1, "graph"),
+    ]
     if "emulated" in request.node.name:  # whose multiprocessors are few and small
-        sizes = [(30, 3, "persistent"), (130, 3, "cooperative"), (130, 40, "graph"), (600, 3, "graph")]
+        sizes = [
+            (30, 3, "persistent"),
+            (130, 3, "cooperative"),
+            (130, 40, "graph"),
+            (600, 3, "graph"),
+        ]
     for hidden, batch, way in sizes:
         assert [_chosen(cupy, ways, hidden, batch) for _ in range(2)] == [way] * 2, (hidden, batch)
 

@@ -36,7 +36,9 @@ class RecurrentStepper:
         shape = (len(self._copies), batch, hidden)
         self._h, self._c = cupy.zeros(shape, self.dtype), cupy.zeros(shape, self.dtype)
         self._has_c = cell.has_c
-        most = batch * max(weight_ih.size + weight_hh.size for weight_ih, weight_hh, _ in self._copies)
+        most = batch * max(
+            weight_ih.size + weight_hh.size for weight_ih, weight_hh, _ in self._copies
+        )
         if batch <= FEW_ROWS:
             name, self._grid, self._shared = "step_rows", (-(-batch * hidden * 32 // THREADS),), 0
         elif most <= AT_ONCE:

@@ -77,7 +77,11 @@ def watch_ways():
 
 def choose(run):
     """Return the way that a LayerRun takes: the first of WAYS that fits and pays, or the one asked for."""
-    ways = [way for way in WAYS.values() if way.pays(run)] if _asked_for is None else [WAYS[_asked_for]]
+    ways = (
+        [way for way in WAYS.values() if way.pays(run)]
+        if _asked_for is None
+        else [WAYS[_asked_for]]
+    )
     for kind in ways:
         way = kind.fitting(run)
         if way is not None:
