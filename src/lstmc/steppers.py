@@ -5,7 +5,7 @@ import contextlib
 from ._kernels import kernels_of
 from ._kernels.binding.core import get_num_threads
 from ._kernels.environment import check_threads
-from ._kernels.messages import kind_of, shape_text
+from ._kernels.messages import kind_of, located, shape_text
 from .layer import check_writable, leading_rows, write_out
 from .traces import Bound
 
@@ -153,12 +153,18 @@ class NetworkStepper(Bound):
 
     def __init__(self, net, batch, num_threads):
         self._net, self._batch = net, batch
-        self._steppers = [
-            layer.stepper(batch, num_threads=num_threads)
-            if hasattr(layer, "stepper")
-            else LayerStepper(layer, batch)
-            for layer in net.layers
-        ]
+        if num_threads is not None:
+            check_threads("num_threads", num_threads)
+        self._steppers = []
+        for i, layer in enumerate(net.layers):
+            try:
+                self._steppers.append(
+                    layer.stepper(batch, num_threads=num_threads)
+                    if hasattr(layer, "stepper")
+                    else LayerStepper(layer, batch)
+                )
+            except Exception as error:
+                raise located(error, i, layer) from error
         *self._lower, self._last = self._steppers
         self._in_use = False
         self.taken = 0  # steps, each of them by all layers

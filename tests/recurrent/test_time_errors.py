@@ -107,6 +107,11 @@ def test_bidirectional_layers_have_no_stepper(cell):
     layer = make_layer(random_problem(cell, *CASE, directions=2))
     with pytest.raises(ValueError, match=r"bidirectional layer has no stepper.*the last step"):
         layer.stepper(batch=3)
+    net = lstmc.Sequential(lstmc.Linear(4, 7, dtype=layer.dtype), layer)
+    with pytest.raises(ValueError, match=r"^1\.[A-Z]+: a bidirectional layer has no stepper"):
+        net.stepper(batch=3)
+    with pytest.raises(ValueError, match=r"^num_threads must be an integer from 1"):
+        net.stepper(batch=3, num_threads=0)
 
 
 @pytest.mark.parametrize(("directions", "expected"), [(2, "(4, 3, 9)"), (1, "(2, 3, 9)")])

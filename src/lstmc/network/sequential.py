@@ -417,7 +417,7 @@ class Sequential(Layer):
         Raises
         ------
         TypeError, ValueError
-            batch or num_threads is not a positive integer.
+            batch or num_threads is not a positive integer, or a layer has no stepper.
         """
         return NetworkStepper(self, check_size("batch", batch), num_threads)
 
