@@ -19,7 +19,9 @@ enum {
     PANEL = PANEL_VECTORS * VL,
     MAX_ROWS = MAX_ACCUMULATORS / PANEL_VECTORS,
     LINE = 64 / (int)sizeof(real), /* of a cache */
-    STRIP = 2 * MAX_ACCUMULATORS,  /* columns packed side by side to be the rows of a left-hand matrix */
+    /* Columns packed side by side to be the rows of a left-hand matrix: those of the tallest tile. Of wider
+     * strips a tile would use a part of each cache line. */
+    STRIP = 2 * MAX_ROWS,
     /* Blocks that stay in the second-level cache: of a panel, while all rows use it, ... */
     K_BLOCK = 128 * 1024 / (PANEL * (int)sizeof(real)),
     /* ... and of the left-hand matrix, while all panels do. */
@@ -112,17 +114,18 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
 }
 
 /* Columns [from, to) of a row-major (k, .) matrix as strips, k rows of STRIP columns each: the left-hand
- * side of a product with the transpose. */
+ * side of a product with the transpose. A vector writes beyond its strip's columns what the next row, written
+ * later, puts right. */
 static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k,
                                ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t column = from; column < to; column += STRIP) {
-        const ptrdiff_t width = min_of(STRIP, to - column);
-        const real *source = matrix + column;
-        for (ptrdiff_t i = 0; i < k; i++, strips += STRIP, source += stride)
-            for (ptrdiff_t j = 0; j < width; j += VL)
-                store(strips + j, load_n(source + j, min_of(VL, width - j)));
-    }
+    for (ptrdiff_t i = 0; i < k; i++, matrix += stride)
+        for (ptrdiff_t column = from; column < to; column += STRIP) {
+            real *row = strips + (column - from) * k + i * STRIP;
+            for (ptrdiff_t j = 0; j < min_of(STRIP, to - column); j += VL)
+                store_n(row + j, load_n(matrix + column + j, min_of(VL, to - column - j)),
+                        i + 1 < k ? VL : min_of(VL, STRIP - j));
+        }
 }
 
 /* ---- the micro-kernel ---------------------------------------------------------------------------- */
