@@ -157,7 +157,7 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
         products[p] = product_of(work, cell->phases[p], hidden, &mine);
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
         const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
-        if (work->rows.starts) {
+        if (rows_end(&work->rows)) {
             share_rows(work, t, &mine, member);
             if (plan->split == BY_ROWS && t + 1 < work->rows.steps)
                 team_barrier(member); /* rows of the step after may have been another member's */
@@ -179,7 +179,7 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
 static ptrdiff_t chunk_start(const backward_work *work, ptrdiff_t t1)
 {
     ptrdiff_t room = work->plan->chunk * work->call->batch, t0 = t1;
-    if (!work->rows.starts)
+    if (!rows_end(&work->rows))
         return max_of(0, t1 - work->plan->chunk);
     while (t0 > 0 && (room -= gradients_at(work, t0 - 1)) >= 0)
         t0--;
