@@ -37,7 +37,7 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     at.packed = layer->packed ? layer->packed : scratch + planned->packed;
     if (layer->h) { /* what is saved is not the caller's to write to; y is */
         at.h = (real *)layer->h + state;
-        at.y = is_last ? call->y : NULL;
+        at.y = is_last && !call->order ? call->y : NULL;
     } else if (is_last) {
         at.h = call->y;
     } else {
@@ -192,6 +192,17 @@ INLINE void forward_phases(const forward_work *work, const forward_step *step, p
     }
 }
 
+/* Writes h of steps [t0, t1) to y, in the caller's order: each member some rows. */
+static void order_output(const forward_work *work, const layer_place *at, ptrdiff_t t0, ptrdiff_t t1,
+                         const team *member)
+{
+    const lstmc_forward *call = work->call;
+    const ptrdiff_t hidden = call->layers[0].hidden, start = rows_before(&work->rows, t0);
+    ptrdiff_t from, to;
+    team_share(member, rows_before(&work->rows, t1) - start, &from, &to);
+    scatter_chunk(call->y, call->order + start + from, at->h + (start + from) * hidden, to - from, hidden);
+}
+
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
 static void forward_chunk(const forward_work *work, int l, const layer_place *at, const real *x, ptrdiff_t t0,
                           ptrdiff_t t1, const team *member)
@@ -234,6 +245,8 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
             end_rows(layer, &step, next, &mine);
         next_step(&step, alive * hidden, layer->gates ? cell->saved : 0, at->keeps_c);
     }
+    if (work->call->order && l == work->call->num_layers - 1)
+        order_output(work, at, t0, t1, member);
 }
 
 /* What comes before the first step of a layer: its weights in panels, and slot 0 of what is saved. Where
