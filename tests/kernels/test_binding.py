@@ -8,12 +8,9 @@ from support import assert_same_bits
 import lstmc
 from lstmc._kernels.binding import core
 from lstmc._kernels.calls import (
-    BackwardLayer,
-    BackwardStack,
     ForwardLayer,
     ForwardStack,
     Rows,
-    Weights,
 )
 
 ROWS, INPUTS, OUTPUTS = 3, 5, 4
@@ -231,114 +228,8 @@ def test_gradients_in_the_memory_of_those_of_the_weights():
 
 
 # --------------------------------------------------------------------------------------------------
-# Rows of sequences that differ in length
+# Rows gathered
 # --------------------------------------------------------------------------------------------------
-
-# Three sequences of 3, 2 and 1 steps, of 2 inputs and 4 units.
-STARTS = np.array([0, 3, 5, 6])
-BEFORE = np.array([0, 1, 2, 3, 4, 6])
-
-
-def packed_calls(forward=None, backward=None):
-    """Return the number of a cell and stacks of a forward and a backward call over these sequences."""
-    weights = Weights(ones(4, 2), ones(4, 4), ones(4))
-    saved = {"h": ones(9, 4), "c": None, "gates": None}
-    forward = {
-        "h_n": ones(3, 4),
-        "c_n": None,
-        "h0": ones(3, 4),
-        "c0": None,
-        **saved,
-        **(forward or {}),
-    }
-    backward = {
-        **saved, "dh0": ones(3, 4), "dc0": None, "dh": ones(6, 4), "dgates": ones(6, 4),
-        "dweights": Weights(*(w.copy() for w in weights)), **(backward or {}),
-    }  # fmt: skip
-    return (
-        core.cell("rnn_tanh"),
-        ForwardStack([ForwardLayer(weights, **forward)], ones(6, 2), ones(6, 4)),
-        BackwardStack([BackwardLayer(weights, **backward)], ones(6, 2), ones(6, 4), ones(6, 2)),
-    )
-
-
-def run_packed(steps=3, batch=3, starts=STARTS, before=BEFORE, differentiate=True):
-    """Run one of the calls; a refused one has written nothing."""
-    cell, forward, backward = packed_calls()
-    rows = Rows(steps, batch, starts, before)
-    written = [forward.y, forward.layers[0].h, backward.dx, *backward.layers[0].dweights]
-    before = [a.copy() for a in written]
-    try:
-        if differentiate:
-            core.recurrent_backward(cell, [backward], rows)
-        else:
-            core.recurrent_forward(cell, [forward], rows)
-    except (TypeError, ValueError):
-        assert_same_bits(written, before)
-        raise
-    assert any(not np.array_equal(a, b) for a, b in zip(written, before, strict=True))
-
-
-STARTS_ERRORS = {
-    "a step less": (STARTS[:-1].copy(), "starts must be a contiguous int64 array of 4 elements"),
-    "a step more": (np.array([0, 3, 5, 6, 7]), "starts must be a contiguous int64 array of 4"),
-    "int32": (STARTS.astype(np.int32), "starts must be"),
-    "a list": (STARTS.tolist(), "starts must be|incorrect type|kernels take"),
-    "unaligned": (unaligned(STARTS), "starts must be"),
-    "backwards": (STARTS[::-1], "starts must be"),
-    "not from 0": (np.array([1, 3, 5, 6]), "starts must begin with 0 and the number of sequences"),
-    "fewer sequences": (np.array([0, 2, 4, 6]), "starts must begin with 0 and the number"),
-    "growing": (np.array([0, 3, 4, 6]), "starts must not grow by more than before.*step 2"),
-    "a step of none": (
-        np.array([0, 3, 6, 6]),
-        "starts must not grow by more.*nor by none: see step 2",
-    ),
-    "shrinking": (np.array([0, 3, 2, 6]), "starts must not grow.*step 1"),
-}
-BEFORE_ERRORS = {
-    "None": (None, "before must be|incorrect type|kernels take"),
-    "a row less": (BEFORE[:-1].copy(), "before must be a contiguous int64 array of 6 elements"),
-    "int32": (BEFORE.astype(np.int32), "before must be"),
-    "negative": (np.array([0, 1, 2, 3, 4, -1]), "before must be rows of h, got -1 at 5"),
-    "beyond h": (np.array([0, 1, 9, 3, 4, 5]), "before must be rows of h, got 9 at 2"),
-    "far beyond": (np.array([2**62, 1, 2, 3, 4, 5]), "before must be rows of h, got"),
-}
-
-
-@pytest.mark.parametrize("differentiate", [False, True])
-@pytest.mark.parametrize(("starts", "message"), STARTS_ERRORS.values(), ids=STARTS_ERRORS)
-def test_starts_that_are_refused(starts, message, differentiate):
-    run_packed(differentiate=differentiate)
-    with pytest.raises((TypeError, ValueError), match=message):
-        run_packed(starts=starts, differentiate=differentiate)
-
-
-@pytest.mark.parametrize(("before", "message"), BEFORE_ERRORS.values(), ids=BEFORE_ERRORS)
-def test_rows_before_that_are_refused(before, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        run_packed(before=before)
-    run_packed(before=before, differentiate=False)  # where they are not read
-
-
-@pytest.mark.parametrize(("steps", "batch"), [(-1, 3), (3, -1), (2, 3), (4, 3), (3, 2), (3, 4)])
-def test_sizes_that_starts_do_not_have(steps, batch):
-    for differentiate in (False, True):
-        with pytest.raises(ValueError, match="must"):
-            run_packed(steps, batch, differentiate=differentiate)
-
-
-@pytest.mark.parametrize("name", ["h_n", "h0", "h"])
-def test_arrays_of_a_packed_call(name):
-    """They are measured by the rows that starts says, forward and backward."""
-    size = {"h": 9}.get(name, 3)
-    for wrong in (ones(size - 1, 4), ones(size + 1, 4)):
-        cell, stack, _ = packed_calls(forward={name: wrong})
-        with pytest.raises(ValueError, match=f"{name} must be a .*of {4 * size} elements"):
-            core.recurrent_forward(cell, [stack], Rows(3, 3, STARTS))
-    for name, size in (("h", 9), ("dh0", 3), ("dh", 6), ("dgates", 6)):
-        cell, _, stack = packed_calls(backward={name: ones(size - 1, 4)})
-        with pytest.raises(ValueError, match=f"{name} must be a .*of {4 * size} "):
-            core.recurrent_backward(cell, [stack], Rows(3, 3, STARTS, BEFORE))
 
 
 def gathered(to=None, source=None, index=None):

@@ -35,8 +35,8 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "recurrent/test_time",
          "recurrent/test_time_bits", "recurrent/test_time_traces", "recurrent/test_time_errors",
          "test_layers", "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding",
-         "kernels/test_c_api", "kernels/test_c_api_bounds", "kernels/test_packing", "kernels/test_driver",
-         "kernels/test_team",
+         "kernels/test_binding_rows", "kernels/test_c_api", "kernels/test_c_api_bounds",
+         "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
          "network/test_network", "network/test_time", "network/test_last",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip

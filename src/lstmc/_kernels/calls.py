@@ -20,12 +20,17 @@ class Rows(NamedTuple):
         Where the rows of each step begin. None: all sequences have T steps.
     before : ndarray (N,) of intp, or None
         Which row of h, (B+N, H), each row's step began from. Backward needs it beside `starts`.
+    order : ndarray (N,) of intp, or None
+        Which row of y, dy and dx each row is, where their order is another: of `places` rows. Others are left
+        alone.
     """
 
     steps: int
     batch: int
     starts: Any = None
     before: Any = None
+    order: Any = None
+    places: int = 0
 
     @property
     def count(self):

@@ -27,7 +27,7 @@ class Run:
         self.directions, self.hidden = layer.num_directions, layer.hidden_size
 
     def forward(self, x, initial, final, traces):
-        """Run all layers: return the rows of the output, (N, D*H) or (T, B, H).
+        """Run all layers: return the rows of the output, (N, D*H), or the output itself, (T, B, H).
 
         Parameters
         ----------
@@ -50,9 +50,8 @@ class Run:
                     calls.append(ForwardLayer(weights[number], *states, *saved))
                 stacks.append(ForwardStack(calls, self._read_by(d, x), self._output(t)))
             if self.of.count:
-                layer.kernels.recurrent_forward(
-                    layer.handle, stacks, self.of.rows, self.num_threads
-                )
+                rows = self.of.rows_of_grid if self._writes_grid(t) else self.of.rows
+                layer.kernels.recurrent_forward(layer.handle, stacks, rows, self.num_threads)
             outputs = [stack.y for stack in stacks]
             if outputs[0] is None:
                 outputs = self._outputs(traces, group[-1] + 1 - self.directions)
@@ -61,11 +60,11 @@ class Run:
 
     def backward(self, dy, trace, arriving, departing, recorded=None, need_dx=True, consume=False,
                  need_grads=True):  # fmt: skip
-        """Differentiate all layers: return the rows of dx, or None.
+        """Differentiate all layers: return the rows of dx, (N, I), or dx itself, (T, B, I), or None.
 
         Parameters
         ----------
-        dy : ndarray (N, D*H) or None
+        dy : ndarray (T, B, D*H) or None
         trace : RecurrentTrace
         arriving, departing : lists of ndarray (L*D, S, H)
             The gradients at the states that sequences end with (or None), and at those that they begin with,
@@ -77,6 +76,10 @@ class Run:
         """
         layer, directions = self.layer, self.directions
         weights, dweights = layer.both_weights()
+        on_grid = directions == 1 and not recorded
+        if dy is not None and not on_grid:
+            dy = self.of.packed(dy, self.num_threads, layer.pool.array)
+        rows = self.of.rows_of_grid if on_grid else self.of.rows
         for group in reversed(self._groups()):
             lowest = group[0] == 0
             x = (
@@ -108,16 +111,17 @@ class Run:
                 if need_dx or not lowest:
                     # What was made for this call alone is written over; so is the trace, if it may be.
                     ours = source is not None and (source is not trace.inputs or consume)
-                    dx = thawed(source) if ours else layer.empty((*x.shape[:-1], x.shape[-1]))
+                    if rows.order is not None:
+                        dx = self.of.grid(x.shape[-1], layer.empty)
+                    else:
+                        dx = thawed(source) if ours else layer.empty(x.shape)
                 arrives = self._arriving_at(d, dy)
                 if recorded:
                     above = recorded[numbers[-1]].dh_above
                     above[...] = 0 if arrives is None else arrives.reshape(above.shape)
                 stacks.append(BackwardStack(calls, dx, arrives, source))
             if self.of.count:
-                layer.kernels.recurrent_backward(
-                    layer.handle, stacks, self.of.rows, self.num_threads
-                )
+                layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)
         return dy
 
@@ -139,10 +143,13 @@ class Run:
     def _output(self, trace):
         """Return an array for the output of one direction; None where it is copied from a trace."""
         of = self.of
-        if trace and (self.directions == 2 or of.order is not None):
-            return None
-        shape = (of.rows.count,) if of.order is not None else (of.steps, of.batch)
-        return self.layer.empty((*shape, self.hidden))
+        if self._writes_grid(trace) or (of.order is None and not trace):
+            return of.grid(self.hidden, self.layer.empty)
+        return None if trace else self.layer.empty((of.rows.count, self.hidden))
+
+    def _writes_grid(self, trace):
+        """Whether kernels write the output as it is returned, beside the states that they save."""
+        return self.directions == 1 and trace is not None
 
     def _outputs(self, traces, number):
         """Return what the directions of the layer of this number wrote, each in its own order."""

@@ -30,6 +30,8 @@ class Sequences:
     ----------
     rows : Rows
         As kernels take them; of either direction.
+    rows_of_grid : Rows
+        The same, of calls whose y, dy and dx are the grid.
     count : int
         The number of sequences.
     are_rows : bool
@@ -67,6 +69,7 @@ class Sequences:
     def _make_equal(self):
         steps, batch = self.steps, self.batch
         self.rows, self.count, self.are_rows = Rows(steps, batch), batch, True
+        self.rows_of_grid = self.rows
         self.order = self.place = self.flip = None
         if self.directions == 2:
             rows = np.arange(steps * batch).reshape(steps, batch)
@@ -100,6 +103,7 @@ class Sequences:
         self.place[self.order] = np.arange(len(self.order))
         before = np.where(step == 0, number, self.count + starts[step - 1] + number)
         self.rows = Rows(longest, self.count, _indices(starts), _indices(before))
+        self.rows_of_grid = self.rows._replace(order=self.order, places=steps * batch)
         self.flip = None
         if self.directions == 2:
             self.flip = _indices(starts[length[number] - 1 - step] + number)
@@ -131,6 +135,13 @@ class Sequences:
         if self.place is None:
             return rows.reshape(shape)
         return _gathered(rows, self.place, num_threads, room).reshape(shape)
+
+    def grid(self, features, make):
+        """Return a new array (T, B, features) from make(shape), with zeros beyond each end."""
+        out = make((self.steps, self.batch, features))
+        if self.order is not None and len(self.order) < self.steps * self.batch:
+            out.reshape(-1, features)[self.place < 0] = 0
+        return out
 
     def flipped(self, rows, num_threads=None, room=None):
         """Return the rows (N, .) of one direction in the order of the other, each at its own step."""

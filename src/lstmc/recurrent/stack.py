@@ -322,7 +322,6 @@ class Recurrent(Layer):
         form = (of.steps, of.batch, unbatched)
         if dy is not None:
             dy, _ = self._enter("dy", dy, self.num_directions * self._hidden_size, form)
-            dy = of.packed(dy, num_threads, self.pool.array)
         arriving = gradient = [None] * len(self._cell.states)
         if dstate is not None:
             gradient = self.enter_state("dstate", dstate, of.batch, unbatched)

@@ -34,16 +34,20 @@ cdef struct step_rows:
     Py_ssize_t steps, batch, count
     const Py_ssize_t *starts
     const Py_ssize_t *before
+    const Py_ssize_t *order
+    Py_ssize_t places  # rows of y, dy and dx
 
 
 cdef step_rows rows_of(of, bint differentiated) except *:
     """Check a calls.Rows: nothing outside the arrays is read or written where it holds."""
-    cdef step_rows to = step_rows(steps=of.steps, batch=of.batch, count=0, starts=NULL, before=NULL)
+    cdef step_rows to = step_rows(steps=of.steps, batch=of.batch, count=0, starts=NULL, before=NULL, order=NULL, places=0)
     cdef Py_ssize_t t, most = to.batch
     if to.steps < 0 or to.batch < 0:
         raise ValueError(f"steps and batch must not be negative, got {to.steps} and {to.batch}")
-    to.count = to.steps * to.batch
+    to.count = to.places = to.steps * to.batch
     if of.starts is None:
+        if of.order is not None:
+            raise ValueError("order must be None without starts")
         return to
     to.starts = <const Py_ssize_t *>address_of("starts", of.starts, NPY_INTP, to.steps + 1, False)
     if to.steps < 1 or to.starts[0] or to.starts[1] != most:
@@ -52,12 +56,20 @@ cdef step_rows rows_of(of, bint differentiated) except *:
         if not 0 < to.starts[t + 1] - to.starts[t] <= most:
             raise ValueError(f"starts must not grow by more than before, nor by none: see step {t}")
         most = to.starts[t + 1] - to.starts[t]
-    to.count = to.starts[to.steps]
+    to.count = to.places = to.starts[to.steps]
     if differentiated:
         to.before = <const Py_ssize_t *>address_of("before", of.before, NPY_INTP, to.count, False)
         for t in range(to.count):
             if not 0 <= to.before[t] < to.batch + to.count:
                 raise ValueError(f"before must be rows of h, got {to.before[t]} at {t}")
+    if of.order is not None:
+        to.places = of.places
+        if not to.count <= to.places < 1 << 40:  # no product with a width overflows
+            raise ValueError(f"places must be {to.count} or more, got {to.places}")
+        to.order = <const Py_ssize_t *>address_of("order", of.order, NPY_INTP, to.count, False)
+        for t in range(to.count):
+            if not 0 <= to.order[t] < to.places:
+                raise ValueError(f"order must be of {to.places} rows, got {to.order[t]} at {t}")
     return to
 
 
@@ -171,9 +183,12 @@ cdef class PlannedForward(Planned):
             self.table.forward_plan_size(n), n * sizeof(lstmc_forward_layer))
         self.call = lstmc_forward(
             y=NULL, x=address_of("x", stack.x, sizes.number, rows.count * sizes.inputs, False), layers=c_layers,
-            num_layers=n, cell=cell, steps=rows.steps, batch=rows.batch, starts=rows.starts, threads=threads, scratch=NULL)
-        if stack.y is not None or not saves:
-            self.call.y = address_of("y", stack.y, sizes.number, rows.count * sizes.hidden, True)
+            num_layers=n, cell=cell, steps=rows.steps, batch=rows.batch, starts=rows.starts,
+            order=rows.order, threads=threads, scratch=NULL)
+        if rows.order != NULL and not saves:
+            raise ValueError("order must be None where nothing is saved")
+        if stack.y is not None or not saves or rows.order != NULL:
+            self.call.y = address_of("y", stack.y, sizes.number, rows.places * sizes.hidden, True)
         for i in range(n):
             c_layers[i] = forward_layer(layers[i], &sizes, saves)
             sizes.inputs = sizes.hidden
@@ -194,29 +209,32 @@ cdef class PlannedBackward(Planned):
         cdef bint adds = layers[0].dweights.weight_ih is not None
         if repeat < 1 or (adds and repeat > 1):
             raise ValueError(f"repeat must be 1, or more where no weight's gradient is asked, got {repeat}")
+        if rows.order != NULL and repeat > 1:
+            raise ValueError(f"order must be None where repeat is above 1, got {repeat}")
         sizes.batch *= repeat
         sizes.rows *= repeat
         cdef lstmc_backward_layer *c_layers = <lstmc_backward_layer *>self.room(
             self.table.backward_plan_size(), n * sizeof(lstmc_backward_layer))
         self.call = lstmc_backward(
-            dx=optional_address("dx", stack.dx, sizes.number, sizes.rows * sizes.inputs, True),
-            dy=optional_address("dy", stack.dy, sizes.number, sizes.rows * sizes.hidden, False),
+            dx=optional_address("dx", stack.dx, sizes.number, rows.places * repeat * sizes.inputs, True),
+            dy=optional_address("dy", stack.dy, sizes.number, rows.places * repeat * sizes.hidden, False),
             x=NULL, layers=c_layers, num_layers=n, cell=cell, steps=rows.steps, batch=sizes.batch, starts=rows.starts,
-            before=rows.before, repeat=repeat, threads=threads, scratch=NULL)
+            before=rows.before, order=rows.order, repeat=repeat, threads=threads, scratch=NULL)
         if adds:
             self.call.x = address_of("x", stack.x, sizes.number, sizes.rows * sizes.inputs, False)
         for i in range(n):
             if (layers[i].dweights.weight_ih is not None) != adds:
                 raise ValueError("dweights must be there for all layers or for none")
             c_layers[i] = backward_layer(layers[i], &sizes, repeat)
-            check_gradients_apart(&self.call, &c_layers[i], &sizes)
+            check_gradients_apart(&self.call, &c_layers[i], &sizes, rows.places * repeat)
             sizes.inputs = sizes.hidden
         self.scratch = scratch_pool.take(scratch_bytes(self.table.plan_backward(self.memory, &self.call)))
         self.call.scratch = self.scratch.data()
 
 
-cdef check_gradients_apart(const lstmc_backward *call, const lstmc_backward_layer *layer, const layer_sizes *of):
-    """Refuse gradients that arrive in the memory of those of the weights, which are added to."""
+cdef check_gradients_apart(const lstmc_backward *call, const lstmc_backward_layer *layer, const layer_sizes *of,
+                           Py_ssize_t places):
+    """Refuse gradients that arrive in the memory of those of the weights, which are added to: dy has `places` rows."""
     cdef Py_ssize_t size = 8 if of.number == NPY_DOUBLE else 4, state = of.batch * of.hidden
     cdef const void *added[3]
     cdef Py_ssize_t counts[3]
@@ -224,7 +242,7 @@ cdef check_gradients_apart(const lstmc_backward *call, const lstmc_backward_laye
     counts[0], counts[1] = of.gates * of.hidden * of.inputs, of.gates * of.hidden * of.hidden
     counts[2] = of.biases * of.hidden
     for i in range(3):
-        check_apart(size, "dy", call.dy, of.rows * of.hidden, "the gradients of the weights", added[i], counts[i])
+        check_apart(size, "dy", call.dy, places * of.hidden, "the gradients of the weights", added[i], counts[i])
         check_apart(size, "dstate", layer.dh_n, state, "the gradients of the weights", added[i], counts[i])
         check_apart(size, "dstate", layer.dc_n, state, "the gradients of the weights", added[i], counts[i])
 

@@ -45,7 +45,7 @@ cdef class RecurrentStepper:
         self.memory = []
         self.form = [[(type(w), w.dtype, w.shape) for w in one] for one in layers]
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, steps=1, batch=batch,
-                                  starts=NULL, threads=threads_for(num_threads), scratch=NULL)
+                                  starts=NULL, order=NULL, threads=threads_for(num_threads), scratch=NULL)
         operations = 0
         for i in range(n):
             self.layers[i] = lstmc_forward_layer(

@@ -30,6 +30,7 @@ typedef struct {
     const lstmc_backward_layer *layer;
     const real *dy, *x;
     real *dx;
+    const ptrdiff_t *dy_order, *dx_order; /* where they are the caller's, and he has another; else NULL */
 } layer_work;
 
 /* dh, dc = what arrives through the final state. */
@@ -71,16 +72,20 @@ static void finish_backward(const backward_work *work, const lstmc_backward_laye
  * which are one array unless the cell keeps them apart. */
 typedef struct {
     real *input, *recurrent;
+    const real *dy; /* beside them what arrives from above, (steps of the chunk, B, H), or NULL for zeros */
 } chunk_gradients;
 
-static chunk_gradients gradients_of(const backward_work *work, const lstmc_backward_layer *layer,
-                                    ptrdiff_t t0)
+static chunk_gradients gradients_of(const backward_work *work, const layer_work *at, ptrdiff_t t0)
 {
     const backward_plan *plan = work->plan;
+    const lstmc_backward_layer *layer = at->layer;
+    const real *dy = at->dy ? at->dy + gradients_before(work, t0) * layer->hidden : NULL;
     real *dsums = work->scratch + plan->dsums;
     if (layer->dgates)
         dsums = (real *)layer->dgates + gradients_before(work, t0) * plan->cell->gates * layer->hidden;
-    return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums};
+    if (at->dy && at->dy_order)
+        dy = work->scratch + plan->edge;
+    return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums, dy};
 }
 
 /* Step t, from the `row`-th row of the chunk's gradients on. */
@@ -102,7 +107,7 @@ static backward_step step_back(const backward_work *work, const layer_work *at, 
     step.doperand = work->scratch + plan->doperand;
     step.dh_later = layer->dh ? (real *)layer->dh + arriving : NULL;
     step.dc_later = layer->dc ? (real *)layer->dc + arriving : NULL;
-    step.dy = at->dy ? at->dy + arriving : NULL;
+    step.dy = d.dy ? d.dy + row * hidden : NULL;
     step.h = (const real *)layer->h + of->batch * hidden + state;
     step.c = cell->has_c ? (const real *)layer->c + of->batch * hidden + state : NULL;
     step.saved = cell->saved ? (const real *)layer->gates + cell->saved * state : NULL;
@@ -157,7 +162,7 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
         products[p] = product_of(work, cell->phases[p], hidden, &mine);
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
         const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
-        if (work->rows.starts) {
+        if (rows_end(&work->rows)) {
             share_rows(work, t, &mine, member);
             if (plan->split == BY_ROWS && t + 1 < work->rows.steps)
                 team_barrier(member); /* rows of the step after may have been another member's */
@@ -179,7 +184,7 @@ static void backward_steps(const backward_work *work, const layer_work *at, chun
 static ptrdiff_t chunk_start(const backward_work *work, ptrdiff_t t1)
 {
     ptrdiff_t room = work->plan->chunk * work->call->batch, t0 = t1;
-    if (!work->rows.starts)
+    if (!rows_end(&work->rows))
         return max_of(0, t1 - work->plan->chunk);
     while (t0 > 0 && (room -= gradients_at(work, t0 - 1)) >= 0)
         t0--;
@@ -270,18 +275,26 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
     for (ptrdiff_t t1 = work->rows.steps, t0; t1 > 0; t1 = t0) {
         t0 = chunk_start(work, t1);
         const ptrdiff_t before = gradients_before(work, t0), rows = gradients_before(work, t1) - before;
-        const chunk_gradients d = gradients_of(work, layer, t0);
+        const chunk_gradients d = gradients_of(work, at, t0);
+        team_share(member, rows, &from, &to);
+        if (d.dy && at->dy_order) {
+            gather_chunk((real *)d.dy + from * hidden, at->dy, at->dy_order + before + from, to - from,
+                         hidden);
+            team_barrier(member);
+        }
         backward_steps(work, at, d, t0, t1, mine, member);
         if (layer->dweight_ih) {
             bias_gradients(work, layer, d, rows, member);
             for (int p = 0; p < plan->cell->num_phases; p++)
                 weight_gradients(work, at, plan->cell->phases[p], d, before, rows, member);
         }
-        team_share(member, rows, &from, &to);
-        if (at->dx) /* = dsums W. It may be x: of these rows that is not read again */
-            NAME(product)(at->dx + (before + from) * inputs, inputs, PANEL,
-                          row_major(d.input + from * sums, sums), work->scratch + plan->w, to - from, inputs,
-                          sums, 0);
+        if (at->dx) { /* = dsums W. It may be x: of these rows that is not read again */
+            real *dx = at->dx_order ? work->scratch + plan->edge : at->dx + before * inputs;
+            NAME(product)(dx + from * inputs, inputs, PANEL, row_major(d.input + from * sums, sums),
+                          work->scratch + plan->w, to - from, inputs, sums, 0);
+            if (at->dx_order)
+                scatter_chunk(at->dx, at->dx_order + before + from, dx + from * inputs, to - from, inputs);
+        }
         team_barrier(member); /* the next chunk writes over dsums */
     }
     finish_backward(work, layer, mine);
@@ -297,6 +310,8 @@ static void backward_member(void *given, const team *member)
     for (int l = call->num_layers - 1; l >= 0; l--) {
         const lstmc_backward_layer *layer = &call->layers[l], *below = layer - 1;
         layer_work at = {.layer = layer, .dy = dy};
+        at.dy_order = l == call->num_layers - 1 ? call->order : NULL;
+        at.dx_order = l == 0 ? call->order : NULL;
         at.x = l ? (const real *)below->h + call->batch * below->hidden : (const real *)call->x;
         at.dx = !l ? (real *)call->dx : layer->dx ? (real *)layer->dx : work->scratch + work->plan->between;
         backward_layer(work, &at, member);

@@ -37,7 +37,7 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     at.packed = layer->packed ? layer->packed : scratch + planned->packed;
     if (layer->h) { /* what is saved is not the caller's to write to; y is */
         at.h = (real *)layer->h + state;
-        at.y = is_last ? call->y : NULL;
+        at.y = is_last && !call->order ? call->y : NULL;
     } else if (is_last) {
         at.h = call->y;
     } else {
@@ -108,7 +108,7 @@ INLINE part part_of(const forward_work *work, ptrdiff_t hidden, ptrdiff_t t, con
 /* The most rows of a step that are one member's. */
 static ptrdiff_t most_rows(const forward_work *work, const team *member)
 {
-    const int shared = work->plan->split == BY_ROWS && member->size > 1;
+    const int shared = work->plan->split == BY_ROWS && !is_alone(member);
     return shared ? ceil_div(work->rows.batch, member->size) : work->rows.batch;
 }
 
@@ -118,7 +118,7 @@ static ptrdiff_t chunk_end(const forward_work *work, ptrdiff_t t0, const team *m
     const forward_plan *plan = work->plan;
     const ptrdiff_t members = plan->split == BY_ROWS ? member->size : 1;
     ptrdiff_t room = plan->chunk * most_rows(work, member), t1 = t0;
-    if (!work->rows.starts)
+    if (!rows_end(&work->rows))
         return min_of(work->rows.steps, t0 + plan->chunk);
     while (t1 < work->rows.steps && (room -= ceil_div(rows_at(&work->rows, t1), members)) >= 0)
         t1++;
@@ -130,31 +130,22 @@ static ptrdiff_t chunk_end(const forward_work *work, ptrdiff_t t0, const team *m
 static void end_rows(const lstmc_forward_layer *layer, const forward_step *step, ptrdiff_t first,
                      const part *mine)
 {
-    const ptrdiff_t hidden = layer->hidden, unit = mine->first * VL,
-                    units = min_of(mine->last * VL, hidden) - unit;
-    first = max_of(mine->from, first);
-    const ptrdiff_t at_once = units == hidden ? max_of(1, mine->to - first) : 1; /* rows side by side */
-    for (ptrdiff_t row = first; row < mine->to; row += at_once) {
-        const ptrdiff_t here = row * hidden + unit, size = at_once * units * sizeof(real);
-        memcpy((real *)layer->h_n + here, step->h + here, size);
+    const ptrdiff_t hidden = layer->hidden, unit = mine->first * VL;
+    const ptrdiff_t units = min_of(mine->last * VL, hidden) - unit;
+    ptrdiff_t here = max_of(mine->from, first) * hidden + unit, size = units;
+    if (units == hidden) /* rows side by side */
+        size = mine->to * hidden - here;
+    for (; here < mine->to * hidden; here += max_of(size, hidden)) {
+        memcpy((real *)layer->h_n + here, step->h + here, size * sizeof(real));
         if (layer->c) /* otherwise c_n is where c is */
-            memcpy((real *)layer->c_n + here, step->c + here, size);
+            memcpy((real *)layer->c_n + here, step->c + here, size * sizeof(real));
     }
 }
 
-/* Of one phase, in panels, what is a member's of a chunk. */
-typedef struct {
-    const real *w, *r; /* its panels of them */
-    const real *bias;  /* all panels, and so below */
-    real *sums;        /* its rows of the steps that are not done yet */
-    real *recurrent;   /* its rows of one step, where R's sums are apart; else the sums */
-    ptrdiff_t first;   /* the panel that its units begin with */
-    ptrdiff_t columns; /* from there on */
-} phase_share;
-
-/* Says it of a phase, in place: a copy would wait for its stores. place: rows of the members before. */
+/* Says it of a phase, in place: a copy would wait for its stores. place: rows of the members before; most: of
+ * a step, of any member. */
 static void lay_share(phase_share *share, const forward_work *work, int l, int p, const real *packed,
-                      const part *mine, ptrdiff_t place)
+                      const part *mine, ptrdiff_t place, ptrdiff_t most)
 {
     const forward_plan *plan = work->plan;
     const packed_phase *weights = &plan->places[l].weights[p];
@@ -169,10 +160,12 @@ static void lay_share(phase_share *share, const forward_work *work, int l, int p
     share->sums = (real *)work->call->scratch + sums->sums + plan->chunk * rows;
     share->recurrent = (real *)work->call->scratch + sums->recurrent + rows;
     share->columns = min_of(mine->last * gates * VL, sums->columns) - first * PANEL;
+    share->sums_panel = plan->chunk * most * PANEL;
+    share->recurrent_panel = most * PANEL;
 }
 
 /* One step of a member's part, phase by phase. */
-INLINE void forward_phases(const forward_work *work, forward_step *step, phase_share *shares,
+INLINE void forward_phases(const forward_work *work, const forward_step *step, phase_share *shares,
                            const part *mine, const team *member)
 {
     const cell *cell = work->plan->cell;
@@ -186,18 +179,28 @@ INLINE void forward_phases(const forward_work *work, forward_step *step, phase_s
             left = step->saved + phase->operand * hidden;
             stride = cell->saved * hidden;
         }
-        step->bias = share->bias;
-        step->sums = share->sums;
-        step->recurrent = cell->apart ? share->recurrent : share->sums;
+        real *onto = cell->apart ? share->recurrent : share->sums;
+        const ptrdiff_t panel = cell->apart ? share->recurrent_panel : share->sums_panel;
         if (p && work->plan->split == BY_UNITS)
             team_barrier(member); /* the left operand is of all units */
         /* sums += operand R; where they are apart, R's are made anew */
-        NAME(product)((real *)step->recurrent + share->first * step->recurrent_panel, PANEL,
-                      step->recurrent_panel, row_major(left + mine->from * stride, stride), share->r, rows,
-                      share->columns, hidden, !cell->apart);
-        phase->activate(step, mine);
+        NAME(product)(onto + share->first * panel, PANEL, panel,
+                      row_major(left + mine->from * stride, stride), share->r, rows, share->columns, hidden,
+                      !cell->apart);
+        phase->activate(step, share, mine);
         share->sums += rows * PANEL;
     }
+}
+
+/* Writes h of steps [t0, t1) to y, in the caller's order: each member some rows. */
+static void order_output(const forward_work *work, const layer_place *at, ptrdiff_t t0, ptrdiff_t t1,
+                         const team *member)
+{
+    const lstmc_forward *call = work->call;
+    const ptrdiff_t hidden = call->layers[0].hidden, start = rows_before(&work->rows, t0);
+    ptrdiff_t from, to;
+    team_share(member, rows_before(&work->rows, t1) - start, &from, &to);
+    scatter_chunk(call->y, call->order + start + from, at->h + (start + from) * hidden, to - from, hidden);
 }
 
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
@@ -209,41 +212,41 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     const lstmc_forward_layer *layer = &work->call->layers[l];
     const rows_of_steps *of = &work->rows;
     const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs;
-    const ptrdiff_t whole = plan->split == BY_UNITS || member->size == 1;
+    const ptrdiff_t whole = plan->split == BY_UNITS || is_alone(member);
     const ptrdiff_t most = most_rows(work, member), place = whole ? 0 : member->rank * most;
     part mine = part_of(work, hidden, t0, member);
     forward_step step = step_at(work, layer, at, t0);
-    step.sums_panel = plan->chunk * most * PANEL;
-    step.recurrent_panel = cell->apart ? most * PANEL : step.sums_panel;
     phase_share shares[MOST_PHASES];
     for (int p = 0; p < cell->num_phases; p++)
-        lay_share(&shares[p], work, l, p, at->packed, &mine, place);
+        lay_share(&shares[p], work, l, p, at->packed, &mine, place, most);
 
     /* sums = x W: over time at once where a thread's rows of successive steps follow one another */
     for (ptrdiff_t t = t0, row = 0; t < t1; t += whole ? t1 - t0 : 1) {
         const ptrdiff_t start = rows_before(of, t) - rows_before(of, t0);
-        if (!whole && of->starts)
+        if (!whole && rows_end(of))
             mine = part_of(work, hidden, t, member);
         const ptrdiff_t from = start + (whole ? 0 : mine.from);
         const ptrdiff_t to = whole ? rows_before(of, t1) - rows_before(of, t0) : start + mine.to;
         for (int p = 0; p < cell->num_phases; p++)
-            NAME(product)(shares[p].sums + shares[p].first * step.sums_panel + row * PANEL, PANEL,
-                          step.sums_panel, row_major(x + from * inputs, inputs), shares[p].w, to - from,
+            NAME(product)(shares[p].sums + shares[p].first * shares[p].sums_panel + row * PANEL, PANEL,
+                          shares[p].sums_panel, row_major(x + from * inputs, inputs), shares[p].w, to - from,
                           shares[p].columns, inputs, 0);
         row += to - from;
     }
     for (ptrdiff_t t = t0, alive = rows_at(of, t0), next; t < t1; t++, alive = next) {
-        if (of->starts)
+        if (rows_end(of))
             mine = part_of(work, hidden, t, member);
         next = rows_at(of, t + 1);
         step.ahead = next * hidden;
         forward_phases(work, &step, shares, &mine, member);
-        if (plan->split == BY_UNITS || of->starts)
+        if (plan->split == BY_UNITS || rows_end(of))
             team_barrier(member);
         if (next < mine.to)
             end_rows(layer, &step, next, &mine);
         next_step(&step, alive * hidden, layer->gates ? cell->saved : 0, at->keeps_c);
     }
+    if (work->call->order && l == work->call->num_layers - 1)
+        order_output(work, at, t0, t1, member);
 }
 
 /* What comes before the first step of a layer: its weights in panels, and slot 0 of what is saved. Where
@@ -251,12 +254,14 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
 static void begin_layer(const forward_work *work, int l, const team *member)
 {
     const lstmc_forward_layer *layer = &work->call->layers[l];
-    const real *states[] = {layer->h0, layer->c0};
-    real *saved[] = {layer->h, layer->c}, *last[] = {layer->h_n, layer->c_n};
     ptrdiff_t from, to;
     if (!layer->packed)
         pack_share((real *)work->call->scratch + work->plan->places[l].packed, work->plan->cell, layer,
                    member);
+    if (!layer->h && work->call->steps)
+        return;
+    const real *states[] = {layer->h0, layer->c0};
+    real *saved[] = {layer->h, layer->c}, *last[] = {layer->h_n, layer->c_n};
     team_share(member, work->call->batch, &from, &to);
     from *= layer->hidden, to *= layer->hidden;
     for (int s = 0; s < 1 + work->plan->cell->has_c; s++) {

@@ -64,6 +64,9 @@ typedef struct {
     int cell;                /* the number that cell() returns for its name */
     ptrdiff_t steps, batch;  /* T, B */
     const ptrdiff_t *starts; /* (T+1,), or NULL; a plan is for these, too */
+    /* (starts[T],) which row of y each of h is, where states are saved; NULL: the same. Rows that it does not
+       name are not written. */
+    const ptrdiff_t *order;
     int threads;
     void *scratch; /* as many bytes as plan_forward() says; not read by that */
 } lstmc_forward;
@@ -107,6 +110,9 @@ typedef struct {
     ptrdiff_t steps, batch;
     const ptrdiff_t *starts; /* (T+1,) as forward had it; of its rows, where `repeat` is above 1 */
     const ptrdiff_t *before; /* (starts[T],) which row of h each row's step began from; NULL without starts */
+    /* (starts[T],) which row of dy and dx each of h is; NULL: the same. With it `repeat` is 1, dx not x, and
+       rows that it does not name are neither read nor written. */
+    const ptrdiff_t *order;
     /* Gradients of one forward row: h, c and gates have B / repeat rows, and row b of all gradients belongs
        to row b / repeat of those. Above 1 no weight's gradient may be asked; 0 is 1. */
     ptrdiff_t repeat;

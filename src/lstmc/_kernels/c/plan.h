@@ -14,17 +14,40 @@ typedef struct {
     ptrdiff_t steps, batch;
 } rows_of_steps;
 
+/* Whether some end before the last step. Said to be unlikely, so that the code of a plain step lies together:
+ * one step of a small layer, called from Python, waits for every cache line of code that it goes through. */
+INLINE int rows_end(const rows_of_steps *of) { return __builtin_expect(of->starts != NULL, 0); }
+
 /* Rows of all steps before t. */
 INLINE ptrdiff_t rows_before(const rows_of_steps *of, ptrdiff_t t)
 {
-    return of->starts ? of->starts[t] : t * of->batch;
+    return rows_end(of) ? of->starts[t] : t * of->batch;
 }
 /* Rows of step t; none after the last. */
 INLINE ptrdiff_t rows_at(const rows_of_steps *of, ptrdiff_t t)
 {
     if (t >= of->steps)
         return 0;
-    return of->starts ? of->starts[t + 1] - of->starts[t] : of->batch;
+    return rows_end(of) ? of->starts[t + 1] - of->starts[t] : of->batch;
+}
+
+/* The rows of y, dy and dx may be in the caller's order: those of a chunk go there, or come from there, while
+ * the chunk is in cache. Row i is the order[i]-th of the caller's. */
+static void scatter_chunk(real *to, const ptrdiff_t *order, const real *from, ptrdiff_t rows,
+                          ptrdiff_t columns)
+{
+    for (ptrdiff_t i = 0; i < rows; i++)
+        memcpy(to + order[i] * columns, from + i * columns, columns * sizeof(real));
+}
+static void gather_chunk(real *to, const real *from, const ptrdiff_t *order, ptrdiff_t rows,
+                         ptrdiff_t columns)
+{
+    enum { AHEAD = 4 }; /* rows lie anywhere: one is asked for while others are copied */
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        for (ptrdiff_t c = 0; i + AHEAD < rows && c < columns; c += LINE)
+            __builtin_prefetch(from + order[i + AHEAD] * columns + c);
+        memcpy(to + i * columns, from + order[i] * columns, columns * sizeof(real));
+    }
 }
 
 /* Who computes which outputs: the results have the same bits for every choice. */
@@ -90,6 +113,7 @@ typedef struct {
     ptrdiff_t dsums;      /* (chunk, B, G*H) */
     ptrdiff_t drecurrent; /* the same, where R's sums are apart */
     ptrdiff_t between;    /* (T, B, .) from a layer to the one below */
+    ptrdiff_t edge;       /* (chunk, B, .) of dy and then of dx, where those have the caller's order */
     ptrdiff_t for_weights;
 } backward_plan;
 
@@ -100,6 +124,7 @@ typedef struct {
     ptrdiff_t widest, inputs; /* of all layers */
     ptrdiff_t between;        /* the widest input of a layer but the first */
     ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
+    int ordered;              /* dy and dx have the caller's order */
 } backward_sizes;
 
 /* Lays the plan down; returns the bytes of scratch. A chunk has as many rows as a block of the products for
@@ -126,7 +151,9 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     plan->dsums = plan->doperand + (cell->num_phases > 1 ? state : 0);
     plan->drecurrent = plan->dsums + aligned(plan->chunk * batch * of->dsums);
     plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * batch * sums) : 0);
-    plan->for_weights = plan->between + aligned(rows_before(&of->rows, steps) * of->repeat * of->between);
+    plan->edge = plan->between + aligned(rows_before(&of->rows, steps) * of->repeat * of->between);
+    plan->for_weights =
+        plan->edge + (of->ordered ? aligned(plan->chunk * batch * max_of(of->widest, of->inputs)) : 0);
     return plan->for_weights * (ptrdiff_t)sizeof(real) + (ptrdiff_t)for_weights;
 }
 
@@ -146,6 +173,7 @@ static ptrdiff_t scratch_after(const lstmc_forward *call)
 {
     const cell *cell = cell_of(call->cell);
     backward_sizes of = {.rows = {call->starts, call->steps, call->batch}, .repeat = 1};
+    of.ordered = call->order != NULL;
     backward_plan plan;
     for (int l = 0; l < call->num_layers; l++)
         add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
@@ -166,6 +194,7 @@ static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
     backward_plan *plan = memory;
     const cell *cell = cell_of(call->cell);
     backward_sizes of = {.rows = forward_rows(call), .repeat = max_of(1, call->repeat)};
+    of.ordered = call->order != NULL;
     if (!cell)
         return LSTMC_UNKNOWN;
     for (int l = 0; l < call->num_layers; l++)

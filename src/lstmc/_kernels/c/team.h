@@ -36,10 +36,13 @@ static inline team team_half(const team *member)
                   1 + second};
 }
 
+/* The case whose code the compiler is to lay together: a step of a small layer has no others. */
+static inline int is_alone(const team *member) { return __builtin_expect(member->size == 1, 1); }
+
 /* Everything written by any member before it is seen by every member after it. */
 static inline void team_barrier(const team *member)
 {
-    if (member->size > 1)
+    if (!is_alone(member))
         lstmc_team_barrier(member);
 }
 
@@ -48,7 +51,7 @@ static inline void team_share(const team *member, ptrdiff_t n, ptrdiff_t *from, 
 {
     *from = 0;
     *to = n;
-    if (member->size == 1) /* a step of a small layer would notice two divisions */
+    if (is_alone(member)) /* a step of a small layer would notice two divisions */
         return;
     *from = n * member->rank / member->size;
     *to = n * (member->rank + 1) / member->size;

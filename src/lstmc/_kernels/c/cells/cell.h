@@ -47,18 +47,25 @@ typedef struct {
     ptrdiff_t from, to, first, last;
 } part;
 
-/* One step, forward: from sums to states. What is of sums is the phase's. */
+/* Of one phase, in panels, what is a member's of a chunk of steps. */
 typedef struct {
-    real *h;               /* (B, H) */
-    real *y;               /* (B, H) where h is written a second time, or NULL */
-    real *c;               /* (B, H), where the cell has a c */
-    real *saved;           /* (B, saved*H), or NULL: nothing is saved, and the cell has one phase */
-    const real *h_before;  /* (B, H) */
-    const real *c_before;  /* (B, H) */
-    const real *bias;      /* in panels */
-    const real *sums;      /* of rows from `from` on, in panels `sums_panel` apart */
-    const real *recurrent; /* likewise, where sums are apart, in panels `recurrent_panel` apart */
-    ptrdiff_t sums_panel, recurrent_panel;
+    const real *w, *r;                     /* its panels of the weights */
+    const real *bias;                      /* all panels, and so of the sums */
+    real *sums;                            /* its rows of the steps that are not done yet */
+    real *recurrent;                       /* its rows of one step, where R's sums are apart */
+    ptrdiff_t first;                       /* the panel that its units begin with */
+    ptrdiff_t columns;                     /* of its sums, from there on */
+    ptrdiff_t sums_panel, recurrent_panel; /* from one panel to the next */
+} phase_share;
+
+/* One step, forward: from the sums of a phase to states. */
+typedef struct {
+    real *h;              /* (B, H) */
+    real *y;              /* (B, H) where h is written a second time, or NULL */
+    real *c;              /* (B, H), where the cell has a c */
+    real *saved;          /* (B, saved*H), or NULL: nothing is saved, and the cell has one phase */
+    const real *h_before; /* (B, H) */
+    const real *c_before; /* (B, H) */
     ptrdiff_t hidden;
     ptrdiff_t ahead; /* to the next step's states, fetched meanwhile; 0 after the last step */
 } forward_step;
@@ -85,7 +92,7 @@ typedef struct {
     int first, gates; /* row blocks of W and of R that make its sums: [first, first + gates) */
     int biases;       /* row blocks of the bias, from `first` on */
     int operand;      /* H_BEFORE, or which of the saved values: one that the phase before makes */
-    void (*activate)(const forward_step *step, const part *mine);
+    void (*activate)(const forward_step *step, const phase_share *share, const part *mine);
     void (*differentiate)(const backward_step *step, const part *mine);
 } phase;
 

@@ -108,7 +108,8 @@ INLINE void OF_PHASE(activate_units)(const forward_step *step, const real *bias,
 
 /* Rows and vectors of units of one step, from their sums to their states. No store reaches the step itself,
  * so what it holds stays in registers. */
-static void OF_PHASE(activate)(const forward_step *restrict step, const part *restrict mine)
+static void OF_PHASE(activate)(const forward_step *restrict step, const phase_share *restrict share,
+                               const part *restrict mine)
 {
     /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
      * cache, all units of a row do not. */
@@ -119,11 +120,11 @@ static void OF_PHASE(activate)(const forward_step *restrict step, const part *re
         for (ptrdiff_t group = mine->first; group < mine->last; group++) {
             const ptrdiff_t unit = group * VL, n = min_of(VL, step->hidden - unit);
             const ptrdiff_t width = group_width(step->hidden, unit, PHASE_GATES);
-            const real *bias = step->bias + group * PHASE_BIASES * VL;
+            const real *bias = share->bias + group * PHASE_BIASES * VL;
             const real *sums[PHASE_GATES], *recurrent[PHASE_GATES];
-            OF_PHASE(find_sums)(sums, step->sums, step->sums_panel, group, width);
+            OF_PHASE(find_sums)(sums, share->sums, share->sums_panel, group, width);
             if (CELL_APART)
-                OF_PHASE(find_sums)(recurrent, step->recurrent, step->recurrent_panel, group, width);
+                OF_PHASE(find_sums)(recurrent, share->recurrent, share->recurrent_panel, group, width);
             for (ptrdiff_t row = top; row < top + at_once; row++)
                 OF_PHASE(activate_units)(step, bias, sums, recurrent, (row - mine->from) * PANEL, row, unit,
                                          width, n);
