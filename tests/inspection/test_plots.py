@@ -117,6 +117,13 @@ def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
         assert np.allclose(line.get_ydata(), norms / norms[0])
 
 
+@pytest.mark.parametrize("losses", [[], [None, None]])
+def test_no_losses_are_an_empty_picture(losses, drawn, tmp_path):
+    plots.plot_losses(range(len(losses)), losses, losses, tmp_path / "loss.png")
+    assert not drawn[0].axes[0].lines
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
+
+
 def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):
     matrix = np.array([[0.0, -3.0, 1.0], [2.0, 0.5, 0.0]])
     plots.plot_jacobian(matrix, "a title of some words", tmp_path / "jacobian.png")
