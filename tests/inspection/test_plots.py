@@ -15,7 +15,10 @@ from lstmc.inspection.problems import Problem
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished", "exploded"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("rnn", "one unit", "vanished")]
+
+
+@pytest.fixture(scope="module", params=["lstm", "exploded", *SLOW])
 def reports(request):
     """Return reports of an LSTM, an RNN, the smallest network, and of gradients of zero and of infinity."""
     sizes = {"one unit": (1, 1)}.get(request.param, (3, 7))
