@@ -12,8 +12,9 @@ from lstmc import cli
 TEXT = "the cat sat on the mat. the dog saw the cat, and the cat ran."
 
 
-@pytest.fixture(params=[("lstm", 0.0), ("lstm", 0.3), ("gru", 0.0), ("rnn", 0.0)],
-                ids=["lstm", "dropout", "gru", "rnn"])  # fmt: skip
+@pytest.fixture(params=[pytest.param(("lstm", 0.0), id="lstm"), pytest.param(("rnn", 0.0), id="rnn"),
+                        pytest.param(("lstm", 0.3), id="dropout", marks=pytest.mark.slow),
+                        pytest.param(("gru", 0.0), id="gru", marks=pytest.mark.slow)])  # fmt: skip
 def model(request, tmp_path, monkeypatch):
     """Write a model with random weights to model.safetensors, in a folder of its own."""
     monkeypatch.chdir(tmp_path)

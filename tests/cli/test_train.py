@@ -32,6 +32,12 @@ def folder(tmp_path, monkeypatch):
     set_num_threads(None)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the picture of the losses, which takes longer than to learn."""
+    monkeypatch.setattr(cli_train, "draw", lambda curve, path: None)
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [("cuda", "lstmc: error: device 'cuda'"), ("gpu", 'device must be "cpu", "cuda" or "cuda:N"')],
@@ -156,7 +162,7 @@ def test_the_loss_curve_is_drawn():
     assert Path("out/loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_the_best_epoch_is_kept():
+def test_the_best_epoch_is_kept(undrawn):
     assert train("out", "--lr", 0.5, "--epochs", 6, "--patience", 6) == 0
     losses = [line["valid_loss"] for line in metrics("out")]
     best = 1 + int(np.argmin(losses))
@@ -189,7 +195,7 @@ def test_what_was_learnt_before_divergence_is_kept(capsys):
      "--clip 0.01", "--epochs 3", "--valid 0.2", "--seed 7", "--schedule step --decay 0.1",
      "--schedule exponential", "--schedule plateau --decay 0.001 --lr 0.5"],
 )  # fmt: skip
-def test_every_option_takes_effect(option):
+def test_every_option_takes_effect(option, undrawn):
     epochs = ["--epochs", "4"] if "plateau" in option else []
     assert train("plain", *epochs) == 0
     assert train("other", *epochs, *option.split()) == 0
@@ -199,7 +205,7 @@ def test_every_option_takes_effect(option):
         assert len(set(rates)) > 1
 
 
-def test_decay_every_and_patience_take_effect():
+def test_decay_every_and_patience_take_effect(undrawn):
     step = ("--schedule", "step", "--epochs", 4)
     assert train("a", *step, "--decay-every", 2) == 0
     assert [line["lr"] for line in metrics("a")] == [2e-3, 2e-3, 1e-3, 1e-3]
@@ -207,7 +213,7 @@ def test_decay_every_and_patience_take_effect():
     assert len(metrics("b")) < 9
 
 
-def test_threads_and_repetition_do_not_change_a_bit():
+def test_threads_and_repetition_do_not_change_a_bit(undrawn):
     assert train("a", "--threads", 1) == 0
     assert train("b", "--threads", 2) == 0
     assert train("a", "--threads", 1, "--overwrite") == 0

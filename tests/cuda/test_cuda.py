@@ -44,8 +44,11 @@ def launching():
 @pytest.mark.skipif(bool(cuda_compilers.why_not()), reason=cuda_compilers.why_not())
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
-    ("cell", "hidden", "rows"), [("lstm", 128, 1), ("lstm", 40, 4), *((c, 3, 2) for c in RNN)]
-)
+    ("cell", "hidden", "rows"),
+    [("lstm", 40, 4), ("rnn_tanh", 3, 2),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in (("lstm", 128, 1), ("rnn_relu", 3, 2), ("rnn_identity", 3, 2)))],
+)  # fmt: skip
 def test_cells_compile(launching, cell, hidden, rows, architecture):
     """For every type, but the persistent way of 128 units, which is float32's alone."""
     names = []
@@ -241,13 +244,17 @@ def test_layers_agree_with_the_cpu(
     _compare(ways, cupy, way, kind, dtype, steps, batch, inputs, hidden, layers)
 
 
-@pytest.mark.parametrize("hidden", [31, 64, 65, 100, 128])
+@pytest.mark.parametrize(
+    "hidden", [31, 65, 128, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 100))]
+)
 def test_persistent_ways_of_many_units(ways, cupy, hidden):
     """Weights in registers alone, and partly in shared memory; one sum and two of a thread."""
     _compare(ways, cupy, "persistent", lstmc.LSTM, np.float32, 3, 5, 2, hidden)
 
 
-@pytest.mark.parametrize("batch", [1, 4, 5, 9, 17])
+@pytest.mark.parametrize(
+    "batch", [1, 5, 9, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 17))]
+)
 def test_persistent_ways_of_many_rows(ways, cupy, batch):
     """One row a block, two and four: the emulated device has four multiprocessors."""
     _compare(ways, cupy, "persistent", lstmc.LSTM, np.float32, 4, batch, 2, 9)

@@ -69,9 +69,10 @@ def test_a_language_model(cupy, dtype, options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.7}, {"top_k": 3, "temperature": 2.0}, {"temperature": 0}],
+    [pytest.param({}, marks=pytest.mark.slow), pytest.param({"temperature": 0.7}, marks=pytest.mark.slow),
+     {"top_k": 3, "temperature": 2.0}, {"temperature": 0}],
     ids=str,
-)
+)  # fmt: skip
 def test_samples(cupy, options):
     """The same weights and seed write the same text as on the CPU."""
     model, judge = (make_model(device, dtype=np.float64) for device in ("cuda", "cpu"))
@@ -147,8 +148,12 @@ def test_training_like_the_cpu(cupy, cell):
     assert_reports_alike(trainer.watch.records, judge.watch.records)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize(("source", "target"), DEVICES)
+@pytest.mark.parametrize(
+    ("source", "target", "dropout"),
+    [("cuda", "cuda", 0.4), ("cuda", "cpu", 0.0), ("cpu", "cuda", 0.0),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in (("cuda", "cuda", 0.0), ("cuda", "cpu", 0.4), ("cpu", "cuda", 0.4)))],
+)  # fmt: skip
 def test_going_on_from_a_checkpoint(cupy, tmp_path, source, target, dropout):
     """On the device it goes on to the bit, dropout and all; elsewhere by nearly the same numbers."""
     first = make_trainer(source, dropout)

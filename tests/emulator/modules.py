@@ -83,17 +83,25 @@ def _build(code, names, options):
     text = f'#include "shim.h"\n#line 1 "kernel.cu"\n{code}\n#line 1 "kernels wanted"\n{table}'
     flags = [*FLAGS, *(option for option in options if option.startswith(("-D", "-I")))]
     headers = [path.read_text() for path in SHIM]
-    key = hashlib.sha256(repr((text, flags, headers, compiler())).encode()).hexdigest()[:24]
     folder = pathlib.Path(settings.cache_folder or _default_folder())
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{key}.so"
+    library = folder / f"{_key(text, flags, headers, compiler())}.so"
     if not library.exists():
+        ahead = _compiled_ahead(folder / _key(headers, compiler()))
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             source, compiled, linked = (
                 str(pathlib.Path(scratch, f"k.{end}")) for end in ("cc", "o", "so")
             )
             pathlib.Path(source).write_text(text)
-            compiling = [compiler(), *flags, f"-I{FOLDER}", "-c", source, "-o", compiled]
+            compiling = [
+                compiler(),
+                *flags,
+                f"-I{ahead}",
+                f"-I{FOLDER}",
+                "-c",
+                source,
+                "-o",
+                compiled,
+            ]
             done = subprocess.run(compiling, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise CompileException(done.stderr, code, "kernel.cu", options)
@@ -102,6 +110,23 @@ def _build(code, names, options):
             subprocess.run([compiler(), "-shared", compiled, "-o", linked], check=True)
             os.replace(linked, library)
     return ctypes.CDLL(str(library))
+
+
+def _key(*parts):
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _compiled_ahead(folder):
+    """Return the folder with shim.h as g++ reads it fastest; another compiler takes shim.h itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = folder / "shim.h.gch"
+    if not header.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = pathlib.Path(scratch, header.name)
+            compiling = [compiler(), *FLAGS, "-x", "c++-header", str(SHIM[0]), "-o", str(made)]
+            subprocess.run(compiling, check=True)
+            os.replace(made, header)
+    return folder
 
 
 def _default_folder():

@@ -150,11 +150,11 @@ def test_what_the_report_says_is_measured():
 # At a minimum
 # --------------------------------------------------------------------------------------------------
 
-RESIDUALS = [0, 1e-7, 1e-6, 1e-5]
-
 
 @pytest.mark.parametrize("step", [1e-5, 1e-3])
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize(
+    "residual", [0, 1e-6, *(pytest.param(size, marks=pytest.mark.slow) for size in (1e-7, 1e-5))]
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_layers_that_are_right_near_a_minimum(cell, residual, step):
     """Where the third derivative of the loss is larger than the first."""

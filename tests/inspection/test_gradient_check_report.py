@@ -268,7 +268,7 @@ def test_a_network_over_rows_of_unequal_length(cell, targets):
     x = rng.standard_normal((4, 5, 2)).astype("f4")
     options = {"lengths": [5, 0, 3, 1], "resets": rng.random((4, 5)) < 0.3}
     ids = rng.integers(3, size=4) if targets else None
-    report = lstmc.check_gradients(net, x, ids, samples=20, **options)
+    report = lstmc.check_gradients(net, x, ids, samples=8, **options)
     assert report, report
     wide = net.astype(np.float64)
     layer, original = wide.layers[1], type(wide.layers[1]).backward

@@ -389,3 +389,15 @@ def test_factors_of_nothing_are_refused(shape):
     if not shape[0]:
         with pytest.raises(ValueError, match="x must have at least one step"):
             lstmc.input_jacobian(layer, trace=trace)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_of_rows_without_a_step_the_state_stays(cell):
+    """Its change is passed on as it is, and no activation multiplies it."""
+    layer, x, state = make_case(cell)
+    actual = lstmc.jacobian_spectrum(layer, x, state=state, lengths=np.zeros(x.shape[1], int))
+    assert np.all(actual.singular_values == 1)
+    lines = str(actual).splitlines()
+    names = list(actual.factors[0]["derivatives"])
+    assert lines[-len(names) :] == [f"  l0: {name}: no row has a step" for name in names]
+    assert all(np.isnan(q).all() for q in actual.factors[0]["derivatives"].values())

@@ -15,7 +15,10 @@ from lstmc.inspection.problems import Problem
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module", params=["lstm", "rnn", "one unit", "vanished", "exploded"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("rnn", "one unit", "vanished")]
+
+
+@pytest.fixture(scope="module", params=["lstm", "exploded", *SLOW])
 def reports(request):
     """Return reports of an LSTM, an RNN, the smallest network, and of gradients of zero and of infinity."""
     sizes = {"one unit": (1, 1)}.get(request.param, (3, 7))
@@ -115,6 +118,13 @@ def test_a_comparison_shows_both_curves_and_both_flows(drawn, tmp_path):
     for flow, line in zip(actual.flows.values(), reach.lines, strict=True):
         norms = flow.layers[0].reach.norms[1:]
         assert np.allclose(line.get_ydata(), norms / norms[0])
+
+
+@pytest.mark.parametrize("losses", [[], [None, None]])
+def test_no_losses_are_an_empty_picture(losses, drawn, tmp_path):
+    plots.plot_losses(range(len(losses)), losses, losses, tmp_path / "loss.png")
+    assert not drawn[0].axes[0].lines
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
 
 
 def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):

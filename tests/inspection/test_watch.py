@@ -113,6 +113,21 @@ def test_the_gradient_of_an_lstm():
     assert abs(seen["gradient"] / math.sqrt(total) - 1) < 1e-7
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("shape", [(STEPS, BATCH), (0, BATCH), (STEPS, 0)])
+def test_where_no_row_has_a_step_only_weights_are_seen(shape, directions, last):
+    layer = lstmc.LSTM(2, HIDDEN, rng=1, bidirectional=directions == 2)
+    net = lstmc.Sequential(layer, *[lstmc.Last()] * last)
+    x, lengths = np.ones((*shape, 2), np.float32), np.zeros(shape[1], int)
+    y, _, trace = net.forward(x, lengths=lengths)
+    record = lstmc.Watch(net)(0.0, np.ones_like(y), trace)
+    for name in ("0.l0", "0.l0_reverse")[:directions]:
+        seen = record[name]
+        assert seen.pop("weights") > 0
+        assert seen == dict.fromkeys(("gradient", "half_life", "kept", "saturated", "forget"))
+
+
 @pytest.mark.parametrize("factor", [1e30, 1e200])
 def test_an_overflow_is_no_number(factor, tmp_path):
     """A gradient of 1e60 in float32, and weights whose squares overflow in float64."""

@@ -20,7 +20,12 @@ if not compiled.POSSIBLE:
 GATES, BIASES, SAVED = 3, 4, 4
 
 
-@pytest.fixture(scope="module", params=core.instruction_sets())
+BEST, *OTHERS = core.instruction_sets()
+
+
+@pytest.fixture(
+    scope="module", params=[BEST, *(pytest.param(isa, marks=pytest.mark.slow) for isa in OTHERS)]
+)
 def probe(request, tmp_path_factory):
     """Return cffi's handle, and probe.c with the driver and the team, for float64 and an instruction set."""
     sources = [compiled.KERNEL_TESTS / "probe.c", *compiled.TEAM]

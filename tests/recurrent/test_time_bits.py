@@ -44,7 +44,9 @@ SHARED = [
 ]
 
 
-@pytest.mark.parametrize("time", ["plain", "lengths", "lengths and resets"])
+@pytest.mark.parametrize(
+    "time", ["plain", pytest.param("lengths", marks=pytest.mark.slow), "lengths and resets"]
+)
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("sizes", SHARED, ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -41,7 +41,10 @@ def test_forward_is_a_walk_of_single_steps(cell, layers, directions, time):
 
 
 DIFFERENTIATED = [("rnn_tanh", 1, 2, time) for time in TIMES] + [
-    (cell, *stack, "lengths and resets")
+    pytest.param(
+        *(cell, *stack, "lengths and resets"),
+        marks=pytest.mark.slow if stack == (2, 2) and cell != "gru" else (),
+    )
     for cell in ONE_OF_EACH_KIND
     for stack in ((1, 1), (1, 2), (2, 2))
 ]

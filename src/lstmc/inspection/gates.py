@@ -179,10 +179,12 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None, le
     for name, layer, layer_trace in recurrent_layers(net, trace):
         layer.check_trace(layer_trace)
         steps, batch = layer_trace.steps, layer_trace.batch
-        if not layer_trace.sequences.rows.count:
+        if not steps or not batch:
             raise ValueError(
                 f"x must have at least one step and one row, got {shape_text(layer_trace.x.shape)}"
             )
+        if not layer_trace.sequences.rows.count:
+            raise ValueError("x must have at least one step, got none")
         for number, one in enumerate(layer_trace.layers):
             layers.append(_describe(f"{name}{layer.part_name(number)}", one))
     return GateReport(steps, batch, layers)

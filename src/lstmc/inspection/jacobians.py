@@ -266,14 +266,14 @@ class JacobianSpectrum(Report):
             )
             lines.append(f"  {factors['name']}: spectral norm of the recurrent weights: {norms}")
             for name, quantiles in factors["derivatives"].items():
-                quantiles = quantiles[factors["steps"]]
-                median = np.median(quantiles[:, len(QUANTILES) // 2])
-                low, high = quantiles[:, 0].min(), quantiles[:, -1].max()
-                if np.isfinite(quantiles).all():
-                    spread = f"5 % to 95 %: {low:.3g} to {high:.3g}"
-                    lines.append(f"  {factors['name']}: {name}: median {median:.3g}, {spread}")
-                else:
-                    lines.append(f"  {factors['name']}: {name}: {BEYOND}")
+                quantiles, text = quantiles[factors["steps"]], BEYOND
+                if not len(quantiles):
+                    text = "no row has a step"
+                elif np.isfinite(quantiles).all():
+                    median = np.median(quantiles[:, len(QUANTILES) // 2])
+                    low, high = quantiles[:, 0].min(), quantiles[:, -1].max()
+                    text = f"median {median:.3g}, 5 % to 95 %: {low:.3g} to {high:.3g}"
+                lines.append(f"  {factors['name']}: {name}: {text}")
         return "\n".join(lines)
 
     @staticmethod

@@ -106,7 +106,8 @@ def plot_losses(epochs, train, valid, path=None):
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     return _finish(figure, path)
 
 

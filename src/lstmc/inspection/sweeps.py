@@ -148,6 +148,8 @@ def is_int(value):
 
 def check_span(t0, t1, steps):
     """Return two states, the later by default the last one, as integers; refuse them in another order."""
+    if not steps:
+        raise ValueError("x must have at least one step, got none")
     t1 = steps if t1 is None else t1
     if not is_int(t0) or not is_int(t1) or not 0 <= t0 < t1 <= steps:
         raise ValueError(

@@ -179,9 +179,9 @@ class Watch:
     ----------
     records : list of dict
         One per look: "window" (calls, from 1), "loss" and, for each layer by name, "gradient" (the norm of
-        the loss's gradient at h, over all steps; None, as every number here, where it is beyond all numbers),
-        "half_life" (in steps, of the last step's loss; None if it
-        does not shrink or cannot be measured), "kept" (the share of it that reaches the initial state),
+        the loss's gradient at h, over all steps; None, as every number here, where it is beyond all numbers
+        or no row has a step), "half_life" (in steps, of the last step's loss; None if it does not shrink or
+        cannot be measured), "kept" (the share of it that reaches the initial state),
         "saturated" (the share of saturated values: of the gates, or of h where that is the only gate; None if
         they do not saturate), "forget" (the mean of the gate that keeps c, or None) and "weights" (the norm
         of the recurrent weights).
@@ -252,25 +252,26 @@ class Watch:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _look(self, dy, trace):
-        total, layers = run_back(self.net, dy, trace), list(recurrent_layers(self.net, trace))
-        ends = ends_of(-1, layers[0][2].steps, layers[0][2].sequences.lengths)
-        last = run_back(self.net, only_at(self.net, layers[-1][2].unbatched, dy, ends), trace)
+        layers = list(recurrent_layers(self.net, trace))
+        flow = self._flow(dy, trace, layers) if layers[0][2].sequences.rows.count else None
         seen = {}
         with np.errstate(all="ignore"):  # what overflows is recorded as None
             for i, (name, layer, layer_trace) in enumerate(layers):
                 for number, one in enumerate(layer_trace.layers):
-                    reach = reach_of([(ends, last[i], number)], self.net.keeps_time)
-                    norms = norms_over_time(total[i].stack[number].dh)
+                    weights = layer[layer.named("weight_hh", number)]
                     seen[f"{name}{layer.part_name(number)}"] = {
-                        "gradient": plain(norms_of_rows(norms[None])[0]),
-                        "half_life": plain(reach.half_life),
-                        "kept": plain(reach.kept),
+                        **_of_gradient(flow, i, number, self.net.keeps_time),
                         **_of_gates(one),
-                        "weights": plain(
-                            norms_over_time(layer[layer.named("weight_hh", number)][None])[0]
-                        ),
+                        "weights": plain(norms_over_time(weights[None])[0]),
                     }
         return seen
+
+    def _flow(self, dy, trace, layers):
+        """Return the records of all steps' loss and of the last one's, and the states that it is at."""
+        _, _, top = layers[-1]
+        ends = ends_of(-1, top.steps, top.sequences.lengths)
+        last = only_at(self.net, top.unbatched, dy, ends)
+        return run_back(self.net, dy, trace), run_back(self.net, last, trace), ends
 
     def _write(self, record):
         if self.path is not None:
@@ -282,6 +283,20 @@ class Watch:
                     if value is not None:
                         self._board.add_scalar(f"{name}/{what}", value, record["window"])
             self._board.flush()
+
+
+def _of_gradient(flow, i, number, keeps_time):
+    """Return what Watch records of the gradient at one layer; None where no row has a step."""
+    if flow is None:
+        return dict.fromkeys(("gradient", "half_life", "kept"))
+    total, last, ends = flow
+    reach = reach_of([(ends, last[i], number)], keeps_time)
+    norms = norms_over_time(total[i].stack[number].dh)
+    return {
+        "gradient": plain(norms_of_rows(norms[None])[0]),
+        "half_life": plain(reach.half_life),
+        "kept": plain(reach.kept),
+    }
 
 
 def _of_gates(trace):
@@ -297,7 +312,7 @@ def _of_gates(trace):
             low, high = limits[name]
             count += int(np.count_nonzero(a < low)) + int(np.count_nonzero(a > high))
             size += a.size
-        saturated = float(count / max(1, size))
+        saturated = float(count / size) if size else None
     return {
         "saturated": saturated,
         "forget": plain(gates[cell.keeps].mean())
