@@ -1,6 +1,7 @@
 """Tests of what check_gradients leaves alone, of its options and report, and of what it refuses."""
 
 import copy
+import importlib
 import json
 import math
 
@@ -282,3 +283,21 @@ def test_a_network_over_rows_of_unequal_length(cell, targets):
         patch.setattr(type(layer), "backward", wrong)
         report = lstmc.check_gradients(wide, x.astype("f8"), ids, **options)
     assert report.failed == ["1.weight_hh_l1_reverse"]
+
+
+def test_targets_of_padding_are_not_read(monkeypatch):
+    """Nor where a difference is off, and the rounding of the loss is asked for."""
+    checking, asked = importlib.import_module("lstmc.inspection.gradient_check"), []
+    net = lstmc.Sequential(lstmc.GRU(2, 3, rng=0), lstmc.Linear(3, 4, rng=1)).astype(np.float64)
+    x, targets = np.ones((5, 2, 2)), np.ones((5, 2), int)
+    targets[3:, 1] = 99
+    original = checking._Loss.rounding
+    monkeypatch.setattr(
+        checking._Loss, "rounding", lambda self: asked.append(original(self)) or asked[-1]
+    )
+    lstmc.check_gradients(net, x, targets, lengths=[5, 3], step=0.1)
+    targets[3:, 1] = 2
+    expected, asked[:] = asked[:], []
+    lstmc.check_gradients(net, x, targets, lengths=[5, 3], step=0.1)
+    assert asked == expected
+    assert asked

@@ -10,7 +10,7 @@ from ..files import check_rng
 from ..layer import Layer, check_size
 from ..network import layout_of
 from ..passes import run
-from .inputs import loss_and_trace, loss_at, network_of
+from .inputs import loss_and_trace, loss_at, network_of, real_steps
 from .reports import Report, plain
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
@@ -227,21 +227,22 @@ class _Loss:
 
     def __call__(self):
         if self.targets is None:  # a random gradient is that of a sum with these weights
-            return float((self._output() * self.dy).sum())
+            return float((self._run()[0] * self.dy).sum())
         call = self.net, _copy(self.x), self.targets, self.state, None, None, None
         return loss_and_trace(*call, **self.times)[0]
 
     def rounding(self):
         """Return the size of what is rounded on the way to the loss."""
-        y, dy, logarithm = self._output(), self.dy, 0.0
+        y, _, trace = self._run()
+        dy, logarithm = self.dy, 0.0
         if self.targets is not None:
-            dy = loss_at(y, self.targets)[1]
+            dy = loss_at(y, self.targets, real=real_steps(self.net, trace))[1]
             kind = getattr(getattr(self.targets, "dtype", None), "kind", "f")
             logarithm = 1.0 if kind in "iu" else 0.0
         return float(abs(y * dy).sum()) + logarithm
 
-    def _output(self):
-        return run(self.net, _copy(self.x), self.state, **self.times)[0]
+    def _run(self):
+        return run(self.net, _copy(self.x), self.state, **self.times)
 
 
 class _Differences:
