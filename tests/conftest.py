@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish():
+    """Leave the thousands of tests themselves out of what every garbage collection looks through."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=core.instruction_sets())
 def isa(request):
     """Run the test on each instruction set of this build that this machine has."""

@@ -33,7 +33,9 @@ def same_version(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HERE[1])
 
 
-@pytest.mark.parametrize("w", SMALL, ids=lambda w: w.name)
+@pytest.mark.parametrize(
+    "w", [*SMALL[:2], pytest.param(SMALL[2], marks=pytest.mark.slow)], ids=lambda w: w.name
+)
 def test_one_version_against_itself(w):
     result = versions.measure(w, 1, HERE, BRIEF)
     assert result.defects() == []

@@ -81,6 +81,7 @@ def test_a_network_that_explodes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("model", [("lstm", 0.0)], indirect=True)
+@pytest.mark.slow
 def test_a_long_text_is_read_from_a_file_and_cut(model, tmp_path, capsys):
     (tmp_path / "long.txt").write_text(TEXT * 20)
     assert inspect("--file", "long.txt", "--out", "seen") == 0
@@ -138,6 +139,7 @@ def test_the_demo_compares_both_on_both_problems(tmp_path, monkeypatch, capsys):
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)
 
 
+@pytest.mark.slow
 def test_the_demo_of_another_seed_is_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     outputs = []

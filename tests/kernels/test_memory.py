@@ -78,7 +78,9 @@ def resident():
 
 
 @pytest.mark.parametrize("way", ["training", "inference", "release"])
-@pytest.mark.parametrize("kind", ["layer", "network", "nested"])
+@pytest.mark.parametrize(
+    "kind", ["layer", "network", pytest.param("nested", marks=pytest.mark.slow)]
+)
 def test_a_large_call_is_forgotten(kind, way):
     """By calls of another size, whether or not they take memory from the pool themselves."""
     layer = lstmc.LSTM(4, 64, rng=1)
