@@ -309,7 +309,7 @@ def test_padding_is_no_finding():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lengths": [0] * 5}, "x must have at least one step, got none"),
+        ({"lengths": [0] * 5}, "lengths must leave at least one step, got zeros"),
         ({"lengths": [2, 3, 0, 1, 2], "at": 4}, "at must be steps that a row has, got 4"),
         ({"lengths": [2, 3, 0, 1, 2], "at": [0, -4]}, r"at must be steps that a row has, got \[0, -4\]"),
         ({"lengths": [2, 3, 0, 1, 7]}, r"lengths must be integers in \[0, 6\], got 7 at row 4"),

@@ -392,5 +392,5 @@ def test_padding_does_not_count(cell):
     assert str(report)
     short = lstmc.gate_statistics(layer, padded[:4], lengths=np.array([2, 0, 1, 1]))
     assert np.isnan(short.layers[0].means["h"][2:]).all()
-    with pytest.raises(ValueError, match="x must have at least one step, got none"):
+    with pytest.raises(ValueError, match="lengths must leave at least one step"):
         lstmc.gate_statistics(layer, x, lengths=np.zeros(4, int))

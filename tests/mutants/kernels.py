@@ -231,6 +231,8 @@ MUTANTS = [
      "left * *(const vec *)(b + AT(v < 8 ? b_panel : 0, v))"),
     ("packing: the last unit dropped", "c/gemm.h",
      "gate < gates && unit < units ?", "gate < gates && unit < units - (units % VL > 1) ?"),
+    ("weight gradient: scratch of an even part", "c/gemm.h", "const ptrdiff_t k_block = min_of(k, K_BLOCK);",
+     "const ptrdiff_t k_block = even_part(k, K_BLOCK);"),
     ("weight gradient: rows of a block cut short", "c/gemm.h", "min_of(VL, to - column - j))",
      "min_of(VL - 1, to - column - j))"),
     ("weight gradient: the last row of a strip spills", "c/gemm.h", "i + 1 < k ? VL : min_of(VL, STRIP - j)",

@@ -25,6 +25,8 @@ from stacks import (
 from support import assert_close, assert_same_bits, numerical_gradient
 from times import PARAMETERS, TIMES, beyond, padded_with
 
+import lstmc
+
 # float64: both sides round to 1e-16, and sums have some hundred terms. float32 rounds to 6e-8, and its
 # inputs are exact.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -101,6 +103,22 @@ def test_more_rows_in_a_step_than_a_block_has(cell, isa, dtype):
     """The gradient of R is then a sum over several blocks of the rows that steps began from."""
     problem, expected = solved(cell, "lengths", 1, 1, 3, (3, 1900, 2))
     assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("block", [512, 1024, 2048])
+def test_a_step_of_a_block_after_one_of_more_rows(block, isa, dtype):
+    """A block of the rows' gradients, and one row more, which is cut in two halves: scratch holds both."""
+    layer = lstmc.LSTM(3, 5, dtype=dtype, rng=0)
+    rng = np.random.default_rng(block)
+    x, dy = (rng.standard_normal((2, block + 1, n)).astype(dtype) for n in (3, 5))
+    lengths = np.append(np.full(block, 2), 1)
+    layer.backward(dy, layer.forward(x, lengths=lengths)[2])
+    actual = layer.grads.copy()
+    layer.zero_grad()
+    for rows, steps in ((slice(block), 2), (slice(block, None), 1)):
+        trace = layer.forward(x[:steps, rows])[2]
+        layer.backward(np.ascontiguousarray(dy[:steps, rows]), trace)
+    assert_close(actual, layer.grads, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("directions", [1, 2])

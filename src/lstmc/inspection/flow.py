@@ -282,8 +282,10 @@ def _follow(net, loss, dy, trace, at, weights, arrays, num_threads):
 
 
 def _chosen_steps(at, steps, lengths, keeps_time):
-    if not steps or (lengths is not None and not np.any(lengths)):
+    if not steps:
         raise ValueError("x must have at least one step, got none")
+    if lengths is not None and not np.any(lengths):
+        raise ValueError("lengths must leave at least one step, got zeros")
     chosen = [-1] if at is None else list(at) if np.ndim(at) else [at]
     if not chosen:
         raise ValueError("at must name at least one step, got none")

@@ -184,7 +184,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None, le
                 f"x must have at least one step and one row, got {shape_text(layer_trace.x.shape)}"
             )
         if not layer_trace.sequences.rows.count:
-            raise ValueError("x must have at least one step, got none")
+            raise ValueError("lengths must leave at least one step, got zeros")
         for number, one in enumerate(layer_trace.layers):
             layers.append(_describe(f"{name}{layer.part_name(number)}", one))
     return GateReport(steps, batch, layers)

@@ -30,7 +30,7 @@ typedef struct {
     const lstmc_backward_layer *layer;
     const real *dy, *x;
     real *dx;
-    const ptrdiff_t *dy_order, *dx_order; /* the order of these, if they are the caller's and he has one; or NULL */
+    const ptrdiff_t *dy_order, *dx_order; /* of those that are the caller's, if he has one; or NULL */
 } layer_work;
 
 /* dh, dc = what arrives through the final state. */

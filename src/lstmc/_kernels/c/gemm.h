@@ -297,10 +297,11 @@ typedef struct {
     const ptrdiff_t *rows;     /* (k,) which of the rows of `in`; NULL: one after another */
 } NAME(weight_gradient);
 
+/* For k terms or fewer; of fewer an even part may be longer. */
 static size_t NAME(weight_gradients_scratch)(int threads, ptrdiff_t k, const NAME(weight_gradient) * w,
                                              int count)
 {
-    const ptrdiff_t k_block = even_part(k, K_BLOCK);
+    const ptrdiff_t k_block = min_of(k, K_BLOCK);
     ptrdiff_t size = threads * ROW_BLOCK * k_block;
     for (int i = 0; i < count; i++)
         size += k_block * panels_of(w[i].columns) * PANEL;
