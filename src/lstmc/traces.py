@@ -124,6 +124,11 @@ class LayerTrace:
         self.sequences, self._direction = sequences, direction
         self._unbatched = unbatched
 
+    @property
+    def is_reverse(self):
+        """Whether the direction reads x from its end."""
+        return self._direction == 1
+
     def frozen(self):
         """Make the arrays read-only, once forward has filled them in; return the trace."""
         for array in (self.all_h, self.all_c, self.all_gates):
@@ -283,6 +288,16 @@ class StateGradients:
         self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
         self.dgates, self.dx = dgates, None
         self._trace = trace
+
+    @property
+    def sequences(self):
+        """The Sequences of the call."""
+        return self._trace.sequences
+
+    @property
+    def is_reverse(self):
+        """Whether the direction reads x from its end."""
+        return self._trace.is_reverse
 
     def in_own_order(self, array):
         """Return an array (T, B, .) by the steps of the direction's own order: see ``LayerTrace``."""

@@ -10,6 +10,7 @@ from flow_cases import BATCH, PARTS, STEPS, linear_flow, make_case
 from own_layers import Scale
 from stacks import seed_of
 from support import assert_same_bits
+from times import TIMES
 
 import lstmc
 
@@ -295,3 +296,44 @@ def test_options_are_given_to_layers_that_take_them():
     )
     own = lstmc.gradient_flow(net, np.ones((5, 1, 2), np.float32), dy=np.ones((5, 1, 3), "f"))
     assert np.allclose(own.layers[0].dh, 2 * plain.layers[0].dh, rtol=1e-6)
+
+
+def test_where_a_bidirectional_network_began_not_to_be_finite():
+    net = lstmc.Sequential(lstmc.Linear(3, 3, rng=1), lstmc.GRU(3, 4, 2, rng=0, bidirectional=True))
+    x = np.ones((6, 5, 3), np.float32)
+    x[3, 2, 1] = np.inf
+    place = lstmc.find_nonfinite(net, x)
+    assert (place.what, place.step, place.row) == ("x", 3, 2)
+    rnn = lstmc.RNN(3, 4, 2, nonlinearity="identity", rng=0, bidirectional=True)
+    rnn["weight_hh_l0_reverse"][...] = 1e38
+    place = lstmc.find_nonfinite(rnn, np.ones((6, 5, 3), np.float32))
+    assert "l0_reverse, at step 3" in str(place)
+
+
+def farthest(length, resets, reverse):
+    """Return how many steps back from its last one a direction of a row has a state, across no reset."""
+    cuts = np.flatnonzero(resets[:length])
+    if reverse:
+        cuts = cuts[cuts > 0]
+        return cuts[0] - 1 if len(cuts) else length
+    return length - 1 - cuts[-1] if len(cuts) else length
+
+
+@pytest.mark.parametrize("time", ["lengths", "resets", "lengths and resets"])
+def test_rows_that_end_are_no_gradient_that_vanishes(time):
+    """Where every row keeps its gradient, all is kept as far back as one of them goes."""
+    steps, batch = 40, 9
+    layer = lstmc.RNN(2, 3, nonlinearity="identity", bidirectional=True, rng=0, dtype=np.float64)
+    for name in ("weight_hh_l0", "weight_hh_l0_reverse"):
+        layer[name][...] = np.eye(3)[[1, 2, 0]]
+    rng, options = np.random.default_rng(0), TIMES[time](steps, batch)
+    net, x = lstmc.Sequential(layer, lstmc.Last()), rng.standard_normal((steps, batch, 2))
+    flow = lstmc.gradient_flow(net, x, dy=rng.standard_normal((batch, 6)), **options)
+    lengths = options.get("lengths", np.full(batch, steps))
+    resets = options.get("resets", np.zeros((steps, batch), bool))
+    for one, reverse in zip(flow.layers, (False, True), strict=True):
+        rows = [farthest(n, resets[:, b], reverse) for b, n in enumerate(lengths) if n]
+        assert len(set(rows)) > 2
+        assert len(one.reach.norms) == max(rows) + 1
+        np.testing.assert_allclose(one.reach.norms[1:], one.reach.norms[1], rtol=1e-12)
+        assert one.reach.verdict == "healthy"

@@ -30,9 +30,10 @@ class Reach:
     ----------
     norms : ndarray (K+1,)
         ``norms[k]`` is the norm of the gradient with respect to the state (h, or h and c) k steps before, in
-        each row from where its loss is; of a row that has fewer steps before, nothing is in it. For
-        several steps it is the root mean square of theirs, each relative to its own one step back. The last
-        is at the initial state, of the longest row.
+        each row from where its loss is. Where rows have fewer steps before, or a reset, the others stand for
+        all: their norm, times what all have one step back over what they have there. For several steps it is
+        the root mean square of theirs, each relative to its own one step back. The last is the farthest that
+        a row reaches: without resets the initial state of the longest.
     rate : float
         Mean change of its logarithm per step, by least squares over k >= 1; NaN with fewer than three points.
     fit : float
@@ -185,7 +186,7 @@ def reach_of(runs, keeps_time=True):
         initial = record.dstate if isinstance(record.dstate, tuple) else (record.dstate,)
         later = (g.dh,) if g.dc_later is None else (g.dh, g.dc_later)
         parts = zip((part[number] for part in initial), map(g.in_own_order, later))
-        curves.append(norms_over_time(*(_back_from(ends, *both) for both in parts)))
+        curves.append(_curve([_back_from(ends, *both) for both in parts], _connected(g, ends)))
     norms = curves[0]
     if len(curves) > 1:
         curves = [curve for curve in curves if curve[1]] or curves[:1]
@@ -213,6 +214,40 @@ def _back_from(ends, initial, later):
     rows = states[np.maximum(wanted, 0), np.arange(len(ends))]
     rows[wanted < 0] = 0
     return rows
+
+
+def _connected(g, ends):
+    """Return which rows have a state k steps before, with no reset between, (K+1, B); None: all have all."""
+    resets = g.sequences.resets
+    if isinstance(ends, int) and resets is None:
+        return None
+    steps, batch = g.sequences.steps, g.sequences.batch
+    ends = np.broadcast_to(ends, batch)
+    wanted = ends - np.arange(ends.max() + 1)[:, None]
+    there = (wanted >= 0) & (ends > 0)
+    if resets is not None:
+        # The number of the reset that a step follows; a state is that of the step before it, and before all
+        # there is what the first one begins with.
+        number = np.cumsum(resets, axis=0)[..., None]
+        number = g.in_own_order(number)[..., 0]
+        before = number[:1] if g.is_reverse else np.zeros((1, batch), int)
+        number = np.concatenate([before, number])
+        rows = np.arange(batch)
+        there &= number[np.maximum(wanted, 0), rows] == number[np.minimum(ends, steps), rows]
+    return there
+
+
+def _curve(parts, there):
+    """Return the norms of a Reach, from what arrives at the states k steps before: arrays (K+1, B, H)."""
+    norms = norms_over_time(*parts)
+    if there is None:
+        return norms
+    reached = max(1, np.flatnonzero(there.any(1)).max(initial=0))
+    one_back = np.concatenate([part[1] for part in parts], axis=1, dtype=np.float64)
+    sizes = norms_of_rows(one_back)
+    of_these = norms_of_rows(np.where(there[1:], sizes, 0.0))
+    norms[1:] *= np.where(of_these > 0, of_these[0] / of_these, 1.0)
+    return norms[: reached + 1]
 
 
 def _fit(norms):
