@@ -31,6 +31,7 @@ __all__ = [
     "Layer",
     "Views",
     "check_dtype",
+    "check_flag",
     "check_share",
     "check_size",
     "check_writable",
@@ -111,6 +112,13 @@ def check_size(name, value):
     return int(value)
 
 
+def check_flag(name, value):
+    """Return True or False; refuse anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def check_share(name, value):
     """Return a probability as a float; refuse anything outside [0, 1)."""
     if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
@@ -138,7 +146,8 @@ def write_out(kernels, out, y):
 
 def fixed(name):
     """Return a read-only property, for what is set once, under the name with an underscore."""
-    return property(operator.attrgetter("_" + name))
+    words = name.replace("_", " ")
+    return property(operator.attrgetter("_" + name), doc=f"The {words} it was made with.")
 
 
 class Layer(Described):

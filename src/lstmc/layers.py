@@ -8,7 +8,16 @@ from ._kernels import cpu, kernels_of
 from ._kernels.messages import shape_text
 from ._kernels.turns import in_turn
 from .files import built_in, check_rng, generator
-from .layer import Layer, check_share, check_size, fixed, float_array, leading_rows, write_out
+from .layer import (
+    Layer,
+    check_flag,
+    check_share,
+    check_size,
+    fixed,
+    float_array,
+    leading_rows,
+    write_out,
+)
 from .lengths import check_lengths
 from .steppers import LinearStepper
 from .traces import Trace
@@ -45,7 +54,7 @@ class Linear(Layer):
         super().__init__(dtype, device)
         self._in_features = check_size("in_features", in_features)
         self._out_features = check_size("out_features", out_features)
-        self._bias = bool(bias)
+        self._bias = check_flag("bias", bias)
         bound = 1 / math.sqrt(self._in_features)
         self._allocate(generator(rng), {"weight": bound, "bias": bound})
 

@@ -102,6 +102,17 @@ def test_one_sequence(batch_first):
     )
 
 
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_options_are_true_or_false(value):
+    makers = [(name, lambda **o: lstmc.GRU(3, 5, **o))
+              for name in ("bias", "batch_first", "bidirectional", "reset_after")]  # fmt: skip
+    makers += [("bias", lambda **o: lstmc.Linear(3, 5, **o)),
+               ("batch_first", lambda **o: lstmc.Sequential(lstmc.Linear(3, 5), **o))]  # fmt: skip
+    for name, make in makers:
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got {value!r}"):
+            make(**{name: value})
+
+
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 def test_bidirectional_layers_have_no_stepper(cell):
     layer = make_layer(random_problem(cell, *CASE, directions=2))

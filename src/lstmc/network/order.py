@@ -49,7 +49,7 @@ def check_time(leaves):
     for name, layer in leaves:
         recurrent, last = directions_of(layer), isinstance(layer, Last)
         if end and (recurrent or last):
-            raise ValueError(f"{name} must come before {end}, whose output has no axis of time")
+            raise ValueError(f"{name} must not follow {end}, whose output has no axis of time")
         if recurrent:
             directions, mixer = recurrent, ""
         elif last and not directions:

@@ -9,7 +9,7 @@ from .._kernels.environment import check_threads
 from .._kernels.messages import located
 from .._kernels.turns import in_turn
 from ..files import built_in, describe
-from ..layer import Layer, Views, check_size, fixed, spanned
+from ..layer import Layer, Views, check_flag, check_size, fixed, spanned
 from ..steppers import NetworkStepper
 from ..traces import Trace
 from .layout import layout_of
@@ -66,7 +66,7 @@ class Sequential(Layer):
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
         for last in followed:
             last.check_movable(self.kernels)
-        self._layers, self._batch_first = layers, bool(batch_first)
+        self._layers, self._batch_first = layers, check_flag("batch_first", batch_first)
         self._join(shapes)
         for last, directions in followed.items():
             last.follow(directions)

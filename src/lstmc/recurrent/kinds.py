@@ -4,7 +4,7 @@ import numpy as np
 
 from ..cells import CELLS
 from ..files import built_in
-from ..layer import fixed
+from ..layer import check_flag, fixed
 from .stack import Recurrent
 
 __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
@@ -147,7 +147,7 @@ class GRU(Recurrent):
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu", *, bidirectional=False,
                  reset_after=True):  # fmt: skip
-        self._reset_after = bool(reset_after)
+        self._reset_after = check_flag("reset_after", reset_after)
         self._cell = CELLS["gru" if reset_after else "gru_before"]
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
                          bidirectional=bidirectional)  # fmt: skip

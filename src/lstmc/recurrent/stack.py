@@ -14,7 +14,7 @@ from .._kernels.messages import shape_text
 from .._kernels.turns import in_turn
 from ..cells import Cell
 from ..files import generator
-from ..layer import Layer, check_size, fixed
+from ..layer import Layer, check_flag, check_size, fixed
 from ..lengths import check_lengths, check_on_cpu, check_resets
 from ..steppers import stepper_of
 from ..traces import LayerTrace, RecurrentTrace, StateGradients
@@ -43,13 +43,14 @@ class Recurrent(Layer):
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu", *, bidirectional=False):  # fmt: skip
-        self._bidirectional = bool(bidirectional)
+        self._bidirectional = check_flag("bidirectional", bidirectional)
         self._num_directions = 1 + self._bidirectional
         super().__init__(dtype, device)
         self._input_size = check_size("input_size", input_size)
         self._hidden_size = check_size("hidden_size", hidden_size)
         self._num_layers = check_size("num_layers", num_layers)
-        self._bias, self._batch_first = bool(bias), bool(batch_first)
+        self._bias = check_flag("bias", bias)
+        self._batch_first = check_flag("batch_first", batch_first)
         bound = 1 / math.sqrt(self._hidden_size)
         self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
 

@@ -27,10 +27,12 @@ def check_time_major(net):
         raise ValueError(f"net must take windows (T, B), but {type(net).__name__} is batch_first")
     if not getattr(net, "keeps_time", True):
         raise ValueError("net must predict at every step, but its output has no axis of time")
-    if any(layer.bidirectional for _, layer, _ in recurrent_layers(net)):
-        raise ValueError(
-            "net must read forward only, but it has a layer that reads what it predicts"
-        )
+    for name, layer, _ in recurrent_layers(net):
+        if layer.bidirectional:
+            named = f"{name}{type(layer).__name__}" if name else type(layer).__name__
+            raise ValueError(
+                f"net must read forward only, but {named} is bidirectional: it reads what is to be predicted"
+            )
 
 
 def check_tokens(name, tokens):
