@@ -23,7 +23,7 @@ core.crowd_teams(True)
 
 
 def pytest_collection_modifyitems(items):
-    """Of tests of rows in time, run those of the best instruction set first: the others are slow ones.
+    """Of tests of rows in time, run those of the best instruction set first: the others are long ones.
 
     They differ in where rows lie and not in arithmetic, which other tests try on all.
     """
@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items):
         case = getattr(item, "callspec", None)
         if in_time and case and case.params.get("isa", best) != best:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_collection_finish():
