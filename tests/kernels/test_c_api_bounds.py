@@ -48,10 +48,14 @@ BOUNDED = [
     ((5, 6, 17, 33, 1), (5, 5, 3, 3, 1, 1)),
     ((40, 20, 9, 17, 2), (*range(40, 30, -1), *[7] * 10)),
     ((4, 6, 40, 150, 1), (4, 4, 3, 3, 2, 1)),
+    # a step with a block of terms, of some type and instruction set, after one with a row more
+    ((2, 513, 3, 5, 1), (*[2] * 512, 1)),
+    ((2, 1025, 3, 5, 1), (*[2] * 1024, 1)),
+    pytest.param((2, 2049, 3, 5, 1), (*[2] * 2048, 1), marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("sizes", "lengths"), BOUNDED, ids=str)
+@pytest.mark.parametrize(("sizes", "lengths"), BOUNDED, ids=lambda v: str(v and v[:8]))
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes, lengths, threads):
