@@ -38,6 +38,10 @@ INLINE ptrdiff_t even_part(ptrdiff_t n, ptrdiff_t most)
 
 /* ---- packing ------------------------------------------------------------------------------------- */
 
+/* A part of each row is packed at a time, and no hardware fetches from row to row: that many are asked for
+ * ahead. */
+enum { PACKED_AHEAD = 16 };
+
 /* Writes panels [from, to) of a (k, columns) matrix: row i is the rows[i]-th, or with NULL the i-th, of those
  * that lie `stride` apart. Vectors of the last panel that hold no column are left as they are: no product
  * reads them. */
@@ -51,6 +55,10 @@ static void NAME(pack_rows)(real *panels, const real *matrix, ptrdiff_t stride, 
         for (ptrdiff_t i = 0; i < k; i++, row += PANEL, source += stride) {
             if (rows)
                 source = matrix + rows[i] * stride + p * PANEL;
+            const real *later = rows ? matrix + rows[min_of(i + PACKED_AHEAD, k - 1)] * stride + p * PANEL
+                                     : source + PACKED_AHEAD * stride;
+            for (ptrdiff_t j = 0; j < width; j += LINE)
+                __builtin_prefetch(later + j);
             for (ptrdiff_t j = 0; j < width; j += VL)
                 store(row + j, load_n(source + j, min_of(VL, width - j)));
         }
@@ -119,13 +127,16 @@ static void NAME(pack_transposed)(real *panels, const real *weight, ptrdiff_t k,
 static void NAME(pack_columns)(real *strips, const real *matrix, ptrdiff_t stride, ptrdiff_t k,
                                ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t i = 0; i < k; i++, matrix += stride)
+    for (ptrdiff_t i = 0; i < k; i++, matrix += stride) {
+        for (ptrdiff_t column = from; column < to; column += LINE)
+            __builtin_prefetch(matrix + PACKED_AHEAD * stride + column);
         for (ptrdiff_t column = from; column < to; column += STRIP) {
             real *row = strips + (column - from) * k + i * STRIP;
             for (ptrdiff_t j = 0; j < min_of(STRIP, to - column); j += VL)
                 store_n(row + j, load_n(matrix + column + j, min_of(VL, to - column - j)),
                         i + 1 < k ? VL : min_of(VL, STRIP - j));
         }
+    }
 }
 
 /* ---- the micro-kernel ---------------------------------------------------------------------------- */

@@ -46,8 +46,8 @@ INLINE ptrdiff_t linear_panels_at_once(ptrdiff_t inputs, ptrdiff_t outputs)
     return max_of(1, min_of(panels_of(outputs), AT_ONCE_BYTES / panel_bytes));
 }
 
-/* Panels [first, last) of the outputs: packed some at a time, multiplied with all rows, and the bias added
- * while what was written is still in cache. */
+/* Panels [first, last) of the outputs: packed some at a time, multiplied with some rows after others, and the
+ * bias added while what was written is still in cache. */
 static void NAME(linear_forward_member)(void *work, const team *member)
 {
     const NAME(linear_forward_work) *w = work;
@@ -62,14 +62,17 @@ static void NAME(linear_forward_member)(void *work, const team *member)
         if (!w->packed)
             NAME(pack_transposed)(mine, w->weight, inputs, outputs, 1, p, end);
         const real *panels = w->packed ? w->packed + p * inputs * PANEL : mine;
-        NAME(product)(w->y + column, outputs, PANEL, row_major(w->x, inputs), panels, w->rows, columns,
-                      inputs, 0);
-        for (ptrdiff_t row = 0; w->bias && row < w->rows; row++)
-            for (ptrdiff_t i = column; i < column + columns; i += VL) {
-                const ptrdiff_t n = min_of(VL, column + columns - i);
-                real *y = w->y + row * outputs + i;
-                store_n(y, load_n(y, n) + load_n(w->bias + i, n), n);
-            }
+        for (ptrdiff_t top = 0, rows; top < w->rows; top += rows) {
+            rows = min_of(ROW_BLOCK, w->rows - top);
+            NAME(product)(w->y + top * outputs + column, outputs, PANEL,
+                          row_major(w->x + top * inputs, inputs), panels, rows, columns, inputs, 0);
+            for (ptrdiff_t row = top; w->bias && row < top + rows; row++)
+                for (ptrdiff_t i = column; i < column + columns; i += VL) {
+                    const ptrdiff_t n = min_of(VL, column + columns - i);
+                    real *y = w->y + row * outputs + i;
+                    store_n(y, load_n(y, n) + load_n(w->bias + i, n), n);
+                }
+        }
     }
 }
 

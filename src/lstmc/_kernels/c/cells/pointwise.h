@@ -111,10 +111,12 @@ INLINE void OF_PHASE(activate_units)(const forward_step *step, const real *bias,
 static void OF_PHASE(activate)(const forward_step *restrict step, const phase_share *restrict share,
                                const part *restrict mine)
 {
-    /* By units: their bias is at hand. But saved rows a power of two apart would drive one another out of the
-     * cache, all units of a row do not. */
+    /* By units: their bias is at hand. But many saved rows a power of two apart would drive one another out
+     * of the cache. A few do not, and of the sums, which come from beyond it, each panel gives whole lines.
+     */
+    enum { FEW = 4 };
     const int collide = CELL_SAVED && step->saved && CELL_SAVED * step->hidden * sizeof(real) % 2048 == 0;
-    const ptrdiff_t at_once = collide ? 1 : mine->to - mine->from;
+    const ptrdiff_t at_once = collide ? FEW : mine->to - mine->from;
     /* `at_once` rows of one vector of units after another */
     for (ptrdiff_t top = mine->from; top < mine->to; top += at_once)
         for (ptrdiff_t group = mine->first; group < mine->last; group++) {
@@ -125,7 +127,7 @@ static void OF_PHASE(activate)(const forward_step *restrict step, const phase_sh
             OF_PHASE(find_sums)(sums, share->sums, share->sums_panel, group, width);
             if (CELL_APART)
                 OF_PHASE(find_sums)(recurrent, share->recurrent, share->recurrent_panel, group, width);
-            for (ptrdiff_t row = top; row < top + at_once; row++)
+            for (ptrdiff_t row = top; row < min_of(mine->to, top + at_once); row++)
                 OF_PHASE(activate_units)(step, bias, sums, recurrent, (row - mine->from) * PANEL, row, unit,
                                          width, n);
         }
