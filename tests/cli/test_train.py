@@ -1,6 +1,5 @@
 """The command line: files, exit codes, one-line errors, and that every option takes effect."""
 
-import json
 import os
 import re
 import signal
@@ -11,25 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import (
+    SMALL,
+    TEXT,
+    error_of,
+    metrics,
+    model_bytes,
+    process,
+    run,
+    train,
+    wait_for,
+)
 
-from lstmc import LanguageModel, Vocabulary, cli, set_num_threads
+from lstmc import LanguageModel, Vocabulary, cli
 from lstmc.cli import train as cli_train
 from lstmc.files import read_safetensors, write_safetensors
 
-TEXT = "the cat sat on the mat.\nthe dog saw the cat, and the cat ran.\n" * 40
-SMALL = [
-    *("--hidden", "12", "--embed", "6", "--layers", "1", "--batch", "8", "--steps", "10"),
-    *("--epochs", "2", "--threads", "1"),
-]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own, with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
-    yield tmp_path
-    set_num_threads(None)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -49,37 +46,6 @@ def test_a_device_that_is_not_there(device, message, capsys, monkeypatch):
     assert message in error
     assert error.count("\n") == 1
     assert not os.path.exists("there")
-
-
-def run(*arguments):
-    return cli.main([str(a) for a in arguments])
-
-
-def train(out, *more, small=SMALL):
-    return run("train", "text.txt", "--out", out, *small, *more)
-
-
-def process(*arguments, **options):
-    """Start the command as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lstmc", *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
-
-
-def model_bytes(out):
-    return Path(out, "model.safetensors").read_bytes()
-
-
-def metrics(out):
-    return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
-
-
-def error_of(capsys):
-    error = capsys.readouterr().err
-    assert error.startswith("lstmc: error: "), error
-    assert error.count("\n") == 1, error
-    return error
 
 
 # -- the whole way --------------------------------------------------------------------------------
@@ -209,7 +175,7 @@ def test_decay_every_and_patience_take_effect(undrawn):
     step = ("--schedule", "step", "--epochs", 4)
     assert train("a", *step, "--decay-every", 2) == 0
     assert [line["lr"] for line in metrics("a")] == [2e-3, 2e-3, 1e-3, 1e-3]
-    assert train("b", "--lr", 30, "--clip", 1000, "--epochs", 9, "--patience", 1) == 0
+    assert train("b", "--lr", 2, "--clip", 1000, "--epochs", 9, "--patience", 1) == 0
     assert len(metrics("b")) < 9
 
 
@@ -284,16 +250,6 @@ def test_without_a_file_the_help_topics_of_python_are_learnt(capsys):
 
 
 # -- stopping and going on ------------------------------------------------------------------------
-
-
-def wait_for(path, child):
-    """Wait until a training process has saved something."""
-    for _ in range(600):
-        if os.path.exists(path):
-            return
-        assert child.poll() is None, child.communicate()
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not appear")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

@@ -296,7 +296,7 @@ def test_a_layer_copied_out_of_a_network_is_free():
 @pytest.mark.parametrize("make", [lstmc.SGD, lstmc.Adam, lstmc.AdamW, lstmc.RMSprop])
 def test_a_network_and_its_optimiser_stay_linked(make):
     net = recurrent()
-    optimiser = make(net, 0.1)
+    optimiser = make(net, 0.01)
     trainer = lstmc.Trainer(net, optimiser, 2, 5, schedule=lstmc.ExponentialDecay(optimiser, 0.9))
     tokens = np.arange(60) % 7
     trainer.fit(tokens)

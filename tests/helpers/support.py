@@ -84,3 +84,11 @@ def numerical_gradient(f, array, eps=1e-5):
         below[index] -= eps
         gradient[index] = (f(above) - f(below)) / (above[index] - below[index])
     return gradient
+
+
+# The problems of long memory.
+NAMES = ("adding", "temporal_order", "copying")
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)

@@ -50,14 +50,14 @@ def losses(history):
     return [(r["train_loss"], r["valid_loss"], r["lr"], r["grad_norm"]) for r in history]
 
 
-def interrupt(trainer, at):
-    """Have Ctrl-C pressed during the at-th step from now."""
+def interrupt(trainer, at, number=signal.SIGINT):
+    """Have Ctrl-C pressed, or another signal sent, during the at-th step from now."""
     count, step = itertools.count(1), trainer.optimiser.step
 
     def stepping(threads=None):
         step(threads)
         if next(count) == at:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     trainer.optimiser.step = stepping
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problem_cases import NAMES, generator
-from support import assert_close, assert_same_bits
+from support import NAMES, assert_close, assert_same_bits, generator
 
 import lstmc
 from lstmc.inspection.comparison import Learning, compare, learn

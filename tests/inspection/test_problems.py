@@ -5,8 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from problem_cases import NAMES, generator
-from support import assert_close, assert_same_bits, numerical_gradient
+from support import NAMES, assert_close, assert_same_bits, generator, numerical_gradient
 
 from lstmc.inspection.problems import Problem, adding, copying, temporal_order
 

@@ -1,6 +1,8 @@
 """Training: windows, carried state, early stopping, and going on to the bit when interrupted."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from trainers import (
 )
 
 import lstmc
-from lstmc.training import Interrupted, Trainer, evaluate, streams, windows
+from lstmc.training import Interrupted, Trainer, display, evaluate, streams, windows
 
 # -- windows --------------------------------------------------------------------------------------
 
@@ -203,22 +205,33 @@ def test_what_does_not_belong_together_is_refused():
 # -- what one sees --------------------------------------------------------------------------------
 
 
-def test_the_bar_is_shown_where_it_is_asked_for(capsys):
+def test_lines_are_shown_where_they_are_asked_for(capsys, tmp_path):
     make_trainer().fit(TRAIN, VALID)
+    make_trainer().fit(TRAIN, VALID, progress=False)
     assert capsys.readouterr() == ("", "")  # not a terminal
-    make_trainer().fit(TRAIN, VALID, epochs=2, progress=True)
+    history = make_trainer().fit(TRAIN, VALID, epochs=2, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    for part in (
-        "epoch 1/2",
-        "epoch 2/2",
-        "loss=",
-        "perplexity=",
-        "validation=",
-        "tokens/s",
-        "596/596",
-    ):
-        assert part in err
+    for record, line in zip(history, err.splitlines(), strict=True):
+        losses = f"training {record['train_loss']:.4f}, validation {record['valid_loss']:.4f}"
+        assert line.startswith(f"epoch {record['epoch']}/2: {losses} (best), ")
+        assert re.search(r" [\d,]+ tokens/s$", line)
+        assert len(line) < 80
+    with open(tmp_path / "log", "w") as log:
+        make_trainer().fit(TRAIN, progress=log)
+        assert "epoch 1/1: training" in Path(log.name).read_text()  # at once
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_epoch_has_lines_of_its_own(capsys, monkeypatch):
+    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    make_trainer().fit(TRAIN, epochs=1, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 8 + 1  # windows, and the epoch
+    assert re.fullmatch(
+        r"epoch 1/1, 13%: training \d\.\d{4}, [\d,]+ tokens/s, 0 min left", lines[0]
+    )
+    assert lines[7].startswith("epoch 1/1, 100%")
 
 
 def test_metrics_are_a_line_per_epoch(tmp_path):

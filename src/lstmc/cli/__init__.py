@@ -2,7 +2,7 @@
 
 Every command is a file here: HELP and EXAMPLE, ``add_options(parser)`` for those that it has beside
 --threads, and ``run(args)``, which returns the exit code if it is not 0. Exit codes: 0 for success, 1 for
-an error, 2 for wrong usage, 130 after Ctrl-C.
+an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import sys
 
 from .. import __version__
-from .._kernels.binding.core import set_num_threads
+from .._kernels.binding.core import check_environment, set_num_threads
 from . import bench, config, evaluate, inspect, next as next_tokens, sample, train
 from .options import UsageError, count
 
@@ -66,8 +66,10 @@ def main(argv=None):
     int
         The exit code.
     """
+    mend_streams()
     args = make_parser().parse_args(argv)
     try:
+        check_environment()
         if args.threads:
             set_num_threads(args.threads)
         code = args.run(args) or 0
@@ -91,6 +93,16 @@ def main(argv=None):
         return complain(f"{where}{error.strerror or error}", 1)
     except (ValueError, TypeError, ArithmeticError) as error:
         return complain(error, 1)
+
+
+def mend_streams():
+    """Open closed standard streams, to nowhere; write ? for what the encoding of an output does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before Python began; nothing else may get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def discard_output():

@@ -1,18 +1,16 @@
 """The command ``lstmc train``: options and settings, a run and its files, and resuming it."""
 
-import _thread
+import contextlib
 import math
 import os
-import signal
+import shlex
 import sys
-import threading
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 from .. import optim
 from .._kernels import kernels_for
-from ..files import check_writable_folder
+from ..files import check_writable_folder, only_one
 from ..recurrent import KINDS
 from ..training import (
     ExponentialDecay,
@@ -50,7 +48,7 @@ DEFAULTS = {
     "epochs": 10, "patience": None, "valid": 0.1, "seed": 0,
 }  # fmt: skip
 # What a resumed run may change. Its text must be the one before, wherever the file is now.
-CHANGEABLE = ("file", "epochs", "device")
+CHANGEABLE = ("file", "epochs", "patience", "device")
 
 
 # -- options --------------------------------------------------------------------------------------
@@ -168,6 +166,8 @@ def resumed_settings(args, checkpoint):
             raise ValueError(f"{option} {value} conflicts with the run in {checkpoint.parent}, "
                              f"which began with {settings[name]}")  # fmt: skip
         settings[name] = value
+    if settings["patience"] and not settings["valid"]:
+        raise UsageError("--patience needs validation, and the run began without: --valid 0")
     return settings, note["text"]
 
 
@@ -203,41 +203,44 @@ def check_device(device):
 def run(args):
     """Train a model: a new one, or from where an earlier run stopped."""
     out = Path(args.out or "run")
-    checkpoint = out / "checkpoint.safetensors"
-    if args.resume:
-        settings, text_id = resumed_settings(args, checkpoint)
-    else:
-        settings, text_id = new_settings(args), None
-    check_device(settings["device"])
+    with contextlib.ExitStack() as stack:
+        if not args.resume:
+            settings, text_id = new_settings(args), None
+        else:
+            if out.exists():
+                stack.enter_context(only_one(out))
+            settings, text_id = resumed_settings(args, out / "checkpoint.safetensors")
+        check_device(settings["device"])
+        model, train_ids, valid_ids, note = prepare(settings, text_id, out)
+        trainer = make_trainer(settings, model.net)
+        if args.resume:
+            trainer.load(out / "checkpoint.safetensors")
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_one(out))
+            clear_folder(out, args.overwrite)
+        describe(settings, model, train_ids, valid_ids)
+        return train(trainer, model, settings, train_ids, valid_ids, out, args.minutes, note)
+
+
+def read(settings):
+    """Return the text of a run."""
     if settings["file"] not in (None, "-"):  # --resume may be called from another folder
         settings["file"] = os.path.abspath(settings["file"])
-    text = default_text() if settings["file"] is None else read_text(settings["file"])
-    if text_id and text_id != identify(text):
-        raise ValueError(f"the text is not the one that the run in {out} was trained on")
-    model, train_ids, valid_ids = prepare(settings, text)
-    trainer = make_trainer(settings, model.net)
-    if args.resume:
-        trainer.load(checkpoint)
-    else:
-        clear_folder(out, args.overwrite)
-    describe(settings, model, train_ids, valid_ids)
+    return default_text() if settings["file"] is None else read_text(settings["file"])
+
+
+def prepare(settings, text_id, out):
+    """Return a new model, the token ids for training and for validation (or None), and the run's note."""
+    text = read(settings)
     note = {"settings": settings, "text": identify(text)}
-    stopped = run_trainer(trainer, settings, train_ids, valid_ids, out, args.minutes, note)
-    if stopped and stopped.error and not trainer.history:
-        raise stopped.error  # no epoch was finished: there is nothing to save
-    finish(trainer, model, settings, train_ids, valid_ids, out, stopped)
-    if stopped and stopped.error:
-        raise stopped.error
-    if stopped and not stopped.by_clock:
-        print(f"lstmc: stopped; to go on: {how_to_resume(out, settings)}", file=sys.stderr)
-        return 130
-    if stopped:
-        print(f"the time is up; to go on: {how_to_resume(out, settings)}")
-    return 0
-
-
-def prepare(settings, text):
-    """Return a new model and the token ids for training and for validation, None without validation."""
+    if text_id and text_id != note["text"]:
+        raise ValueError(
+            f"the text is not the one that the run in {out} was trained on"
+            if settings["file"]
+            else f"the run in {out} was trained on the help topics of another version of Python, which are "
+            "other texts: resume it with that version"
+        )
     cut = round(len(text) * (1 - settings["valid"]))
     level = settings["level"]
     # A word that is in the validation text alone is <unk>; there is no such token for characters.
@@ -254,7 +257,7 @@ def prepare(settings, text):
     if settings["valid"] and len(valid_ids) < 2:
         raise ValueError(f"the text is too short: --valid {settings['valid']:g} leaves "
                          f"{len(valid_ids)} tokens for validation, which needs 2")  # fmt: skip
-    return model, train_ids, valid_ids if settings["valid"] else None
+    return model, train_ids, valid_ids if settings["valid"] else None, note
 
 
 def make_trainer(settings, net):
@@ -275,63 +278,48 @@ def clear_folder(out, overwrite):
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         check_writable_folder(out / name)
-    existing = [out / name for name in FILES if (out / name).exists()]
+    existing = [path for name in FILES if (path := out / name).exists() and path.stat().st_size]
     if existing and not overwrite:
-        raise ValueError(f"{out} holds a run already: go on with --resume, replace it with "
-                         "--overwrite, or choose another folder with --out")  # fmt: skip
+        resume = (out / "checkpoint.safetensors").exists()
+        raise ValueError(f"{out} holds {'a run' if resume else 'files of a run'} already: "
+                         f"{'go on with --resume, ' if resume else ''}replace it with --overwrite, or choose "
+                         "another folder with --out")  # fmt: skip
     for path in existing:
         path.unlink()
 
 
-class Stopped:
-    """Why training stopped early: by the clock, by an error, or else by Ctrl-C."""
-
-    def __init__(self, by_clock=False, error=None):
-        self.by_clock, self.error = by_clock, error
-
-
-def run_trainer(trainer, settings, train_ids, valid_ids, out, minutes, note):
-    """Train to the end and return None, or until Ctrl-C, the clock or divergence and return Stopped."""
-    patience = None
-    if (
-        valid_ids is not None
-    ):  # by default too large to stop, but the trainer restores the best weights
-        patience = settings["patience"] or settings["epochs"]
-    with time_limit(minutes) as is_over:
-        try:
-            trainer.fit(train_ids, valid_ids, settings["epochs"], patience,
-                        checkpoint=out / "checkpoint.safetensors", metrics=out / "metrics.jsonl",
-                        note=note)  # fmt: skip
-        except Interrupted:
-            return Stopped(by_clock=is_over.is_set())
-        except FloatingPointError as error:
-            return Stopped(error=error)
-    return None
-
-
-@contextmanager
-def time_limit(minutes):
-    """Interrupt as Ctrl-C does after some minutes; yield an event that is set when that happened."""
-    is_over = threading.Event()
-    if minutes is None:
-        yield is_over
-        return
-
-    def interrupt():
-        is_over.set()
-        _thread.interrupt_main()
-
-    before = signal.getsignal(signal.SIGINT)
-    if before == signal.SIG_IGN:  # as in the background of a shell, where the clock must still work
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(minutes * 60, interrupt)
-    timer.daemon = True
-    timer.start()
+def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
+    """Train to the end, or until it is stopped, and save the model; return the exit code."""
+    # By default patience never ends, but the best weights are kept.
+    patience = None if valid_ids is None else settings["patience"] or settings["epochs"]
+    began = trainer.epoch, trainer.window
+    if any(began):
+        print(f"going on {where(trainer, train_ids, settings)}", flush=True)
     try:
-        yield is_over
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
+        trainer.fit(train_ids, valid_ids, settings["epochs"], patience, minutes=minutes, note=note,
+                    checkpoint=out / "checkpoint.safetensors", metrics=out / "metrics.jsonl",
+                    progress=sys.stdout)  # fmt: skip
+    except Interrupted as stop:
+        finish(trainer, model, settings, train_ids, valid_ids, out)
+        print(f"lstmc: stopped; to go on: {how_to_resume(out, settings)}", file=sys.stderr)
+        return 128 + stop.signal
+    except FloatingPointError:
+        if trainer.history:  # else there is nothing to save
+            finish(trainer, model, settings, train_ids, valid_ids, out)
+        raise
+    how = how_to_resume(out, settings)
+    trained = (trainer.epoch, trainer.window) != began
+    if trainer.ended == "patience":
+        waited = trainer.progress.best["waited"]
+        print(f"{'stopped' if trained else 'nothing to train'}: validation has not improved for {waited} "
+              f"epoch{'s' * (waited > 1)}; to go on: {how} with more --epochs or --patience")  # fmt: skip
+    elif not trained:
+        print(f"nothing to train: the run has had {trainer.epoch} of {settings['epochs']} epochs; to go on: "
+              f"{how} --epochs {2 * trainer.epoch}")  # fmt: skip
+    finish(trainer, model, settings, train_ids, valid_ids, out)
+    if trainer.ended == "minutes":
+        print(f"the time is up; to go on: {how}")
+    return 0
 
 
 # -- what is said and written ---------------------------------------------------------------------
@@ -347,38 +335,36 @@ def describe(settings, model, train_ids, valid_ids):
           f"parameters; {settings['optimizer']}, learning rate {settings['lr']:g}", flush=True)  # fmt: skip
 
 
-def finish(trainer, model, settings, train_ids, valid_ids, out, stopped):
+def where(trainer, train_ids, settings):
+    """Return in words which epochs and windows a run has had."""
+    if not trainer.window:
+        return f"after epoch {trainer.epoch} of {settings['epochs']}"
+    windows = -(-(len(train_ids) // settings["batch"] - 1) // settings["steps"])
+    return f"after window {trainer.window} of {windows} of epoch {trainer.epoch + 1}"
+
+
+def finish(trainer, model, settings, train_ids, valid_ids, out):
     """Save the better of the present weights and those of the best epoch; print and draw the losses."""
-    history = trainer.history
+    history, unit = trainer.history, UNITS[settings["level"]]
     curve = [(r["epoch"], r["train_loss"], r["valid_loss"]) for r in history]
-    best = min((r["valid_loss"] for r in history if r["valid_loss"] is not None), default=math.inf)
-    if valid_ids is not None and stopped:
+    best, of = trainer.progress.best["loss"], f"epoch {trainer.progress.best['epoch']}"
+    if valid_ids is not None and trainer.ended not in ("epochs", "patience"):
         now = evaluate(model.net, valid_ids, settings["batch"], settings["steps"])
         windows = -(-(len(train_ids) // settings["batch"] - 1) // settings["steps"])
         curve.append((trainer.epoch + trainer.window / windows, None, now))
-        if history and not now < best:  # or it is NaN
-            # With no epoch left to train, fit only restores the best weights.
-            patience = settings["patience"] or settings["epochs"]
-            trainer.fit(train_ids, valid_ids, trainer.epoch, patience)
-        best = min(best, now)
+        if now < best or not history:
+            best, of = now, where(trainer, train_ids, settings)
+        else:  # or it is NaN
+            trainer.use_best()
     model.save(out / "model.safetensors")
-    show_losses(history, best, UNITS[settings["level"]])
-    print(f"wrote {out / 'model.safetensors'}")
-    draw(curve, out / "loss.png")
-
-
-def show_losses(history, best, unit):
-    """Print the losses of the epochs and the best or last of them."""
-    if not sys.stderr.isatty():  # on a terminal the progress bars have shown the epochs
-        for r in history:
-            valid = "" if r["valid_loss"] is None else f", validation loss {r['valid_loss']:.4f}"
-            loss, seconds = r["train_loss"], r["seconds"]
-            print(f"epoch {r['epoch']}: training loss {loss:.4f}{valid}, {seconds:.1f} s")
     if best < math.inf:
-        perplexity = perplexity_of(best)
-        print(f"validation loss {best:.4f} nats per {unit} (perplexity {perplexity:.2f})")
+        print(
+            f"validation loss {best:.4f} nats per {unit} (perplexity {perplexity_of(best):.2f}), {of}"
+        )
     elif history:
         print(f"training loss {history[-1]['train_loss']:.4f} nats per {unit}")
+    print(f"wrote {out / 'model.safetensors'}")
+    draw(curve, out / "loss.png")
 
 
 def draw(curve, path):
@@ -396,4 +382,4 @@ def draw(curve, path):
 def how_to_resume(out, settings):
     """Return the command that goes on."""
     file = " -" if settings["file"] == "-" else ""
-    return f"lstmc train{file} --out {out} --resume"
+    return f"lstmc train{file} --out {shlex.quote(str(out))} --resume"

@@ -11,13 +11,14 @@ from .description import (
     make,
     take_room,
 )
-from .disk import append_record, check_writable_folder, read_safetensors, write_safetensors
+from .disk import check_writable_folder, only_one, read_safetensors, write_safetensors
 from .networks import check_kind, load, make_network
+from .records import RecordFile
 
 __all__ = [
     "FORMAT",
     "Described",
-    "append_record",
+    "RecordFile",
     "built_in",
     "check_kind",
     "check_rng",
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "make",
     "make_network",
+    "only_one",
     "read_safetensors",
     "take_room",
     "write_safetensors",

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-__all__ = ["append_record", "check_writable_folder", "read_safetensors", "write_safetensors"]
+__all__ = ["check_writable_folder", "only_one", "read_safetensors", "write_safetensors"]
 
 _KEY = "lstmc"
 FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -221,33 +221,6 @@ def _widened(array):
 # -- other files ----------------------------------------------------------------------------------
 
 
-def append_record(path, record):
-    """Append a record to a JSONL file, as one line.
-
-    Parameters
-    ----------
-    path : path
-    record : dict
-        Of what JSON can hold.
-
-    Returns
-    -------
-    int
-        The size of the file afterwards, in bytes.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
-    import json
-
-    with open(path, "ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
-        return file.tell()
-
-
 def check_writable_folder(path):
     """Check that a file can be written, before the work whose result it is to hold.
 
@@ -259,7 +232,8 @@ def check_writable_folder(path):
     Raises
     ------
     OSError
-        The folder is missing, is not a folder, or cannot be written to; or the file is a folder.
+        The folder is missing, is not a folder, or cannot be written to; the file is a folder, or its name is
+        longer than names may be there.
     """
     import tempfile
 
@@ -271,8 +245,43 @@ def check_writable_folder(path):
     folder, name = os.path.split(path)
     folder = folder or os.curdir
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # refuses a name that is too long
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = f"cannot write {name} into this folder: {error.strerror}"
         raise OSError(error.errno, reason, folder) from None
+
+
+@contextlib.contextmanager
+def only_one(folder):
+    """Hold a folder for this process, which must be the only one that writes there.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it. One that dies does not any more. A file system or a system without such
+        locks says nothing.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = "another process is at work in this folder"
+            raise BlockingIOError(errno.EAGAIN, reason, os.fsdecode(folder)) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(opened)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.devices import host
-from ..files import append_record, check_writable_folder
+from ..files import RecordFile
 from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
 from .inputs import check_trace, loss_at, real_part, real_steps, recurrent_network
@@ -200,9 +200,8 @@ class Watch:
         self.net, self.every = recurrent_network(net), check_size("every", every)
         if nonfinite not in ("stop", "warn"):
             raise ValueError(f'nonfinite must be "stop" or "warn", got {nonfinite!r}')
-        self.path, self.nonfinite = path, nonfinite
-        if path is not None:
-            check_writable_folder(path)
+        self.nonfinite = nonfinite
+        self._file = None if path is None else RecordFile(path)
         self._board = None if tensorboard is None else _open_board(tensorboard)
         self.window, self.records = 0, []
 
@@ -243,6 +242,30 @@ class Watch:
         self._write(record)
         return record
 
+    @property
+    def path(self):
+        """The JSONL file, or None."""
+        return None if self._file is None else self._file.path
+
+    def state(self):
+        """Return where it is, for a checkpoint: the "window", and the "place" in its file or None."""
+        return {"window": self.window, "place": self._file and self._file.place}
+
+    def load_state(self, state):
+        """Go back to where ``state()`` was taken: records of later windows are removed, in the file too.
+
+        A file that does not begin with what was written until then is only added to.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written. Nothing changes then.
+        """
+        if self._file is not None:
+            self._file = RecordFile(self._file.path, state["place"])
+        self.window = state["window"]
+        self.records = [record for record in self.records if record["window"] <= self.window]
+
     def _report(self, loss, trace, dy):
         place = find_nonfinite(self.net, trace=trace, dy=dy)
         text = f"the loss of window {self.window} is {loss}"
@@ -274,8 +297,8 @@ class Watch:
         return run_back(self.net, dy, trace), run_back(self.net, last, trace), ends
 
     def _write(self, record):
-        if self.path is not None:
-            append_record(self.path, record)
+        if self._file is not None:
+            self._file.append(record)
         if self._board is not None:
             self._board.add_scalar("loss", record["loss"], record["window"])
             for name, numbers in record.items():

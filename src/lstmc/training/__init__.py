@@ -4,7 +4,7 @@ from .checkpoints import read_note
 from .interrupts import Interrupted
 from .language_model import LanguageModel
 from .schedules import ExponentialDecay, PlateauDecay, StepDecay
-from .streams import evaluate, streams, windows
+from .streams import TokenStream, evaluate, streams, windows
 from .text import default_text, read_text, tokenize
 from .trainer import Trainer
 from .vocabulary import Vocabulary
@@ -15,6 +15,7 @@ __all__ = [
     "LanguageModel",
     "PlateauDecay",
     "StepDecay",
+    "TokenStream",
     "Trainer",
     "Vocabulary",
     "default_text",

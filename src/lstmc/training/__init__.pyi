@@ -1,8 +1,8 @@
 """Training, for type checkers: what __init__.py exports, with types."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,11 +15,17 @@ _Path = str | PathLike[str]
 _Rng = int | np.random.Generator | None
 _State = Any  # h (L, B, H), or (h, c), or a tuple with one entry per layer of a Sequential
 _Optimiser = SGD | Adam | RMSprop
+_Loss = Callable[
+    [_Array, _Array], tuple[Any, _Array]
+]  # of the output and the targets: loss, gradient
 _Level = Literal["char", "word"]
 
 class Interrupted(KeyboardInterrupt):
     checkpoint: _Path | None
-    def __init__(self, message: str, checkpoint: _Path | None = None) -> None: ...
+    signal: int
+    def __init__(
+        self, message: str, checkpoint: _Path | None = None, signal: int = ...
+    ) -> None: ...
 
 def default_text() -> str: ...
 def read_text(source: _Path) -> str: ...
@@ -75,11 +81,26 @@ class Vocabulary:
     def encode(self, text: str) -> NDArray[np.int64]: ...
     def decode(self, ids: Sequence[int] | _Array) -> str: ...
 
+class TokenStream:
+    tokens: NDArray[np.int64]
+    batch: int
+    steps: int
+    count: int
+    num_windows: int
+    identity: list[int]
+    def __init__(self, tokens: _Array, batch: int, steps: int) -> None: ...
+    def check(self, name: str, net: Any) -> None: ...
+    def windows(self, net: Any, first: int = 0) -> Iterator[tuple[_Array, _Array]]: ...
+
 class Trainer:
     net: Sequential
     optimiser: _Optimiser
     schedule: StepDecay | None
     watch: Watch | None
+    batch: int | None
+    steps: int | None
+    loss: Literal["cross_entropy"] | _Loss
+    ended: Literal["epochs", "patience", "minutes"] | None
     epoch: int
     window: int
     history: list[dict[str, Any]]
@@ -90,24 +111,29 @@ class Trainer:
         self,
         net: Sequential,
         optimiser: _Optimiser,
-        batch: int,
-        steps: int,
+        batch: int | None = None,
+        steps: int | None = None,
         clip: float | None = 5.0,
         schedule: StepDecay | None = None,
         num_threads: int | None = None,
         watch: Watch | None = None,
+        *,
+        loss: Literal["cross_entropy"] | _Loss = "cross_entropy",
     ) -> None: ...
     def fit(
         self,
-        train: _Array,
-        valid: _Array | None = None,
+        train: _Array | TokenStream,
+        valid: _Array | TokenStream | None = None,
         epochs: int = 1,
         patience: int | None = None,
         checkpoint: _Path | None = None,
         metrics: _Path | None = None,
-        progress: bool | None = None,
+        progress: bool | TextIO | None = None,
         note: dict[str, Any] | None = None,
+        *,
+        minutes: float | None = None,
     ) -> list[dict[str, Any]]: ...
+    def use_best(self) -> None: ...
     def save(self, path: _Path) -> None: ...
     def load(self, path: _Path) -> None: ...
 

@@ -13,50 +13,13 @@ from .._kernels.devices import copy_into, host
 from ..files import FORMAT, check_kind, describe, read_safetensors, write_safetensors
 from ..layers import Dropout, Embedding, Linear
 from ..optim import check_count, check_real
+from .progress import Progress, no_best, no_sums
 
-__all__ = ["Progress", "load_checkpoint", "read_note", "save_checkpoint"]
+__all__ = ["load_checkpoint", "read_note", "save_checkpoint"]
 
 
 # The largest place in a generator's buffers: of MT19937, of Philox, and the half of a number that is left.
 BUFFERS = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
-
-
-def _no_sums():
-    return {"tokens": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}
-
-
-class Progress:
-    """What a Trainer carries from window to window and from epoch to epoch.
-
-    Attributes
-    ----------
-    state
-        The state of the network after the last window; None means zeros.
-    sums : dict
-        For the current epoch: tokens, and the sums of losses, gradient norms and seconds.
-    best : dict
-        The best validation loss, and the epochs that have passed since; for early stopping.
-    best_params : ndarray or None
-        The weights of the best epoch.
-    corpus : dict or None
-        Lengths and checksums of the texts.
-    metrics : dict or None
-        The path of the metrics file, and its size at the last checkpoint.
-    """
-
-    def __init__(
-        self, state=None, sums=None, best=None, best_params=None, corpus=None, metrics=None
-    ):
-        self.state, self.sums = state, sums or _no_sums()
-        self.best, self.best_params = best or {"loss": math.inf, "waited": 0}, best_params
-        self.corpus, self.metrics = corpus, metrics
-
-    def __repr__(self):
-        return f"Progress(sums={self.sums!r}, best={self.best!r})"
-
-    def begin_epoch(self):
-        """Start an epoch: the state is zeros, and nothing is summed yet."""
-        self.state, self.sums = None, _no_sums()
 
 
 def _pack_state(state, arrays, name="state"):
@@ -112,6 +75,10 @@ def _described(part):
     return part and {"type": type(part).__name__, "options": part.options()}
 
 
+def _loss_name(loss):
+    return getattr(loss, "__qualname__", type(loss).__name__) if callable(loss) else loss
+
+
 def _setting(trainer):
     """Return all that must be as it was when training began, by name, as JSON has it."""
     import json  # which costs `import lstmc` more than most of its modules
@@ -122,6 +89,7 @@ def _setting(trainer):
         "schedule": _described(trainer.schedule),
         "batch": trainer.batch,
         "steps": trainer.steps,
+        "loss": _loss_name(trainer.loss),
         "clip": None if trainer.clip == math.inf else float(trainer.clip),
         "generators": [
             rng.bit_generator.state["bit_generator"] for rng in _generators(trainer.net)
@@ -165,8 +133,9 @@ def save_checkpoint(trainer, path):
     moments, numbers = trainer.optimiser.state()
     arrays = {f"weights.{name}": host(a) for name, a in trainer.net.items()}
     arrays |= {f"optimiser.{name}": host(array) for name, array in moments.items()}
-    if progress.best_params is not None:
-        arrays["best"] = host(progress.best_params)
+    for name, params in (("best", progress.best_params), ("last", progress.last_params)):
+        if params is not None:
+            arrays[name] = host(params)
     metadata = {
         "format": FORMAT,
         "kind": "checkpoint",
@@ -179,6 +148,8 @@ def save_checkpoint(trainer, path):
         "window": trainer.window,
         "sums": progress.sums,
         "best": progress.best,
+        "asked": progress.asked,
+        "watch": trainer.watch and trainer.watch.state(),
         "history": trainer.history,
         "corpus": progress.corpus,
         "metrics": progress.metrics,
@@ -231,7 +202,7 @@ def _check_arrays(trainer, arrays):
     flat, dtype = trainer.net.params.shape, trainer.net.params.dtype
     shapes = {f"weights.{name}": tuple(s) for name, s in trainer.net.parameters().items()}
     shapes |= {f"optimiser.{name}": flat for name in trainer.optimiser.state()[0]}
-    shapes |= {"best": flat} if "best" in arrays else {}
+    shapes |= {name: flat for name in ("best", "last") if name in arrays}
     saved = {name: a.shape for name, a in arrays.items() if name.split(".")[0] != "state"}
     for name in sorted(shapes.keys() | saved.keys()):
         if shapes.get(name) != saved.get(name):
@@ -247,13 +218,17 @@ def _checked(trainer, arrays, metadata):
     moments = {n: arrays[f"optimiser.{n}"] for n in trainer.optimiser.state()[0]}
     if trainer.schedule is not None:
         trainer.schedule.checked_state(metadata["decay"])
-    sums = _fields("sums", metadata["sums"], _no_sums())
-    best = _fields("best", metadata["best"], {"loss": math.inf, "waited": 0})
-    metrics = metadata["metrics"]
+    sums = _fields("sums", metadata["sums"], no_sums())
+    best = _fields("best", metadata["best"], no_best())
+    corpus, watch = _checked_corpus(metadata["corpus"]), metadata["watch"]
+    metrics = _checked_place("metrics", metadata["metrics"])
     state = _unpack_state(metadata["state"], arrays, put)
-    _check_state(trainer.net, trainer.batch, state)
-    if metrics is not None:
-        metrics = _fields("metrics", metrics, {"path": "", "size": 0})
+    _check_state(
+        trainer.net, corpus["train"][2] if corpus and corpus["train"] else trainer.batch, state
+    )
+    if watch is not None:
+        _checked_place("watch.place", _check_type("watch", watch, dict)["place"])
+        check_count("watch.window", watch["window"])
     return {
         "moments": moments,
         "numbers": trainer.optimiser.checked_numbers(metadata["numbers"]),
@@ -265,10 +240,13 @@ def _checked(trainer, arrays, metadata):
             "history": _checked_history(metadata["history"]),
             "note": _check_type("note", metadata["note"], dict),
         },
+        "watch": watch,
         "progress": Progress(
             state=state,
             best_params=put(arrays["best"]) if "best" in arrays else None,
-            corpus=_checked_corpus(metadata["corpus"]),
+            last_params=put(arrays["last"]) if "last" in arrays else None,
+            asked=check_count("asked", metadata["asked"]),
+            corpus=corpus,
             sums=sums,
             best=best,
             metrics=metrics,
@@ -280,6 +258,11 @@ def _check_type(name, value, cls):
     if not isinstance(value, cls):
         raise ValueError(f"{name} must be a {cls.__name__}, got {value!r:.100}")
     return value
+
+
+def _checked_place(name, place):
+    """Return how far a file of records was written, or None."""
+    return None if place is None else _fields(name, place, {"size": 0, "checksum": 0})
 
 
 def _fields(name, value, example):
@@ -347,21 +330,25 @@ def _checked_history(history):
 
 
 def _checked_corpus(corpus):
-    """Refuse what is not lengths and checksums of texts by name."""
+    """Refuse what is not identities of texts by name, as a TokenStream has one."""
     if corpus is None:
         return None
     for name in ("train", "valid"):
         digest = _check_type("corpus", corpus, dict)[name]
         if digest is not None:
-            if len(_check_type(f"corpus.{name}", digest, list)) != 2:
-                raise ValueError(f"corpus.{name} must be a length and a checksum, got {digest}")
+            if len(_check_type(f"corpus.{name}", digest, list)) != 4:
+                raise ValueError(f"corpus.{name} must be four numbers, got {digest!r:.100}")
             for number in digest:
                 check_count(f"corpus.{name}", number)
     return corpus
 
 
-def _restore(trainer, arrays, moments, numbers, decay, random, position, progress):
+def _restore(trainer, arrays, moments, numbers, decay, random, watch, position, progress):
     """Change a trainer; what is not arrays of the right shape has been checked."""
+    if (
+        trainer.watch is not None and watch is not None
+    ):  # the only one that can fail: it writes a file
+        trainer.watch.load_state(watch)
     trainer.optimiser.load_state(moments, numbers)
     if trainer.schedule is not None:
         trainer.schedule.load_state(decay)

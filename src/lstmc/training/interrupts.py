@@ -1,44 +1,66 @@
-"""Ctrl-C that stops training between two windows, not within one."""
+"""Ctrl-C, and requests to end, that stop training between two windows, not within one."""
 
+import contextlib
 import signal
 import threading
-from contextlib import contextmanager
 
-__all__ = ["Interrupted", "interrupts"]
+__all__ = ["Interrupted", "Interrupts", "interrupts"]
+
+# Ctrl-C; what `kill`, a container's end or a shutdown send; what a terminal sends that is closed.
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped by Ctrl-C, between two windows. The message says how to go on.
+    """Training stopped by Ctrl-C, SIGTERM or SIGHUP, between two windows. The message says how to go on.
 
     Attributes
     ----------
     checkpoint : path or None
         The checkpoint that was saved.
+    signal : int
+        The number of the signal.
     """
 
-    def __init__(self, message, checkpoint=None):
+    def __init__(self, message, checkpoint=None, signal=signal.SIGINT):
         super().__init__(message)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.signal = checkpoint, signal
 
 
-@contextmanager
-def interrupts():
-    """Yield an event that the first Ctrl-C sets; the second raises KeyboardInterrupt at once."""
-    asked = threading.Event()
+class Interrupts:
+    """Whether training was asked to stop, and by which signal."""
 
-    def handle(number, frame):
-        if asked.is_set():
+    signal = None
+
+    @property
+    def asked(self):
+        """Whether it was."""
+        return self.signal is not None
+
+    def handle(self, number, frame):
+        """Note the first signal; at the second raise KeyboardInterrupt."""
+        if self.asked:
             raise KeyboardInterrupt
-        asked.set()
+        self.signal = number
 
-    before = None
+
+@contextlib.contextmanager
+def interrupts():
+    """Yield Interrupts for as long as signals that stop a program are only noted.
+
+    They are left to whoever else handles them: all but Ctrl-C if a program does, all if they are ignored, and
+    outside the main thread.
+    """
+    noted, before = Interrupts(), {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.getsignal(signal.SIGINT)
-    if before is None or before == signal.SIG_IGN:  # not ours to handle, or ignored on purpose
-        yield asked
-        return
-    signal.signal(signal.SIGINT, handle)
+        for name in STOPPING:
+            number = getattr(signal, name, None)  # SIGHUP is not everywhere
+            handler = None if number is None else signal.getsignal(number)
+            if handler == signal.SIG_DFL or (
+                name == "SIGINT" and handler not in (None, signal.SIG_IGN)
+            ):
+                before[number] = signal.signal(number, noted.handle)
     try:
-        yield asked
+        yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

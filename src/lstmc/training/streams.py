@@ -1,20 +1,22 @@
 """A corpus as parallel streams of tokens, cut into windows, and the loss over it."""
 
 import math
+import zlib
 
 import numpy as np
 
 from .._kernels import kernels_of
 from ..layer import check_size
+from ..layers import Embedding, Linear
 from ..losses import softmax_cross_entropy
 from ..passes import recurrent_layers
 
 __all__ = [
+    "TokenStream",
     "check_time_major",
     "check_tokens",
     "evaluate",
     "mean_loss",
-    "on_device_of",
     "perplexity_of",
     "streams",
     "windows",
@@ -45,6 +47,80 @@ def check_tokens(name, tokens):
     if not tokens.size:
         raise ValueError(f"{name} is empty: there is nothing to read")
     return tokens.astype(np.int64, copy=False)
+
+
+def check_known(name, tokens, net):
+    """Refuse tokens beyond what the Embedding or the last Linear of a network know, naming the first."""
+    layers = getattr(net, "layers", [])
+    sizes = [layers[0].num_embeddings] if layers and isinstance(layers[0], Embedding) else []
+    sizes += [layers[-1].out_features] if layers and isinstance(layers[-1], Linear) else []
+    if not sizes or not len(tokens):
+        return
+    if tokens.min() < 0 or tokens.max() >= min(sizes):
+        at = int(np.flatnonzero((tokens < 0) | (tokens >= min(sizes)))[0])
+        raise ValueError(
+            f"{name}[{at}] must be in [0, {min(sizes)}), the tokens that the network knows, got {tokens[at]}"
+        )
+
+
+class TokenStream:
+    """A text as a Trainer reads it: parallel streams of tokens, in windows, the state carried along.
+
+    Parameters
+    ----------
+    tokens : ndarray (n,) of integers
+    batch : int
+        B, the parallel streams.
+    steps : int
+        T, the length of a window.
+
+    Attributes
+    ----------
+    batch, steps : int
+    tokens : ndarray (n,) of int64
+    count : int
+        The targets of an epoch: all tokens of a stream but the first, and not the remainder that ``streams``
+        leaves out.
+    num_windows : int
+        The windows of an epoch.
+    identity : list
+        The length and a checksum, which tell a text from another, and batch and steps.
+
+    Raises
+    ------
+    ValueError
+        There are no tokens, they are no integers, or too few for so many streams.
+    """
+
+    def __init__(self, tokens, batch, steps):
+        self.tokens = check_tokens("tokens", tokens)
+        self.batch, self.steps = check_size("batch", batch), check_size("steps", steps)
+        self._stream = streams(self.tokens, batch)
+        self.count = (len(self._stream) - 1) * self.batch
+        self.num_windows = -(-(len(self._stream) - 1) // self.steps)
+        checksum = zlib.crc32(np.ascontiguousarray(self.tokens))
+        self.identity = [len(self.tokens), checksum, self.batch, self.steps]
+
+    def __repr__(self):
+        return (
+            f"<TokenStream of {len(self.tokens):,} tokens: batch={self.batch}, steps={self.steps}>"
+        )
+
+    def check(self, name, net):
+        """Refuse a network that does not read such windows, or tokens that it does not know.
+
+        Raises
+        ------
+        ValueError
+            The message speaks of `name`, and says where the first such token is.
+        """
+        check_time_major(net)
+        check_known(name, self.tokens, net)
+
+    def windows(self, net, first=0):
+        """Yield the windows from the `first` on, on the device of a network, as ``lstmc.windows`` does."""
+        stream = kernels_of(net.params).arrays.asarray(self._stream[first * self.steps :])
+        return windows(stream, self.steps)
 
 
 def streams(tokens, batch):
@@ -123,21 +199,24 @@ def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
     Raises
     ------
     ValueError
-        The text is too short, or an argument does not fit.
+        The text is too short, holds a token that the network does not know, or an argument does not fit.
     """
-    return mean_loss(net, tokens, batch, steps, num_threads, lambda: None)
+    tokens, batch = check_tokens("tokens", tokens), check_size("batch", batch)
+    stream = TokenStream(tokens, max(1, min(batch, len(tokens) // 2)), steps)
+    stream.check("tokens", net)
+
+    def loss(y, targets):
+        return softmax_cross_entropy(y, targets, num_threads=num_threads)
+
+    return mean_loss(net, stream, loss, num_threads, lambda: None)
 
 
-def mean_loss(net, tokens, batch, steps, num_threads, after_each):
-    """Return what `evaluate` does; call after_each() after every window."""
-    check_time_major(net)
-    tokens = check_tokens("tokens", tokens)
-    stream = streams(tokens, max(1, min(check_size("batch", batch), len(tokens) // 2)))
-    stream = on_device_of(net, stream)
+def mean_loss(net, data, loss, num_threads, after_each):
+    """Return the mean over data of loss(y, targets)[0]; call after_each() after every window."""
     state, total, count = None, 0.0, 0
-    for x, targets in windows(stream, steps):
-        logits, state, _ = net.forward(x, state, training=False, num_threads=num_threads)
-        total += softmax_cross_entropy(logits, targets, num_threads=num_threads)[0] * x.size
+    for x, targets in data.windows(net):
+        y, state, _ = net.forward(x, state, training=False, num_threads=num_threads)
+        total += loss(y, targets)[0] * x.size
         count += x.size
         after_each()
     return float(total / count)
@@ -149,8 +228,3 @@ def perplexity_of(loss):
         return math.exp(loss)
     except OverflowError:
         return math.inf
-
-
-def on_device_of(net, stream):
-    """Return streams on the device of a network."""
-    return kernels_of(net.params).arrays.asarray(stream)

@@ -9,59 +9,58 @@ Deliberately not a framework: there are no callbacks. For another loop, use ``st
 """
 
 import copy
-import itertools
 import math
 import os
-import threading
 import time
-import zlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from .._kernels.devices import copy_into
-from ..files import append_record, check_writable_folder
+from ..files import RecordFile, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
-from ..optim import check_norm, clip_grad_norm
-from .checkpoints import Progress, load_checkpoint, save_checkpoint
-from .interrupts import Interrupted, interrupts
+from ..optim import check_norm, check_real, clip_grad_norm
+from .checkpoints import load_checkpoint, save_checkpoint
+from .display import Display
+from .interrupts import Interrupted, Interrupts, interrupts
+from .progress import Progress
 from .schedules import PlateauDecay
-from .streams import (
-    check_time_major,
-    check_tokens,
-    mean_loss,
-    on_device_of,
-    perplexity_of,
-    streams,
-    windows,
-)
+from .streams import TokenStream, check_time_major, check_tokens, mean_loss
 
 __all__ = ["Trainer"]
 
-
-def _digest(tokens):
-    return None if tokens is None else [len(tokens), zlib.crc32(np.ascontiguousarray(tokens))]
+ENOUGH_WINDOWS = 100  # to tell by their mean loss that training does not learn
 
 
 def _digest_text(digest):
-    return "none" if digest is None else "{} tokens (checksum {:08x})".format(*digest)
+    text = "{} tokens (checksum {:08x}) in {} streams, windows of {}"
+    return "none" if digest is None else text.format(*digest)
+
+
+class _TimeIsUp(Exception):
+    """The minutes that fit was given are over, between two windows."""
 
 
 @dataclass(eq=False, repr=False)
 class _Run:
     """The checked arguments of one call of fit, and what belongs to it alone."""
 
-    stream: np.ndarray
-    valid: np.ndarray | None
+    data: TokenStream
+    valid: TokenStream | None
     epochs: int
     patience: int | None
     checkpoint: str | os.PathLike | None
-    metrics: str | os.PathLike | None
-    show_progress: bool | None
-    interrupted: threading.Event
+    metrics: RecordFile | None
+    until: float  # of time.monotonic
+    display: Display
+    interrupted: Interrupts
     saved_at: float
+
+
+def _check_minutes(minutes):
+    if check_real("minutes", minutes) <= 0:
+        raise ValueError(f"minutes must be above 0, got {minutes}")
+    return float(minutes)
 
 
 class Trainer:
@@ -73,10 +72,11 @@ class Trainer:
         Tokens (T, B) in, logits (T, B, V) out.
     optimiser : SGD, Adam, AdamW or RMSprop
         The optimiser of that network.
-    batch : int
+    batch : int, optional
         B, the parallel streams of the text.
-    steps : int
-        T, the length of a window: gradients reach back as far.
+    steps : int, optional
+        T, the length of a window: gradients reach back as far. `batch` and `steps` are needed where ``fit``
+        is given an array of tokens; a TokenStream has its own.
     clip : float or None
         The largest norm of the gradient. None only measures it.
     schedule : StepDecay, ExponentialDecay or PlateauDecay, optional
@@ -84,6 +84,9 @@ class Trainer:
     num_threads : int, optional
     watch : Watch, optional
         The watch of that network: it is called on every window.
+    loss : "cross_entropy", or a function
+        A function is called with the network's output and the targets, and returns the mean loss and its
+        gradient at the output, as ``softmax_cross_entropy`` does.
 
     Attributes
     ----------
@@ -91,6 +94,8 @@ class Trainer:
         The epochs finished, and the windows finished in the current one.
     history : list of dict
         One per finished epoch, as ``fit`` returns it.
+    ended : str or None
+        Why the last ``fit`` came to its end: "epochs", "patience" or "minutes".
     checkpoint_seconds : float
         How often, at least, ``fit`` saves a checkpoint: 60 unless set.
     note : dict
@@ -102,11 +107,11 @@ class Trainer:
     ------
     TypeError, ValueError
         The optimiser, the schedule or the watch is of another network, this one is ``batch_first`` or has a
-        Last, or a number does not fit.
+        Last, or an argument does not fit.
     """
 
-    def __init__(self, net, optimiser, batch, steps, clip=5.0, schedule=None, num_threads=None,
-                 watch=None):  # fmt: skip
+    def __init__(self, net, optimiser, batch=None, steps=None, clip=5.0, schedule=None, num_threads=None,
+                 watch=None, *, loss="cross_entropy"):  # fmt: skip
         check_time_major(net)
         if watch is not None and watch.net is not net:
             raise ValueError("watch must be of this net, got one of another")
@@ -114,12 +119,15 @@ class Trainer:
             raise ValueError("optimiser must be of this net, got one of another")
         if schedule is not None and schedule.optimiser is not optimiser:
             raise ValueError("schedule must be of this optimiser, got one of another")
+        if loss != "cross_entropy" and not callable(loss):
+            raise ValueError(f'loss must be "cross_entropy" or a function, got {loss!r}')
         self.net, self.optimiser, self.schedule = net, optimiser, schedule
-        self.batch, self.steps = check_size("batch", batch), check_size("steps", steps)
+        self.batch = None if batch is None else check_size("batch", batch)
+        self.steps = None if steps is None else check_size("steps", steps)
         self.clip = math.inf if clip is None else check_norm("clip", clip)
-        self.num_threads, self.watch = num_threads, watch
+        self.num_threads, self.watch, self.loss = num_threads, watch, loss
         self.checkpoint_seconds = 60.0
-        self.note, self.history = {}, []
+        self.note, self.history, self.ended = {}, [], None
         self.epoch = self.window = 0
         self.progress = Progress()
 
@@ -147,88 +155,113 @@ class Trainer:
         metrics=None,
         progress=None,
         note=None,
+        *,
+        minutes=None,
     ):
         """Train until so many epochs are finished, from wherever the trainer is.
 
         Parameters
         ----------
-        train : ndarray (n,) of integers
-        valid : ndarray (m,) of integers, optional
+        train : ndarray (n,) of integers, or TokenStream
+        valid : ndarray (m,) of integers, or TokenStream, optional
             Its loss is measured after every epoch.
         epochs : int
             The total, including those before a ``load``.
         patience : int, optional
-            Stop once the validation loss has not improved for so many epochs in a row. The weights of the
-            best epoch are restored at the end, whatever ends training.
+            Stop once the validation loss has not improved for so many epochs in a row. After that, or after
+            the last epoch, the network has the weights of the best one, as after ``use_best``. If a later
+            call asks for more epochs, the count begins anew.
         checkpoint : path, optional
-            Saved after every epoch, every ``checkpoint_seconds``, and on Ctrl-C.
+            Saved at the start, after every epoch, every ``checkpoint_seconds``, and when training is stopped.
         metrics : path, optional
             A JSONL file to append to: one line per epoch, with its dict as returned, and one per
             checkpoint within an epoch, which has the keys "window" and "windows". Lines that a resumed
-            run will write again are removed first.
-        progress : bool, optional
-            Show a bar per epoch. None means if stderr is a terminal.
+            run will write again are removed first, if the file begins with what was written before them.
+        progress : bool or text file, optional
+            What to show: a bar on stderr where that is a terminal, and for every epoch a line that stays.
+            None: only if stderr is a terminal. True: the lines in any case; where there is no bar, a long
+            epoch has one a minute. A file, such as ``sys.stdout``: likewise, with the lines written there.
         note : dict, optional
             Replaces ``note``.
+        minutes : float, optional
+            Stop after so many, once the current window is finished and the checkpoint saved. The weights
+            stay those of that window.
 
         Returns
         -------
         list of dict
             For every finished epoch: epoch (from 1), train_loss (the mean while the weights changed),
-            valid_loss (or None), perplexity (of valid_loss, else of train_loss), lr, seconds and
-            tokens_per_second (of training alone), grad_norm (the mean before clipping). Losses are in
-            nats per token.
+            valid_loss (or None), perplexity (of valid_loss, else of train_loss; None where the loss is a
+            function), lr, seconds and tokens_per_second (of training alone), grad_norm (the mean before
+            clipping). Losses are in nats per token.
 
         Raises
         ------
         ValueError
-            An argument does not fit, or a corpus is empty, too short, or not the one that training began
-            with.
+            An argument does not fit, or a text is empty, too short, not the one that training began with, or
+            has a token that the network does not know. This is raised before training.
         OSError
             An output cannot be written. This is raised before training.
         FloatingPointError
-            The loss or the gradient is not finite. The weights are those before that step.
+            The loss or the gradient is not finite: the weights are those before that step. Or training has
+            diverged: the mean cross-entropy is above three times that of guessing evenly.
         Interrupted
-            Ctrl-C, once the current window is finished and the checkpoint saved. A second Ctrl-C does
-            not wait for that.
+            Ctrl-C, SIGTERM or SIGHUP, once the current window is finished and the checkpoint saved. A second
+            one does not wait for that.
         """
-        train = check_tokens("train", train)
-        valid = None if valid is None else check_tokens("valid", valid)
+        data = self._data("train", train)
+        valid = None if valid is None else self._data("valid", valid)
         if valid is None and (patience is not None or isinstance(self.schedule, PlateauDecay)):
             needs = "patience" if patience is not None else "PlateauDecay"
             raise ValueError(f"valid must be given: {needs} watches the validation loss")
-        if valid is not None and len(valid) < 2:
-            raise ValueError(f"valid must hold at least 2 tokens, got {len(valid)}")
         epochs = check_size("epochs", epochs)
         patience = None if patience is None else check_size("patience", patience)
+        until = math.inf if minutes is None else time.monotonic() + 60 * _check_minutes(minutes)
         for path in (checkpoint, metrics):
             if path is not None:
                 check_writable_folder(path)
-        stream = on_device_of(self.net, streams(train, self.batch))
-        self._check_corpus({"train": _digest(train), "valid": _digest(valid)})
+        self._check_corpus({"train": data.identity, "valid": valid and valid.identity})
+        if metrics is not None:
+            metrics = RecordFile(metrics, self.progress.metrics)
+            self.progress.metrics = metrics.place
         if note is not None:
             self.note = note
-        if metrics is not None:
-            self._open_metrics(metrics)
+        copy_into(self.net.params, self.progress.to_go_on_from(self.net.params))
+        self.progress.last_params = None
+        self.progress.count_anew(epochs, patience)
         with interrupts() as interrupted:
+            display, now = Display(progress), time.monotonic()
             run = _Run(
-                stream,
-                valid,
-                epochs,
-                patience,
-                checkpoint,
-                metrics,
-                progress,
-                interrupted,
-                time.monotonic(),
+                data, valid, epochs, patience, checkpoint, metrics, until, display, interrupted, now
             )
-            while self.epoch < epochs and not (
-                patience and self.progress.best["waited"] >= patience
-            ):
-                self._run_epoch(run)
-        if patience and self.progress.best_params is not None:
-            copy_into(self.net.params, self.progress.best_params)
+            if checkpoint is not None:
+                self.save(checkpoint)
+            try:
+                while not self._is_done(epochs, patience):
+                    self._run_epoch(run)
+            except _TimeIsUp:
+                self.ended = "minutes"
+            finally:
+                display.close()
+        if patience and self.ended != "minutes":
+            self.use_best()
         return [dict(record) for record in self.history]
+
+    def _data(self, name, given):
+        """Return what fit was given as a TokenStream; refuse what the network does not read."""
+        if not isinstance(given, TokenStream):
+            tokens = check_tokens(name, given)
+            for size in ("batch", "steps"):
+                if getattr(self, size) is None:
+                    raise ValueError(
+                        f"{size} must be given to the Trainer, where {name} is an array"
+                    )
+            if name == "valid" and len(tokens) < 2:
+                raise ValueError(f"valid must hold at least 2 tokens, got {len(tokens)}")
+            batch = self.batch if name == "train" else max(1, min(self.batch, len(tokens) // 2))
+            given = TokenStream(tokens, batch, self.steps)
+        given.check(name, self.net)
+        return given
 
     def _check_corpus(self, corpus):
         for name, digest in (self.progress.corpus or {}).items():
@@ -239,50 +272,59 @@ class Trainer:
                 )
         self.progress.corpus = corpus
 
+    def _is_done(self, epochs, patience):
+        """Say in ``ended`` why training is at its end, or that it is not."""
+        has_waited = bool(patience) and self.progress.best["waited"] >= patience
+        self.ended = "epochs" if self.epoch >= epochs else "patience" if has_waited else None
+        return self.ended is not None
+
+    def use_best(self):
+        """Put the weights of the best epoch into the network.
+
+        The next ``fit``, and a checkpoint, go on from those that the network had, as long as nothing else
+        changes its weights. Without validation and patience there is no best epoch, and nothing changes.
+        """
+        progress = self.progress
+        if progress.best_params is not None:
+            progress.last_params = progress.to_go_on_from(self.net.params).copy()
+            copy_into(self.net.params, progress.best_params)
+
     def _run_epoch(self, run):
         """Train the rest of an epoch, validate, and record it."""
-        from tqdm import tqdm
-
-        targets = (len(run.stream) - 1) * self.batch
-        with tqdm(
-            total=targets,
-            initial=self.progress.sums["tokens"],
-            unit=" tokens",
-            unit_scale=True,
-            desc=f"epoch {self.epoch + 1}/{run.epochs}",
-            dynamic_ncols=True,
-            disable=None if run.show_progress is None else not run.show_progress,
-        ) as bar:
-            for x, following in itertools.islice(
-                windows(run.stream, self.steps), self.window, None
-            ):
-                self._train_window(x, following)
-                if not bar.disable:
-                    self._show(bar, x.size, loss=self._train_loss())
-                self._pause(run)
-            valid_loss = None
-            if run.valid is not None:
-                valid_loss = mean_loss(
-                    self.net,
-                    run.valid,
-                    self.batch,
-                    self.steps,
-                    self.num_threads,
-                    lambda: self._stop_if_asked(run),
-                )
-                if not bar.disable:
-                    self._show(bar, 0, loss=self._train_loss(), validation=valid_loss)
+        display, sums = run.display, self.progress.sums
+        display.begin_epoch(self.epoch + 1, run.epochs, run.data.count, sums["tokens"])
+        for x, following in run.data.windows(self.net, self.window):
+            self._train_window(x, following)
+            display.advance(sums)
+            self._pause(run)
+        self._check_learning(run, is_whole=True)
+        valid_loss = None
+        if run.valid is not None:
+            display.validate()
+            valid_loss = mean_loss(
+                self.net,
+                run.valid,
+                self._measure,
+                self.num_threads,
+                lambda: self._stop_if_asked(run),
+            )
         self._end_epoch(run, valid_loss)
+
+    def _measure(self, y, targets, out=None):
+        """Return the loss and its gradient, which may be written over y."""
+        if callable(self.loss):
+            return self.loss(y, targets)
+        return softmax_cross_entropy(y, targets, num_threads=self.num_threads, out=out)
 
     def _train_window(self, x, targets):
         """Take one step. If it fails, weights and position do not change."""
         began, net, threads = time.perf_counter(), self.net, self.num_threads
-        logits, state, trace = net.forward(x, self.progress.state, num_threads=threads)
-        loss, dlogits = softmax_cross_entropy(logits, targets, num_threads=threads, out=logits)
+        y, state, trace = net.forward(x, self.progress.state, num_threads=threads)
+        loss, dy = self._measure(y, targets, out=y)
         if self.watch is not None:
-            self.watch(float(loss), dlogits, trace)
+            self.watch(float(loss), dy, trace)
         net.zero_grad()
-        net.backward(dlogits, trace, num_threads=threads, need_dx=False, consume=True)
+        net.backward(dy, trace, num_threads=threads, need_dx=False, consume=True)
         norm = float(clip_grad_norm(net, self.clip, threads))
         loss = float(loss)
         if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -294,11 +336,8 @@ class Trainer:
         self.optimiser.step(threads)
         self.progress.state = state
         self.window += 1
-        sums = self.progress.sums
-        sums["tokens"] += x.size
-        sums["loss"] += loss * x.size
-        sums["norm"] += norm
-        sums["seconds"] += time.perf_counter() - began
+        self.progress.add(x.size, loss, norm, time.perf_counter() - began)
+        self.progress.classes = y.shape[-1]
 
     def _where_it_began(self, x, targets):
         """Name what was not finite first, if it is not finite without dropout either."""
@@ -308,58 +347,46 @@ class Trainer:
             place = None
         return f" ({place})" if place else ""
 
-    def _train_loss(self):
-        return self.progress.sums["loss"] / self.progress.sums["tokens"]
-
-    @staticmethod
-    def _show(bar, tokens, **losses):
-        perplexity = perplexity_of(losses.get("validation", losses["loss"]))
-        bar.set_postfix(**losses, perplexity=perplexity, refresh=not tokens)
-        bar.update(tokens)
+    def _check_learning(self, run, is_whole=False):
+        """Refuse to go on if training has diverged, which a few windows at the start do not tell."""
+        trained = self.epoch * run.data.num_windows + self.window
+        tells = trained >= ENOUGH_WINDOWS or (is_whole and self.epoch + 1 == run.epochs)
+        if tells and self.loss == "cross_entropy":
+            self.progress.check_learning(self.epoch + 1)
 
     def _stop_if_asked(self, run):
-        if not run.interrupted.is_set():
+        is_late = time.monotonic() >= run.until
+        if not run.interrupted.asked and not is_late:
             return
-        count = -(-(len(run.stream) - 1) // self.steps)
-        where = f"stopped after window {self.window} of {count} of epoch {self.epoch + 1}"
+        if run.checkpoint is not None:
+            self._save_progress(run)
+        if not run.interrupted.asked:
+            raise _TimeIsUp
+        where = f"stopped after window {self.window} of {run.data.num_windows} of epoch {self.epoch + 1}"
         if run.checkpoint is None:
             how = "nothing was saved; call fit again on this trainer to go on"
         else:
-            self._save_progress(run)
             how = f"{run.checkpoint} holds all of it; to go on, load it and train on the same text"
-        raise Interrupted(f"{where}: {how}", run.checkpoint)
+        raise Interrupted(f"{where}: {how}", run.checkpoint, run.interrupted.signal)
 
     def _pause(self, run):
         """Stop if asked to, and save if it is time, between two windows."""
+        if self.window % ENOUGH_WINDOWS == 0:
+            self._check_learning(run)
         self._stop_if_asked(run)
         if time.monotonic() - run.saved_at >= self.checkpoint_seconds:
             self._save_progress(run)
 
     def _save_progress(self, run):
-        self._write_metrics(
-            run,
-            {
-                "epoch": self.epoch + 1,
-                "window": self.window,
-                "windows": -(-(len(run.stream) - 1) // self.steps),
-                **self._measures(None),
-            },
-        )
+        where = {"epoch": self.epoch + 1, "window": self.window, "windows": run.data.num_windows}
+        self._write_metrics(run, {**where, **self._measures(None)})
         if run.checkpoint is not None:
             self.save(run.checkpoint)
         run.saved_at = time.monotonic()
 
     def _measures(self, valid_loss):
-        sums, train_loss = self.progress.sums, self._train_loss()
-        return {
-            "train_loss": train_loss,
-            "valid_loss": valid_loss,
-            "perplexity": perplexity_of(train_loss if valid_loss is None else valid_loss),
-            "lr": self.optimiser.lr,
-            "seconds": sums["seconds"],
-            "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
-            "grad_norm": sums["norm"] / self.window,
-        }
+        is_entropy = self.loss == "cross_entropy"
+        return self.progress.measures(self.window, valid_loss, self.optimiser.lr, is_entropy)
 
     def _end_epoch(self, run, valid_loss):
         record = {"epoch": self.epoch + 1, **self._measures(valid_loss)}
@@ -369,29 +396,20 @@ class Trainer:
         if self.schedule is not None:
             self.schedule.epoch_ended(valid_loss)
         if run.patience is not None:
-            self.progress.best["waited"] += 1
-            if valid_loss < self.progress.best["loss"]:
-                self.progress.best = {"loss": valid_loss, "waited": 0}
-                self.progress.best_params = self.net.params.copy()
+            self.progress.weigh(self.epoch, valid_loss, self.net.params)
         self._write_metrics(run, record)
         if run.checkpoint is not None:
             self.save(run.checkpoint)
         run.saved_at = time.monotonic()
-
-    # -- metrics ----------------------------------------------------------------------------------
-
-    def _open_metrics(self, path):
-        """Make sure that lines can be appended, and remove those after the checkpoint."""
-        with open(path, "ab") as file:
-            if self.progress.metrics and self.progress.metrics["path"] == os.path.abspath(path):
-                file.truncate(min(self.progress.metrics["size"], file.tell()))
+        run.display.end_epoch(self.history)
 
     def _write_metrics(self, run, record):
         if run.metrics is None:
             return
-        plain = {k: v if v is None or math.isfinite(v) else None for k, v in record.items()}
-        size = append_record(run.metrics, plain)
-        self.progress.metrics = {"path": os.path.abspath(run.metrics), "size": size}
+        run.metrics.append(
+            {k: v if v is None or math.isfinite(v) else None for k, v in record.items()}
+        )
+        self.progress.metrics = run.metrics.place
 
     # -- checkpoints ------------------------------------------------------------------------------
 

@@ -7,7 +7,11 @@ cdef object set_by = None
 cdef int largest_team = lstmc_team_cores()
 cdef int threads_default
 cdef object default_from
-threads_default, default_from = default_threads()
+cdef object refused = None  # what the environment asks for and is not there: the first call says so
+try:
+    threads_default, default_from = default_threads()
+except ValueError as error:
+    refused, threads_default, default_from = str(error), 1, "nothing else"
 
 
 def instruction_sets():
@@ -27,11 +31,22 @@ def use_instruction_set(name=None):
     float64_table = lstmc_table(8, encoded)
 
 
-use_instruction_set(preferred_instruction_set())
+try:
+    use_instruction_set(preferred_instruction_set())
+except ValueError as error:
+    refused = str(error)
+    use_instruction_set()
+
+
+def check_environment():
+    """Raise ValueError if LSTMC_ISA or LSTMC_NUM_THREADS is wrong, which an import does not."""
+    if refused is not None:
+        raise ValueError(refused)
 
 
 def instruction_set():
     """Return the name of the instruction set in use."""
+    check_environment()
     return float32_table.isa.decode()
 
 
@@ -56,6 +71,7 @@ def set_num_threads(n):
 
 def get_num_threads():
     """Return how many threads a call may use that does not say."""
+    check_environment()
     return threads_set or threads_default
 
 
@@ -78,6 +94,8 @@ cdef int threads_for(object num_threads) except -1:
     """Return how many threads a call is planned for: not more than cores, which the system is asked for anew."""
     global largest_team
     cdef int threads
+    if refused is not None:
+        raise ValueError(refused)
     if num_threads is None:
         threads = threads_set or threads_default
     else:
