@@ -14,7 +14,6 @@ from ..files import (
     FORMAT,
     check_kind,
     check_rng,
-    entry,
     make,
     make_network,
     read_safetensors,
@@ -23,6 +22,7 @@ from ..files import (
 from ..layer import check_dtype, check_share, check_size
 from ..losses import softmax_cross_entropy
 from ..recurrent import KINDS
+from .description import config_of, network_description
 from .streams import perplexity_of
 from .text import UNKNOWN, tokenize
 from .vocabulary import Vocabulary
@@ -382,52 +382,13 @@ class LanguageModel:
             else:
                 check_kind(metadata, ("language model",))
                 vocabulary, description = Vocabulary(**metadata["vocabulary"]), metadata["network"]
-            config = _config_of(description, len(vocabulary))
+            config = config_of(description, len(vocabulary))
             net = make_network(description, arrays)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a language model of lstmc: {error}") from None
         model = cls.__new__(cls)
         model._begin(vocabulary, net.to(device), config)
         return model
-
-
-def network_description(tokens, cell, layers, hidden, embed, dropout, dtype):
-    """Return the description of the network of a LanguageModel."""
-    recurrent = KINDS[cell].__name__
-    stack = [entry("Embedding", num_embeddings=tokens, embedding_dim=embed, dtype=dtype)]
-    if dropout:
-        for i in range(layers):
-            stack.append(entry("Dropout", p=dropout))
-            size = hidden if i else embed
-            stack.append(entry(recurrent, input_size=size, hidden_size=hidden, dtype=dtype))
-        stack.append(entry("Dropout", p=dropout))
-    else:
-        sizes = {"input_size": embed, "hidden_size": hidden, "num_layers": layers}
-        stack.append(entry(recurrent, **sizes, dtype=dtype))
-    stack.append(entry("Linear", in_features=hidden, out_features=tokens, dtype=dtype))
-    return entry("Sequential", layers=stack)
-
-
-def _config_of(description, tokens):
-    """Return the arguments that network_description made a description of."""
-    layers = description["options"]["layers"]
-    kinds = {cls.__name__: kind for kind, cls in KINDS.items()}
-    recurrent = [one for one in layers if one["layer"] in kinds]
-    if not recurrent:
-        raise ValueError("its network has no recurrent layer")
-    dropout = [one["options"].get("p", 0.5) for one in layers if one["layer"] == "Dropout"]
-    first = recurrent[0]["options"]
-    config = {
-        "cell": kinds[recurrent[0]["layer"]],
-        "layers": len(recurrent) if dropout else first.get("num_layers", 1),
-        "hidden": first["hidden_size"],
-        "embed": first["input_size"],
-        "dropout": dropout[0] if dropout else 0.0,
-        "dtype": first.get("dtype", "float32"),
-    }
-    if network_description(tokens, **config) != description:
-        raise ValueError("its network is not that of a language model of so many tokens")
-    return config
 
 
 def _moved(state, put):
