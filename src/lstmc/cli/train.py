@@ -88,7 +88,9 @@ def adder(group):
 def add_network_options(add):
     """Add what describes the network."""
     add("--cell", choices=tuple(KINDS), help="kind of recurrent layer")
-    add("--level", choices=tuple(UNITS), help="what a token is")
+    add("--level", choices=tuple(UNITS),
+        help="what a token is: a character, a word, or in a text that is cut already what white space "
+        "separates")  # fmt: skip
     add("--layers", type=count, metavar="N", help="recurrent layers")
     add("--hidden", type=count, metavar="N", help="units of each")
     add("--embed", type=count, metavar="N", help="features of the embedding")
@@ -96,7 +98,7 @@ def add_network_options(add):
     add("--dtype", choices=("float32", "float64"), help="type of all numbers")
     add("--device", metavar="DEVICE", help='"cpu", or "cuda" for a GPU, "cuda:1" for the second')
     add("--min-count", type=count, metavar="N",
-        help="words that occur less often are <unk>; only with --level word")  # fmt: skip
+        help="words or tokens that occur less often are <unk>; not with --level char")  # fmt: skip
 
 
 def add_training_options(add):
@@ -132,7 +134,7 @@ def new_settings(args):
     if settings["lr"] is None:
         settings["lr"] = OPTIMIZERS[settings["optimizer"]][1]
     if settings["level"] == "char" and "min_count" in given:
-        raise UsageError("--min-count needs --level word")
+        raise UsageError("--min-count needs --level word or token")
     if settings["schedule"] == "none" and {"decay", "decay_every"} & given.keys():
         raise UsageError("--decay and --decay-every need --schedule")
     if settings["schedule"] == "exponential" and "decay_every" in given:
