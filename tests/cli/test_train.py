@@ -25,6 +25,7 @@ from commands import (
 from lstmc import LanguageModel, Vocabulary, cli
 from lstmc.cli import train as cli_train
 from lstmc.files import read_safetensors, write_safetensors
+from lstmc.training import tokenize
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -120,6 +121,16 @@ def test_words(capsys):
     capsys.readouterr()
     assert run("eval", "out/model.safetensors", "text.txt") == 0
     assert "of the words are unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("level", ["word", "token"])
+def test_validation_begins_with_a_whole_word(level):
+    for share in (0.1, 0.101, 0.102, 0.103):
+        assert train("out", "--level", level, "--valid", share, "--overwrite", "--epochs", 1) == 0
+        known = LanguageModel.load("out/model.safetensors").vocabulary.tokens
+        assert set(known) == {"<unk>", *tokenize(TEXT, level)}
+    Path("text.txt").write_text("\u6c34" * 3000)  # one word, by the rule
+    assert train("out", "--level", level, "--overwrite") == 1
 
 
 def test_the_loss_curve_is_drawn():

@@ -17,6 +17,7 @@ from lstmc.files import read_safetensors, write_safetensors
 TEXT = "the cat sat on the mat.\nthe dog saw the cat.\n" * 8
 CHARACTERS = Vocabulary.from_text(TEXT)
 WORDS = Vocabulary.from_text(TEXT, "word")
+TOKENS = Vocabulary.from_text(TEXT, "token")
 # The softmax of the kernels against NumPy's in float64: some units of the last place of float32.
 ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 
@@ -144,6 +145,33 @@ def test_perplexity_is_exp_of_the_mean_loss_however_long_the_text():
     assert model.perplexity(text) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_characters_that_are_left_out_are_neither_read_nor_predicted():
+    model = make()
+    text, without = "the Ωcat saté.", "the cat sat."
+    assert model.loss(text, "skip") == model.loss(without)
+    assert model.perplexity(text, unknown="skip") == model.perplexity(without)
+    assert model.continuations(text, unknown="skip") == model.continuations(without)
+    sampled = model.sample(text, 9, rng=1, unknown="skip")
+    assert sampled == text + model.sample(without, 9, rng=1).removeprefix(without)
+    for call in (model.loss, model.perplexity, model.continuations, model.sample):
+        with pytest.raises(ValueError, match="character 'Ω' at position 4 was not in the training"):
+            call(text)
+        with pytest.raises(ValueError, match='unknown must be "error" or "skip", got \'count\''):
+            call(text, unknown="count")
+    with pytest.raises(ValueError, match="at least 2 tokens, got 1 of 3: the rest was not in"):
+        model.loss("Ωaé", "skip")
+
+
+def test_unknown_words_are_scored_as_the_unknown_one():
+    for vocabulary in (WORDS, TOKENS):
+        model = make(vocabulary)
+        ids = model.vocabulary.encode("the zebra sat")
+        assert ids[1] == 0
+        wanted = -np.log(expected(model, ids[:-1])[[0, 1], ids[1:]]).mean()
+        assert model.loss("the zebra sat") == pytest.approx(wanted, rel=1e-6)
+        assert model.loss("the zebra sat", "skip") == model.loss("the zebra sat")
+
+
 # -- sampling -------------------------------------------------------------------------------------
 
 
@@ -224,6 +252,7 @@ def test_without_a_prompt_a_text_starts_as_after_a_newline():
         (lambda m: make(hidden=0), "hidden must be"),
         (lambda m: make(dropout=1.0), "dropout must be"),
         (lambda m: make(WORDS).step("the cat"), "token must be one word"),
+        (lambda m: make(TOKENS).step("the cat"), "token must be one token"),
     ],
 )
 def test_bad_values_are_named(call, message):
@@ -273,7 +302,13 @@ def test_a_perplexity_beyond_all_numbers():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cell": "gru"}, {"cell": "rnn", "dropout": 0.2}, {"vocabulary": WORDS, "layers": 1}],
+    [
+        {},
+        {"cell": "gru"},
+        {"cell": "rnn", "dropout": 0.2},
+        {"vocabulary": WORDS, "layers": 1},
+        {"vocabulary": TOKENS},
+    ],
 )
 def test_one_file_keeps_it_all(tmp_path, options, dtype):
     model = make(**options, dtype=dtype)
@@ -371,6 +406,25 @@ def test_a_model_of_the_version_before_is_read(tmp_path):
         write_safetensors(tmp_path / "model", arrays, {**old, "config": config})
         with pytest.raises(ValueError, match="not a language model of lstmc"):
             LanguageModel.load(tmp_path / "model")
+
+
+def test_a_model_of_words_keeps_the_rule_of_its_file(tmp_path):
+    """A file without one is of a version that cut words at combining marks."""
+    model = make(Vocabulary.from_text("cafe\u0301 x", "word"))
+    model.save(tmp_path / "model")
+    assert LanguageModel.load(tmp_path / "model").vocabulary.encode("cafe\u0301").tolist() == [1]
+    arrays, metadata = read_safetensors(tmp_path / "model")
+    assert metadata["vocabulary"].pop("rule") == 2
+    metadata["vocabulary"]["tokens"] = ["<unk>", "cafe", "\u0301"]
+    write_safetensors(tmp_path / "model", arrays, metadata)
+    before = LanguageModel.load(tmp_path / "model")
+    assert before.vocabulary.encode("cafe\u0301").tolist() == [1, 2]
+    before.save(tmp_path / "again")
+    assert read_safetensors(tmp_path / "again")[1] == metadata
+    metadata["vocabulary"]["rule"] = 3
+    write_safetensors(tmp_path / "model", arrays, metadata)
+    with pytest.raises(ValueError, match="rule must be an integer from 1 to 2, got 3"):
+        LanguageModel.load(tmp_path / "model")
 
 
 def test_a_checkpoint_is_not_a_model(tmp_path):

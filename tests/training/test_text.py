@@ -1,10 +1,10 @@
-"""Text: the rule for words, numbers of tokens, and files that are not text."""
+"""Text: the rules for tokens, and files that are not text."""
 
 import io
 import sys
 from types import SimpleNamespace
+from unicodedata import category
 
-import numpy as np
 import pytest
 
 from lstmc.training import Vocabulary, default_text, read_text, tokenize
@@ -21,6 +21,16 @@ from lstmc.training import Vocabulary, default_text, read_text, tokenize
         ("snake_case x2 --", ["snake_case", "x2", "-", "-"]),
         ("Übung, κόσμε!", ["Übung", ",", "κόσμε", "!"]),
         ("f(x)[0]", ["f", "(", "x", ")", "[", "0", "]"]),
+        ("हिन्दी cafe\u0301", ["हिन्दी", "cafe\u0301"]),
+        ("தமிழ் மொழி.", ["தமிழ்", "மொழி", "."]),
+        ("שָׁלוֹם, עוֹלָם", ["שָׁלוֹם", ",", "עוֹלָם"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),  # U+200C, a joiner that keeps letters apart
+        ("क्\u200dष ක්\u200dෂ", ["क्\u200dष", "ක්\u200dෂ"]),
+        ("\U00011013\U00011038\U0001103a", ["\U00011013\U00011038\U0001103a"]),  # Brahmi
+        ("l\u0301'e\u0301te\u0301", ["l\u0301'e\u0301te\u0301"]),
+        ("\u2764\ufe0flove", ["\u2764", "\ufe0f", "love"]),  # a mark that follows no letter
+        ("a\U0001f600", ["a", "\U0001f600"]),
+        ("os.path.join", ["os", ".", "path", ".", "join"]),
     ],
 )
 def test_words_are_cut_by_the_stated_rule(text, expected):
@@ -28,103 +38,52 @@ def test_words_are_cut_by_the_stated_rule(text, expected):
     assert tokenize(text, "char") == list(text)
 
 
+def test_words_hold_all_marks_of_unicode():
+    marks = [c for c in map(chr, range(sys.maxunicode + 1)) if category(c).startswith("M")]
+    assert len(marks) > 2000
+    for start in range(0, len(marks), 500):
+        words = [f"a{mark}b" for mark in marks[start : start + 500]]
+        assert tokenize(" ".join(words), "word") == words
+    assert tokenize("a" + "".join(marks), "word") == ["a" + "".join(marks)]
+
+
+@pytest.mark.parametrize("level", ["word", "token"])
+@pytest.mark.parametrize("blank", [" ", "\n", "\r\n", "\u2003"])
+def test_a_long_text_is_cut_as_a_short_one(level, blank):
+    """In pieces, that is, which must not end within a token."""
+    words = ["a" * (1 + i % 13) + "x" * (i % 7 == 0) for i in range(60_000)]
+    words[1000] = "long" * 50_000
+    separators = ["\n"] * (len(words) - 1) if "\n" in blank else []
+    expected = [t for pair in zip(words, separators) for t in pair] + [words[-1]]
+    assert tokenize(blank.join(words), level) == (expected if separators else words)
+
+
+def test_a_text_that_is_cut_already_is_cut_at_white_space_alone():
+    text = " the <unk> of N billion \n a 2 @-@ year\u00a0rise . \n\n"
+    tokens = [
+        "the",
+        "<unk>",
+        "of",
+        "N",
+        "billion",
+        "\n",
+        "a",
+        "2",
+        "@-@",
+        "year",
+        "rise",
+        ".",
+        "\n",
+        "\n",
+    ]
+    assert tokenize(text, "token") == tokens
+
+
 def test_a_level_that_is_none_is_refused():
-    with pytest.raises(ValueError, match='level must be "char" or "word", got \'line\''):
+    with pytest.raises(ValueError, match='level must be "char", "word" or "token", got \'line\''):
         tokenize("a", "line")
     with pytest.raises(TypeError, match="text must be a str, got bytes"):
         tokenize(b"a", "char")
-
-
-def test_characters_are_numbered_in_their_order():
-    vocabulary = Vocabulary.from_text("banana\n")
-    assert vocabulary.tokens == ["\n", "a", "b", "n"]
-    assert (vocabulary.level, len(vocabulary)) == ("char", 4)
-    ids = vocabulary.encode("nab")
-    assert ids.dtype == np.int64
-    assert ids.tolist() == [3, 1, 2]
-    assert vocabulary.decode(ids) == "nab"
-    assert vocabulary.index("b") == 2
-    assert vocabulary.encode("").shape == (0,)
-    assert vocabulary.encode("").dtype == np.int64
-
-
-def test_words_are_numbered_in_their_order_after_the_unknown_one():
-    vocabulary = Vocabulary.from_text("b a b\nc a", level="word")
-    assert vocabulary.tokens == ["<unk>", "\n", "a", "b", "c"]
-    assert vocabulary.encode("a zebra b").tolist() == [2, 0, 3]
-    assert vocabulary.index("zebra") == 0
-    rarer = Vocabulary.from_text("b a b\nc a", level="word", min_count=2)
-    assert rarer.tokens == ["<unk>", "a", "b"]
-    assert rarer.encode("b a b\nc a").tolist() == [2, 1, 2, 0, 0, 1]
-
-
-def test_a_character_unseen_is_named_with_its_position():
-    vocabulary = Vocabulary.from_text("a text of café".replace("é", "e"))
-    with pytest.raises(
-        ValueError, match=r"^character 'é' at position 3 was not in the training text"
-    ):
-        vocabulary.encode("café é")
-    with pytest.raises(ValueError, match="character 'é' was not in the training text"):
-        vocabulary.index("é")
-    with pytest.raises(ValueError, match="token must be one character, got 'ca'"):
-        vocabulary.index("ca")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The cat sat.",
-        "One, two; three: (four) [five] {six}!\nSeven?",
-        "don't stop\n\nnow",
-        "",
-    ],
-)
-def test_decoded_words_read_well(text):
-    vocabulary = Vocabulary.from_text(text + " x", level="word")
-    assert vocabulary.decode(vocabulary.encode(text)) == text
-
-
-def test_numbers_out_of_range_are_not_decoded():
-    vocabulary = Vocabulary.from_text("ab")
-    for wrong in (2, -1):
-        with pytest.raises(
-            ValueError, match=rf"ids must be in \[0, 2\), got {wrong} at position 1"
-        ):
-            vocabulary.decode([0, wrong])
-
-
-def test_vocabularies_are_equal_by_tokens_and_level():
-    assert Vocabulary.from_text("ab") == Vocabulary(["a", "b"], "char")
-    assert Vocabulary.from_text("ab") != Vocabulary(["b", "a"], "char")
-    assert Vocabulary(["<unk>"], "word") != Vocabulary(["<"], "char")
-    assert Vocabulary.from_text("ab") != ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "level", "message"),
-    [
-        ([], "char", "at least one token"),
-        (["a", "bc"], "char", r"tokens\[1\] must be one character, got 'bc'"),
-        (["a", "b", "a"], "char", "'a' twice"),
-        (["a", "b"], "word", r'tokens\[0\] must be "<unk>"'),
-        (["<unk>", ""], "word", r"tokens\[1\] must be at least one character"),
-        (["a"], "line", "level must be"),
-    ],
-)
-def test_tokens_that_make_no_vocabulary_are_refused(tokens, level, message):
-    with pytest.raises(ValueError, match=message):
-        Vocabulary(tokens, level)
-
-
-def test_arguments_of_from_text_are_checked():
-    with pytest.raises(ValueError, match="text is empty"):
-        Vocabulary.from_text("")
-    with pytest.raises(ValueError, match="text is empty"):
-        Vocabulary.from_text("  \t", level="word")
-    with pytest.raises(ValueError, match='min_count must be 1 at level "char", got 2'):
-        Vocabulary.from_text("ab", min_count=2)
-    with pytest.raises(ValueError, match="min_count must be a positive integer, got 0"):
-        Vocabulary.from_text("ab", level="word", min_count=0)
 
 
 def test_a_file_is_read_as_it_is(tmp_path):

@@ -14,7 +14,7 @@ __all__ = [
     "share",
 ]
 
-UNITS = {"char": "character", "word": "word"}  # what a token is, by the level of a vocabulary
+UNITS = {"char": "character", "word": "word", "token": "token"}  # by the level of a vocabulary
 
 
 class UsageError(Exception):

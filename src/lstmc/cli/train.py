@@ -38,6 +38,7 @@ EXAMPLE = """\
 
 OPTIMIZERS = {"sgd": (optim.SGD, 1.0), "adam": (optim.Adam, 2e-3), "adamw": (optim.AdamW, 2e-3),
               "rmsprop": (optim.RMSprop, 2e-3)}  # fmt: skip
+LONGEST_WORD = 1000  # characters: where none ends within as many, a text has no white space
 SCHEDULES = ("none", "step", "exponential", "plateau")
 FILES = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "loss.png")
 # For options that are not given; a resumed run uses what it began with.
@@ -86,7 +87,9 @@ def adder(group):
 def add_network_options(add):
     """Add what describes the network."""
     add("--cell", choices=tuple(KINDS), help="kind of recurrent layer")
-    add("--level", choices=tuple(UNITS), help="what a token is")
+    add("--level", choices=tuple(UNITS),
+        help="what a token is: a character, a word, or in a text that is cut already what white space "
+        "separates")  # fmt: skip
     add("--layers", type=count, metavar="N", help="recurrent layers")
     add("--hidden", type=count, metavar="N", help="units of each")
     add("--embed", type=count, metavar="N", help="features of the embedding")
@@ -94,7 +97,7 @@ def add_network_options(add):
     add("--dtype", choices=("float32", "float64"), help="type of all numbers")
     add("--device", metavar="DEVICE", help='"cpu", or "cuda" for a GPU, "cuda:1" for the second')
     add("--min-count", type=count, metavar="N",
-        help="words that occur less often are <unk>; only with --level word")  # fmt: skip
+        help="words or tokens that occur less often are <unk>; not with --level char")  # fmt: skip
 
 
 def add_training_options(add):
@@ -130,7 +133,7 @@ def new_settings(args):
     if settings["lr"] is None:
         settings["lr"] = OPTIMIZERS[settings["optimizer"]][1]
     if settings["level"] == "char" and "min_count" in given:
-        raise UsageError("--min-count needs --level word")
+        raise UsageError("--min-count needs --level word or token")
     if settings["schedule"] == "none" and {"decay", "decay_every"} & given.keys():
         raise UsageError("--decay and --decay-every need --schedule")
     if settings["schedule"] == "exponential" and "decay_every" in given:
@@ -241,8 +244,10 @@ def prepare(settings, text_id, out):
             else f"the run in {out} was trained on the help topics of another version of Python, which are "
             "other texts: resume it with that version"
         )
-    cut = round(len(text) * (1 - settings["valid"]))
-    level = settings["level"]
+    cut, level = round(len(text) * (1 - settings["valid"])), settings["level"]
+    if level != "char":  # not within a word
+        near = range(cut, min(len(text), cut + LONGEST_WORD))
+        cut = next((i for i in near if text[i].isspace()), cut)
     # A word that is in the validation text alone is <unk>; there is no such token for characters.
     source = text if level == "char" else text[:cut]
     vocabulary = Vocabulary.from_text(source, level, settings["min_count"])

@@ -14,7 +14,6 @@ from ..files import (
     FORMAT,
     check_kind,
     check_rng,
-    entry,
     make,
     make_network,
     read_safetensors,
@@ -23,8 +22,9 @@ from ..files import (
 from ..layer import check_dtype, check_share, check_size
 from ..losses import softmax_cross_entropy
 from ..recurrent import KINDS
+from .description import config_of, network_description
 from .streams import perplexity_of
-from .text import UNKNOWN, tokenize
+from .text import UNKNOWN
 from .vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
@@ -175,9 +175,9 @@ class LanguageModel:
         """Return a token, a str or an id, as an array of one id."""
         if isinstance(token, str):
             i = self.vocabulary.index(token)
-            unseen = self.vocabulary.level == "word" and i == 0 and token != UNKNOWN
-            if unseen and len(tokenize(token, "word")) != 1:
-                raise ValueError(f"token must be one word, got {token!r}")
+            unseen = i == self.vocabulary.unknown and token != UNKNOWN
+            if unseen and len(self.vocabulary.encode(token)) != 1:
+                raise ValueError(f"token must be one {self.vocabulary.level}, got {token!r}")
             return np.array([i])
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
             raise TypeError(f"token must be a str or an int, got {type(token).__name__}")
@@ -187,7 +187,7 @@ class LanguageModel:
 
     # -- from zeros, leaving the state alone -----------------------------------------------------
 
-    def continuations(self, text, k=5):
+    def continuations(self, text, k=5, unknown="error"):
         """Return the likeliest tokens after a text.
 
         Parameters
@@ -196,6 +196,9 @@ class LanguageModel:
             At least one token, read from a state of zeros.
         k : int
             How many; all, if the vocabulary has fewer.
+        unknown : "error" or "skip"
+            Whether characters that were not in the training text are an error or left out. Unknown tokens
+            of a vocabulary with "<unk>" are that in any case.
 
         Returns
         -------
@@ -209,14 +212,14 @@ class LanguageModel:
             is not finite.
         """
         k = check_size("k", k)
-        ids = self._encode("text", text, least=1)
+        ids = self._encode("text", text, unknown, least=1)
         logits = self._read(self.net.stepper(), ids)
         _check_output(host(logits))
         probabilities = self._probabilities(logits)
         best = np.argsort(-probabilities, kind="stable")[:k]
         return [(self.vocabulary.tokens[i], float(probabilities[i])) for i in best]
 
-    def sample(self, prompt="", length=200, temperature=1.0, top_k=None, rng=None):
+    def sample(self, prompt="", length=200, temperature=1.0, top_k=None, rng=None, unknown="error"):
         """Continue a prompt by tokens drawn at random.
 
         Parameters
@@ -232,6 +235,8 @@ class LanguageModel:
             Draw from that many likeliest tokens only.
         rng : int, numpy Generator or None
             Draws the tokens: the same seed gives the same text.
+        unknown : "error" or "skip"
+            See `continuations`. What is left out is not read, and stays in the text that is returned.
 
         Returns
         -------
@@ -248,8 +253,10 @@ class LanguageModel:
         top_k = None if top_k is None else check_size("top_k", top_k)
         length = 0 if length == 0 else check_size("length", length)
         rng = check_rng(rng)
-        ids = list(self._encode("prompt", prompt))
-        read = self.vocabulary.decode(ids)  # at word level, spaces may differ from the prompt's
+        ids = list(self._encode("prompt", prompt, unknown))
+        read = self.vocabulary.decode(
+            ids
+        )  # but for characters, spaces may differ from the prompt's
         stepper = self.net.stepper()
         logits = self._read(stepper, ids or [self._opening()])
         for _ in range(length):
@@ -257,13 +264,15 @@ class LanguageModel:
             logits = self._step(stepper, np.array([ids[-1]]))
         return prompt + self.vocabulary.decode(ids).removeprefix(read)
 
-    def perplexity(self, text):
+    def perplexity(self, text, unknown="error"):
         """Return the perplexity of a text: exp of the mean loss, in nats, of its tokens given those before.
 
         Parameters
         ----------
         text : str
             At least two tokens, as the first is not predicted; read as a whole from a state of zeros.
+        unknown : "error" or "skip"
+            See `continuations`. What is left out is neither read nor predicted; "<unk>" is both.
 
         Returns
         -------
@@ -276,11 +285,11 @@ class LanguageModel:
             It is not such a text, a character was not in the training text, or the output of the network is
             not finite.
         """
-        return perplexity_of(self.loss(text))
+        return perplexity_of(self.loss(text, unknown))
 
-    def loss(self, text):
+    def loss(self, text, unknown="error"):
         """Return the mean loss of every token but the first, in nats; see `perplexity`."""
-        ids = self.net.kernels.arrays.asarray(self._encode("text", text, least=2))
+        ids = self.net.kernels.arrays.asarray(self._encode("text", text, unknown, least=2))
         total, state = 0.0, None
         for start in range(0, len(ids) - 1, CHUNK):
             read = ids[start : start + CHUNK + 1, None]
@@ -289,14 +298,20 @@ class LanguageModel:
         _check_output(float(total))
         return float(total / (len(ids) - 1))
 
-    def _encode(self, name, text, least=0):
+    def _encode(self, name, text, unknown, least=0):
         """Return the ids of a text; refuse one of fewer tokens than `least`."""
         if not isinstance(text, str):
             raise TypeError(f"{name} must be a str, got {type(text).__name__}")
-        ids = self.vocabulary.encode(text)
+        if unknown not in ("error", "skip"):
+            raise ValueError(f'unknown must be "error" or "skip", got {unknown!r}')
+        ids = self.vocabulary.encode(text, unknown)
         if len(ids) < least:
-            plural = "s" if least > 1 else ""
-            raise ValueError(f"{name} must have at least {least} token{plural}, got {len(ids)}")
+            message = (
+                f"{name} must have at least {least} token{'s' if least > 1 else ''}, got {len(ids)}"
+            )
+            if self.vocabulary.unknown is None and text:
+                message += f" of {len(text)}: the rest was not in the training text"
+            raise ValueError(message)
         return ids
 
     def _read(self, stepper, ids):
@@ -314,8 +329,8 @@ class LanguageModel:
         """Draw an id from logits (V,)."""
         logits = logits.astype(np.float64)
         _check_output(logits)
-        if self.vocabulary.level == "word" and len(logits) > 1:
-            logits[0] = -np.inf  # <unk>
+        if self.vocabulary.unknown is not None and len(logits) > 1:
+            logits[self.vocabulary.unknown] = -np.inf
         if temperature == 0:
             return int(logits.argmax())
         if top_k is not None and top_k < len(logits):
@@ -344,7 +359,7 @@ class LanguageModel:
             "format": FORMAT,
             "kind": "language model",
             "network": self.net.description,
-            "vocabulary": {"level": self.vocabulary.level, "tokens": self.vocabulary.tokens},
+            "vocabulary": self.vocabulary.options(),
         }
         write_safetensors(path, {name: host(a) for name, a in self.net.items()}, metadata)
 
@@ -375,59 +390,22 @@ class LanguageModel:
         arrays, metadata = read_safetensors(path, verify)
         try:
             if metadata.get("format") == OLD_FORMAT:
-                vocabulary, config = Vocabulary(**metadata["vocabulary"]), metadata["config"]
+                vocabulary = Vocabulary.from_options(metadata["vocabulary"])
+                config = metadata["config"]
                 if config["layers"] > len(arrays):
                     raise ValueError(f"layers is {config['layers']}, more than there are tensors")
                 description = network_description(len(vocabulary), **config)
             else:
                 check_kind(metadata, ("language model",))
-                vocabulary, description = Vocabulary(**metadata["vocabulary"]), metadata["network"]
-            config = _config_of(description, len(vocabulary))
+                vocabulary = Vocabulary.from_options(metadata["vocabulary"])
+                description = metadata["network"]
+            config = config_of(description, len(vocabulary))
             net = make_network(description, arrays)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a language model of lstmc: {error}") from None
         model = cls.__new__(cls)
         model._begin(vocabulary, net.to(device), config)
         return model
-
-
-def network_description(tokens, cell, layers, hidden, embed, dropout, dtype):
-    """Return the description of the network of a LanguageModel."""
-    recurrent = KINDS[cell].__name__
-    stack = [entry("Embedding", num_embeddings=tokens, embedding_dim=embed, dtype=dtype)]
-    if dropout:
-        for i in range(layers):
-            stack.append(entry("Dropout", p=dropout))
-            size = hidden if i else embed
-            stack.append(entry(recurrent, input_size=size, hidden_size=hidden, dtype=dtype))
-        stack.append(entry("Dropout", p=dropout))
-    else:
-        sizes = {"input_size": embed, "hidden_size": hidden, "num_layers": layers}
-        stack.append(entry(recurrent, **sizes, dtype=dtype))
-    stack.append(entry("Linear", in_features=hidden, out_features=tokens, dtype=dtype))
-    return entry("Sequential", layers=stack)
-
-
-def _config_of(description, tokens):
-    """Return the arguments that network_description made a description of."""
-    layers = description["options"]["layers"]
-    kinds = {cls.__name__: kind for kind, cls in KINDS.items()}
-    recurrent = [one for one in layers if one["layer"] in kinds]
-    if not recurrent:
-        raise ValueError("its network has no recurrent layer")
-    dropout = [one["options"].get("p", 0.5) for one in layers if one["layer"] == "Dropout"]
-    first = recurrent[0]["options"]
-    config = {
-        "cell": kinds[recurrent[0]["layer"]],
-        "layers": len(recurrent) if dropout else first.get("num_layers", 1),
-        "hidden": first["hidden_size"],
-        "embed": first["input_size"],
-        "dropout": dropout[0] if dropout else 0.0,
-        "dtype": first.get("dtype", "float32"),
-    }
-    if network_description(tokens, **config) != description:
-        raise ValueError("its network is not that of a language model of so many tokens")
-    return config
 
 
 def _moved(state, put):

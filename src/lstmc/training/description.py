@@ -1,0 +1,45 @@
+"""The network of a language model as a description: made of the model's arguments, and these read from it."""
+
+from ..files import entry
+from ..recurrent import KINDS
+
+__all__ = ["config_of", "network_description"]
+
+
+def network_description(tokens, cell, layers, hidden, embed, dropout, dtype):
+    """Return the description of the network of a LanguageModel."""
+    recurrent = KINDS[cell].__name__
+    stack = [entry("Embedding", num_embeddings=tokens, embedding_dim=embed, dtype=dtype)]
+    if dropout:
+        for i in range(layers):
+            stack.append(entry("Dropout", p=dropout))
+            size = hidden if i else embed
+            stack.append(entry(recurrent, input_size=size, hidden_size=hidden, dtype=dtype))
+        stack.append(entry("Dropout", p=dropout))
+    else:
+        sizes = {"input_size": embed, "hidden_size": hidden, "num_layers": layers}
+        stack.append(entry(recurrent, **sizes, dtype=dtype))
+    stack.append(entry("Linear", in_features=hidden, out_features=tokens, dtype=dtype))
+    return entry("Sequential", layers=stack)
+
+
+def config_of(description, tokens):
+    """Return the arguments that network_description made a description of; refuse another description."""
+    layers = description["options"]["layers"]
+    kinds = {cls.__name__: kind for kind, cls in KINDS.items()}
+    recurrent = [one for one in layers if one["layer"] in kinds]
+    if not recurrent:
+        raise ValueError("its network has no recurrent layer")
+    dropout = [one["options"].get("p", 0.5) for one in layers if one["layer"] == "Dropout"]
+    first = recurrent[0]["options"]
+    config = {
+        "cell": kinds[recurrent[0]["layer"]],
+        "layers": len(recurrent) if dropout else first.get("num_layers", 1),
+        "hidden": first["hidden_size"],
+        "embed": first["input_size"],
+        "dropout": dropout[0] if dropout else 0.0,
+        "dtype": first.get("dtype", "float32"),
+    }
+    if network_description(tokens, **config) != description:
+        raise ValueError("its network is not that of a language model of so many tokens")
+    return config
