@@ -220,12 +220,14 @@ class Trainer:
         for path in (checkpoint, metrics):
             if path is not None:
                 check_writable_folder(path)
-        self._check_corpus({"train": data.identity, "valid": valid and valid.identity})
+        corpus = {"train": data.identity, "valid": valid and valid.identity}
+        self._check_corpus(corpus)
         if metrics is not None:
             metrics = RecordFile(metrics, self.progress.metrics)
             self.progress.metrics = metrics.place
         if note is not None:
             self.note = note
+        self.progress.corpus = corpus
         copy_into(self.net.params, self.progress.to_go_on_from(self.net.params))
         self.progress.last_params = None
         self.progress.count_anew(epochs, patience)
@@ -270,7 +272,6 @@ class Trainer:
                     f"{name} must be the text that training began with, {_digest_text(digest)}; "
                     f"got {_digest_text(corpus[name])}"
                 )
-        self.progress.corpus = corpus
 
     def _is_done(self, epochs, patience):
         """Say in ``ended`` why training is at its end, or that it is not."""
