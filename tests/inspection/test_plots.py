@@ -127,6 +127,26 @@ def test_no_losses_are_an_empty_picture(losses, drawn, tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize(("epochs", "valid", "best"), [
+    ([1, 2, 3, 4, 5], [2.5, 2.25, None, 2.0, 2.125], "best: epoch 4, 2.0000"),
+    ([1, 2], [np.inf, 1.79326], "best: epoch 2, 1.7933"),
+    ([0.5, 1.25], [2.0, 3.0], "best: epoch 0.5, 2.0000"),
+    ([1, 2], [None, None], None),
+])  # fmt: skip
+def test_the_best_epoch_is_marked(epochs, valid, best, drawn, tmp_path):
+    plots.plot_losses(epochs, [2.0] * len(epochs), valid, tmp_path / "loss.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title()
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    marked = [line for line in axes.lines if line.get_label().startswith("best")]
+    assert [line.get_label() for line in marked] == ([best] if best else [])
+    if best:
+        lowest = min(v for v in valid if v is not None)
+        (line,) = marked
+        assert (*line.get_xdata(), *line.get_ydata()) == (epochs[valid.index(lowest)], lowest)
+        assert best in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_a_jacobian_is_a_heat_map_around_zero(drawn, tmp_path):
     matrix = np.array([[0.0, -3.0, 1.0], [2.0, 0.5, 0.0]])
     plots.plot_jacobian(matrix, "a title of some words", tmp_path / "jacobian.png")

@@ -82,7 +82,7 @@ def _log(axes):
 
 
 def plot_losses(epochs, train, valid, path=None):
-    """Draw the losses over epochs.
+    """Draw the losses over epochs, and mark the epoch of the lowest validation loss.
 
     Parameters
     ----------
@@ -103,6 +103,13 @@ def plot_losses(epochs, train, valid, path=None):
         values = np.array(losses, float)
         if np.isfinite(values).any():
             axes.plot(epochs, values, marker="o", markersize=3, label=name, **_line(i))
+    valid = _finite(np.array(valid, float))
+    if np.isfinite(valid).any():
+        best = int(np.nanargmin(valid))
+        label = f"best: epoch {round(epochs[best], 2):g}, {valid[best]:.4f}"
+        axes.plot(epochs[best], valid[best], "*", color=COLOURS[-1], markersize=11, label=label)
+    axes.set_title("The loss, epoch by epoch", fontsize=11)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
