@@ -11,6 +11,7 @@ LSTMC_CFLAGS        more flags for every C file
 import os
 import platform
 import runpy
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/lstmc/_kernels/c")
@@ -36,6 +38,16 @@ FLAGS = ["-std=c11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ff
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
 # The back ends of the team of threads: c/team/NAME.c, and the flags of what is compiled and linked.
 TEAMS = {"threads": ["-pthread"], "openmp": ["-fopenmp"]}
+NEEDED = """\
+lstmc is built from C, which needs a C compiler (GCC or Clang) and the headers of Python {python}:
+  {problem}
+Install both, then try again:
+  Debian, Ubuntu   apt install gcc libc6-dev python3-dev
+  Fedora           dnf install gcc python3-devel
+  Alpine           apk add gcc musl-dev python3-dev
+  macOS            xcode-select --install
+If this Python is not the system's own, install its headers, such as python{python}-dev; if the compiler
+has another name, say which: CC=clang."""
 
 
 def target_machine():
@@ -44,8 +56,34 @@ def target_machine():
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(named.lower(), named.lower())
 
 
+class Build(build):
+    """Compile before any file is copied, so that what is missing for it is said first."""
+
+    sub_commands = sorted(build.sub_commands, key=lambda command: command[0] != "build_ext")
+
+
 class BuildKernels(build_ext):
     """Compile the variants beside the extension that links them."""
+
+    def build_extensions(self):
+        """Check that the compiler and the headers are there, then build."""
+        compiler = self.compiler.compiler_so
+        folders = [f"-I{folder}" for folder in self.compiler.include_dirs]
+        command = [*compiler, *folders, "-E", "-x", "c", "-"]
+        headers, problem = "#include <math.h>\n#include <Python.h>\n", None
+        try:
+            done = subprocess.run(command, input=headers, text=True, capture_output=True)
+        except OSError as error:
+            problem = f"{compiler[0]}: {error.strerror}"
+        else:
+            if done.returncode:
+                lines = done.stderr.splitlines()
+                errors = [line for line in lines if "error" in line]
+                problem = f"{compiler[0]}: {(errors or lines or ['it fails'])[0]}"
+        if problem:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise SystemExit(NEEDED.format(problem=problem, python=version))
+        super().build_extensions()
 
     def build_extension(self, ext):
         """Compile every variant, then build the binding and link all of them into it."""
@@ -112,5 +150,5 @@ setup(
         ],
         language_level=3,
     ),
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build": Build, "build_ext": BuildKernels},
 )

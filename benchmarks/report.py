@@ -235,13 +235,17 @@ def text(report):
 
 
 def draw(report, path):
-    """Draw how many times as long as lstmc each peer takes: a group of bars a workload, log axis."""
+    """Draw how many times as long as lstmc each peer takes: a group of bars a workload, log axis.
+
+    A bar ends in a dot, so that a ratio near 1, whose bar has no length, is seen too.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     counts = [m.threads for m in report.machines]
     names = peers_of(report.results)
     groups = list(dict.fromkeys(r.workload.name for r in report.results))
+    lowest = min(r.ratio(name) for r in report.results for name in r.peers())
     size = (2 + 4.5 * len(counts), 1.5 + 0.42 * len(groups))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)
@@ -252,10 +256,13 @@ def draw(report, path):
                 (groups.index(r.workload.name), r.ratio(name)) for r in results if name in r.rounds
             ]
             width = 0.8 / len(names)
-            axis.barh([y - 0.4 + (k + 0.5) * width for y, _ in bars], [ratio - 1 for _, ratio in bars],
-                      width, left=1, color=COLOURS[k % len(COLOURS)], label=name)  # fmt: skip
-        axis.axvline(1, color=NEUTRAL, linewidth=1.5)
+            places, ratios = [y - 0.4 + (k + 0.5) * width for y, _ in bars], [x for _, x in bars]
+            colour = COLOURS[k % len(COLOURS)]
+            axis.barh(places, [x - 1 for x in ratios], width, left=1, color=colour, label=name)
+            axis.plot(ratios, places, "o", color=colour, markersize=4)
+        axis.axvline(1, color=NEUTRAL, linewidth=1.5, zorder=1.5)  # below the dots
         axis.set_xscale("log")
+        axis.set_xlim(left=0.9 * min(0.9, lowest))
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_locator(NullLocator())

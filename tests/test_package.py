@@ -1,18 +1,27 @@
-"""The package as installed: its face, its size in time, its switches from the environment."""
+"""The package as installed: its face, its size in time, its switches from the environment.
+
+And what setup.py says where there is nothing to build it with.
+"""
 
 import importlib.resources
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lstmc
 from lstmc._kernels.binding import core
+
+ROOT = Path(__file__).resolve().parents[1]
+# What setup.py takes of Cython; compiling the binding's source would take seconds, and is not reached.
+CYTHON = "def cythonize(modules, language_level):\n    return modules\n"
 
 
 def python(code, check=True, **environment):
@@ -139,3 +148,57 @@ def test_the_threads_of_a_call_come_before_those_that_were_set():
         assert lstmc.get_num_threads() == before
     finally:
         lstmc.set_num_threads(None)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Return a function that runs setup.py on a copy of the sources, by a compiler."""
+    pytest.importorskip("setuptools")
+    if not (ROOT / "src" / "lstmc" / "__init__.py").exists():
+        pytest.skip("the sources are not here")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.so", "core.c"))
+    (tmp_path / "site" / "Cython").mkdir(parents=True)
+    (tmp_path / "site" / "Cython" / "__init__.py").touch()
+    (tmp_path / "site" / "Cython" / "Build.py").write_text(CYTHON)
+
+    def run(command, **environment):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), **environment}
+        return subprocess.run(
+            [sys.executable, "setup.py", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def check_message(done, problem):
+    assert done.returncode == 1
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    names = ("gcc libc6-dev python3-dev", "gcc python3-devel", "gcc musl-dev", "xcode-select")
+    for name in names:
+        assert name in done.stderr
+    assert "copying" not in done.stdout
+    assert len(done.stdout.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("command", ["build", "build_ext"])
+def test_without_a_compiler(command, build):
+    check_message(build(command, CC="/nowhere/cc -O2"), "/nowhere/cc: No such file or directory")
+
+
+def test_without_a_path(build):
+    check_message(build("build", PATH="/nowhere"), ": No such file or directory")
+
+
+def test_without_headers(build, tmp_path):
+    missing = "<stdin>:2:10: fatal error: Python.h: No such file or directory"
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho 'In file included:\n{missing}' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    check_message(build("build", CC=str(compiler)), missing)

@@ -353,6 +353,26 @@ def test_two_threads_are_asked_to_be_faster_where_there_is_enough_work(abacus):
         assert ("≥ 1.8×" in verdict) == (one > 2e-3)
 
 
+@pytest.mark.parametrize("ratio", [0.25, 0.97, 1.0, 1.02, 300.0])
+def test_a_ratio_near_one_is_drawn(ratio, abacus, monkeypatch, tmp_path):
+    """At its place, and within the axes, like one far from 1."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), save(f, *a, **k)))
+    done = made_up(abacus)
+    done.results[1].rounds["torch"] = [2.0 * ratio] * 3
+    report.draw(done, tmp_path / "results.png")
+    (axes,) = figures[0].axes
+    dots = [x for line in axes.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    assert sorted(dots) == pytest.approx(sorted([5.0, 1.5, ratio]))
+    low, high = axes.get_xlim()
+    assert low < min(ratio, 0.95)
+    assert ratio < high
+    assert low <= 0.81
+
+
 def test_the_report_is_written(tmp_path, abacus):
     pytest.importorskip("matplotlib")
     report.write(made_up(abacus), tmp_path / "new")

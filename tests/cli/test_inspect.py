@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def test_what_is_printed_and_written(model, tmp_path, capsys):
     output = capsys.readouterr().out
     check_reports(model, json.loads((tmp_path / "seen" / "report.json").read_text()), output)
     check_writers(model, output)
+    assert output.startswith("gradients ")  # the verdict first
+    assert "the loss at step 59" in output.splitlines()[0]
+    assert not re.search(r"\bl\d", output)  # no names of weights
+    assert output.count("\n") <= 50 + 10 * ("spectrum_layer_1" in output)
     pictures = {path.name for path in (tmp_path / "seen").glob("*.png")}
     if importlib.util.find_spec("matplotlib"):
         assert {"flow.png", "gates.png", "histograms.png", "jacobian.png"} < pictures
@@ -51,7 +56,13 @@ def check_reports(model, report, output):
     for seen, layer in zip(report["flow"]["layers"], flow.layers, strict=True):
         assert seen["reach"]["norms"] == layer.reach.norms.tolist()
         assert flow.sentence(layer) in output
-    assert "singular values of d s_60" in output
+    if model.config["dropout"]:  # a stack for each layer
+        assert "layer 0, singular values of d s_60" in output
+        assert "layer 1, singular values of d s_60" in output
+        assert {"spectrum_layer_0", "spectrum_layer_1"} < set(report)
+    else:
+        assert "\nsingular values of d s_60" in output
+        assert "spectrum" in report
 
 
 def check_writers(model, output):

@@ -47,8 +47,10 @@ def test_verdicts(dtype, factor, verdict, turn):
     reach = flow.layers[0].reach
     assert (reach.verdict, reach.turn, flow.verdict) == (verdict, turn, verdict)
     first_line, sentence = str(flow).splitlines()[:2]
-    assert first_line.endswith(verdict)
-    assert f"l0: {verdict}" in sentence
+    words = {"vanishing": "vanish", "exploding": "explode", "healthy": "survive"}
+    since = "" if turn is None else f" from {turn} steps back on"
+    assert first_line.startswith(f"gradients {words[verdict]}{since}: ")
+    assert f"layer 0: {verdict}" in sentence
     assert (f"from {turn} steps back on, state {10 - turn}" in sentence) if turn else True
 
 
@@ -106,7 +108,7 @@ def test_a_gradient_that_overflows():
 def test_a_gradient_that_overflows_in_words():
     """Of one that grew beyond all numbers, nothing "is left"."""
     flow, _ = linear_flow(1e30, steps=6, dtype=np.float32)
-    assert "l0: exploding" in str(flow)
+    assert "layer 0: exploding" in str(flow)
     assert "is left" not in str(flow)
 
 
@@ -165,8 +167,8 @@ def test_the_worst_layer_is_the_verdict():
     flow = lstmc.gradient_flow(net, np.ones((9, 2, 2), np.float32))
     assert [layer.reach.verdict for layer in flow.layers] == ["exploding", "vanishing"]
     assert flow.verdict == "exploding"
-    assert "0.l0: exploding" in str(flow)
-    assert "1.l0: vanishing" in str(flow)
+    assert "layer 0: exploding" in str(flow)
+    assert "layer 1: vanishing" in str(flow)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -422,7 +424,7 @@ def test_both_directions_are_printed(lengths):
     spectrum = lstmc.jacobian_spectrum(
         lstmc.GRU(3, 4, rng=1, bidirectional=True), x, lengths=lengths
     )
-    assert "l0_reverse: spectral norm" in str(spectrum)
+    assert "layer 0, reverse: spectral norm" in str(spectrum)
     gates = lstmc.gate_statistics(layer, x, lengths=lengths)
     assert "beyond all numbers" not in str(spectrum) + str(gates)
 

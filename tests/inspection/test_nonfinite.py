@@ -42,7 +42,7 @@ def test_the_input():
     net = lstmc.Sequential(lstmc.Linear(2, 2, rng=1), lstmc.LSTM(2, 3, rng=1))
     first = found_both_ways(net, x)
     assert (first.what, first.step, first.row) == ("x", 3, 2)
-    assert str(first) == "x is not finite: of layer 1, at step 3, row 2"
+    assert str(first) == "x is not finite: of net.layers[1], at step 3, row 2"
 
 
 @pytest.mark.parametrize("form", ["time first", "batch first", "unbatched"])
@@ -59,7 +59,7 @@ def test_a_state_that_overflows(form, steps):
         x, row = x[:, 1], 0
     first = found_both_ways(net, x)
     assert first == NonFinite("a state", "l0", steps + 2, row)
-    assert str(first) == f"a state is not finite: l0, at step {steps + 2}, row {row}"
+    assert str(first) == f"a state is not finite: layer 0, at step {steps + 2}, row {row}"
 
 
 @pytest.mark.parametrize(("part", "what"), [(0, "a state"), (1, "a state")])
@@ -124,7 +124,8 @@ def test_a_gradient_on_the_way_back(where, last):
     dy[last, 2] = 1
     first = found_both_ways(net, x, dy=dy)
     assert first == NonFinite("a gradient", name, last - 2, 2)
-    assert str(first) == f"a gradient is not finite: {name}, at step {last - 2}, row 2"
+    text = {"l0": "layer 0", "l1": "layer 1", "1.l0": "layer 0 of net.layers[1]"}[name]
+    assert str(first) == f"a gradient is not finite: {text}, at step {last - 2}, row 2"
     first = found_both_ways(net, x, dy=dy * np.float32(1e-30))  # which takes a step more
     assert first == NonFinite("a gradient", name, last - 3, 2)
 

@@ -349,7 +349,7 @@ def test_a_loss_that_is_not_finite(tmp_path, loss, nonfinite):
     watch(0.0, 0 * y, trace)
     x[1, 1] = 1  # h is 1, 1e18, 1e36 and then beyond float32
     y, _, trace = net.forward(x)
-    told = f"the loss of window 2 is {loss}: a state is not finite: l0, at step 4, row 1"
+    told = f"the loss of window 2 is {loss}: a state is not finite: layer 0, at step 4, row 1"
     if nonfinite == "stop":
         with pytest.raises(FloatingPointError, match=f"^{told}$"):
             watch(loss, y, trace)

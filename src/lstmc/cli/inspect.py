@@ -14,6 +14,7 @@ from ..inspection.flow import gradient_flow
 from ..inspection.gates import gate_statistics, writers
 from ..inspection.jacobians import jacobian_spectrum, state_jacobian
 from ..inspection.problems import Problem
+from ..inspection.sweeps import state_parts, state_size
 from ..inspection.watch import find_nonfinite
 from ..losses import softmax_cross_entropy
 from ..passes import recurrent_layers, run as run_network
@@ -75,7 +76,8 @@ def run(args):
     writers_text = describe_writers(model, ids[:-1], args.unit, args.layer)
     reports = make_reports(model, ids)
     for name, report in reports.items():
-        print(f"{name}: {report}\n" if name.startswith("spectrum") else f"{report}\n")
+        _, of, layer = name.partition("spectrum_")
+        print(f"{layer.replace('_', ' ')}, {report}\n" if of else f"{report}\n")
     print(writers_text)
     write_report(reports, out)
     draw(reports, model, ids, out)
@@ -91,7 +93,10 @@ def make_folder(path):
 
 
 def make_reports(model, ids):
-    """Return the reports by name; a spectrum only of layers whose state is small enough."""
+    """Return the reports by name; a spectrum only of stacks whose state is small enough.
+
+    It is "spectrum" of the only stack, "spectrum_layer_1" of several that begins with the network's layer 1.
+    """
     y, _, trace = run_network(model.net, ids[:-1, None])
     loss, dy = softmax_cross_entropy(y, ids[1:, None])
     if not np.isfinite(loss):
@@ -99,13 +104,20 @@ def make_reports(model, ids):
     flow = gradient_flow(model.net, trace=trace, dy=dy)
     flow.loss = loss
     reports = {"flow": flow, "gates": gate_statistics(model.net, trace=trace)}
-    for dotted, layer, part in recurrent_layers(model.net, trace):
-        name = dotted.rstrip(".")
-        if len(layer.cell.states) * layer.num_layers * layer.hidden_size <= MOST_NUMBERS:
-            reports[f"spectrum_{name}"] = jacobian_spectrum(layer, trace=part)
+    for first, name, layer, part in stacks(model.net, trace):
+        if state_size(layer) <= MOST_NUMBERS:
+            reports[name] = jacobian_spectrum(layer, trace=part)
         else:
-            print(f"layer {name}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
+            print(f"layer {first}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
     return reports
+
+
+def stacks(net, trace):
+    """Yield the recurrent stacks: their first layer's number, a spectrum's name, the layer, the trace."""
+    found, first = list(recurrent_layers(net, trace)), 0
+    for _, layer, part in found:
+        yield first, "spectrum" if len(found) == 1 else f"spectrum_layer_{first}", layer, part
+        first += layer.num_layers
 
 
 def write_report(reports, out):
@@ -127,8 +139,9 @@ def describe_writers(model, ids, unit, layer):
         raise ValueError(f"--layer must be in [0, {len(stack)}), got {layer}")
     c = stack[layer].c[-1, 0]
     unit = int(np.abs(c).argmax()) if unit is None else unit
-    writes = writers(model, ids, unit, layer, k=8)
-    lines = [f"who wrote unit {unit} of layer {layer}, c = {c[unit]:.4g} at the end:"]
+    writes = writers(model, ids, unit, layer, k=5)
+    lines = [f"who wrote unit {unit} of layer {layer}: the tokens that added most to its c, "
+             f"{c[unit]:.4g} at the end"]  # fmt: skip
     for w in writes:
         before = model.vocabulary.decode(ids[max(0, w.position - 20) : w.position])[-20:]
         lines.append(
@@ -151,16 +164,14 @@ def draw(reports, model, ids, out):
         reports["gates"].plot_histograms(out / "histograms.png")
         pictures.append("histograms.png")
         trace = run_network(model.net, ids[:-1, None])[2]
-        name, layer, part = list(recurrent_layers(model.net, trace))[-1]
-        if f"spectrum_{name.rstrip('.')}" in reports:
+        first, name, layer, part = list(stacks(model.net, trace))[-1]
+        if name in reports:
             steps = len(part.x)
             back = min(10, steps)
             jacobian = state_jacobian(layer, trace=part, t0=steps - back, t1=steps)[0]
-            parts = ", then ".join(layer.cell.states)
-            title = (
-                f"What the last state owes to the one {back} steps before: {parts}, layer by layer"
-            )
-            plot_jacobian(jacobian, title, out / "jacobian.png")
+            title = f"d s({steps}) / d s({steps - back}): how the last state"
+            title += f"\nchanges with the state {back} steps before"
+            plot_jacobian(jacobian, title, out / "jacobian.png", state_parts(layer, first))
             pictures.append("jacobian.png")
         print(f"wrote {', '.join(pictures)} in {out}")
     except ImportError as error:

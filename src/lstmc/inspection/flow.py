@@ -15,10 +15,16 @@ from ..passes import recurrent_layers, run_back
 from .inputs import loss_and_trace, recurrent_network
 from .plots import plot_flow
 from .reach import Reach, ends_of, exponents_of, norms_over_time, only_at, reach_of
-from .reports import BEYOND, Report, count_of, plain
+from .reports import BEYOND, Report, count_of, layer_texts, plain
 
 __all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 
+HEADLINES = {
+    "vanishing": "gradients vanish",
+    "exploding": "gradients explode",
+    "healthy": "gradients survive",
+    "none": "no gradient arrives",
+}
 NORMS = ("dh", "dh_above", "dh_later", "dc", "dc_through_h", "dc_later")
 
 
@@ -33,7 +39,8 @@ class LayerFlow:
     ----------
     name : str
         As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential,
-        "1.l0_reverse" its reverse direction.
+        "1.l0_reverse" its reverse direction. Text and picture count the layers of all stacks from the
+        input up instead: "layer 0", "layer 0, reverse".
     cell : str
         The kind of its cell, such as "lstm".
     dh : ndarray (T,)
@@ -102,17 +109,17 @@ class GradientFlow(Report):
 
     def sentence(self, layer):
         """Return a layer's verdict in words, with the numbers behind it."""
-        reach = layer.reach
+        reach, name = layer.reach, layer_texts(one.name for one in self.layers)[layer.name]
         back = len(reach.norms) - 1
         if reach.verdict == "none":
-            return f"{layer.name}: no gradient of {self.asked} arrives"
+            return f"{name}: no gradient of {self.asked} arrives"
         if not math.isfinite(reach.kept):
             size = f"the gradient is {BEYOND}"
         elif reach.kept > 1:
             size = f"the gradient is {reach.kept:.2g} times as large"
         else:
             size = f"{reach.kept:.2g} of the gradient is left"
-        text = f"{layer.name}: {reach.verdict}, {size} {back} steps back"
+        text = f"{name}: {reach.verdict}, {size} {count_of(back, 'step')} back"
         if reach.turn is not None:
             limit = "below 1 %" if reach.verdict == "vanishing" else "above 100 times"
             text += f" ({limit} from {reach.turn} steps back on"
@@ -128,6 +135,12 @@ class GradientFlow(Report):
             text += f"; no steady rate (R2 {reach.fit:.2f})"
         return text
 
+    def _headline(self):
+        """Return the verdict with how far back it begins: "gradients vanish from 9 steps back on"."""
+        text = HEADLINES[self.verdict]
+        turns = [one.reach.turn for one in self.layers if one.reach.verdict == self.verdict]
+        return text if turns[0] is None else f"{text} from {min(turns)} steps back on"
+
     @property
     def asked(self):
         """The steps whose loss alone is followed back, in words."""
@@ -141,18 +154,22 @@ class GradientFlow(Report):
     def __str__(self):
         loss = "" if self.loss is None else f", loss {self.loss:.4g}"
         rows = count_of(self.batch, "row")
-        lines = [f"gradient flow over {self.steps} steps, {rows}{loss}: {self.verdict}"]
+        lines = [
+            f"{self._headline()}: {self.asked}, followed back ({self.steps} steps, {rows}{loss})"
+        ]
         lines += ["  " + self.sentence(layer) for layer in self.layers]
         most = max(len(layer.reach.norms) for layer in self.layers)
-        shown = [0] + [2**i for i in range(64) if 2**i < most - 1] + [most - 1]
-        names = [layer.name for layer in self.layers]
+        shown = [0] + [4**i for i in range(32) if 4**i < most - 1] + [most - 1]
+        names = layer_texts(layer.name for layer in self.layers).values()
+        widths = [max(9, len(name)) for name in names]
         lines.append(f"  norm of the gradient of {self.asked}, at the state so many steps before:")
-        lines.append("    steps  " + "  ".join(f"{name:>9}" for name in names))
+        lines.append("    steps  " + "  ".join(f"{name:>{n}}" for name, n in zip(names, widths)))
+        curves = [layer.reach.norms for layer in self.layers]  # directions go back differently far
         for k in dict.fromkeys(shown):
-            curves = (
-                layer.reach.norms for layer in self.layers
-            )  # directions go back differently far
-            numbers = (f"{n[k]:>9.2e}" if k < len(n) else f"{'-':>9}" for n in curves)
+            numbers = (
+                f"{format(norms[k], '.2e') if k < len(norms) else '-':>{width}}"
+                for norms, width in zip(curves, widths)
+            )
             lines.append(f"    {k:5}  " + "  ".join(numbers).rstrip())
         return "\n".join(lines)
 

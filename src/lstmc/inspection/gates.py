@@ -11,7 +11,7 @@ from ..layer import check_size
 from ..passes import recurrent_layers, run
 from .inputs import recurrent_network
 from .plots import plot_gates, plot_histograms
-from .reports import BEYOND, Report, count_of, number_text, plain
+from .reports import BEYOND, Report, count_of, layer_texts, number_text, plain
 
 __all__ = ["GateReport", "LayerGates", "Write", "gate_statistics", "writers"]
 
@@ -81,10 +81,13 @@ class GateReport(Report):
     layers: list
 
     def __str__(self):
-        lines = [f"gates over {self.steps} steps, {count_of(self.batch, 'row')}"]
+        rows, texts = count_of(self.batch, "row"), layer_texts(one.name for one in self.layers)
+        lines = [
+            f"gates: how far each opens, and how often it is saturated ({self.steps} steps, {rows})"
+        ]
         for layer in self.layers:
             count = len(next(iter(layer.means.values()))[0])
-            lines.append(f"  {layer.name}: {count} units")
+            lines.append(f"  {texts[layer.name]}: {count} units")
             for gate, mean in layer.means.items():
                 with np.errstate(all="ignore"):
                     if not layer.beyond.get(gate):  # NaN: no row has the step

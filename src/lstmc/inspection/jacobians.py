@@ -13,7 +13,7 @@ from .._kernels.devices import host
 from .._kernels.messages import shape_text
 from ..layer import check_size
 from .plots import plot_spectrum
-from .reports import BEYOND, Report, number_text, plain
+from .reports import BEYOND, Report, layer_texts, numbers_text, plain
 from .sweeps import (
     carry,
     check_layer,
@@ -248,32 +248,29 @@ class JacobianSpectrum(Report):
         return float(change / span)
 
     def __str__(self):
-        lines = [f"singular values of d s_{self.t1} / d s_({self.t1}-k)",
+        t1 = self.t1
+        lines = [f"singular values of d s_{t1} / d s_({t1}-k): what changes k steps before are multiplied by",
                  "      k    largest     median   smallest"]  # fmt: skip
         for k, values in zip(self.distances, self.singular_values):
             most = values[:, 0].max()
-            shown = [most, np.median(values), values[:, -1].min()]
-            lines.append(
-                f"  {k:5}  " + "  ".join(self._text(v, self.precision * most) for v in shown)
-            )
+            shown = (most, np.median(values), values[:, -1].min())
+            numbers = "  ".join(self._text(v, self.precision * most) for v in shown)
+            lines.append(f"  {k:5}  {numbers}")
         beyond = np.flatnonzero(np.isinf(self.singular_values).any((1, 2)))
         if len(beyond):
             lines.append(f"  {BEYOND} from k = {self.distances[beyond[0]]} on")
+        texts = layer_texts(factors["name"] for factors in self.factors)
         for factors in self.factors:
-            norms = ", ".join(
-                f"{name} {number_text(norm, '.3g')}"
-                for name, norm in factors["spectral_norm"].items()
-            )
-            lines.append(f"  {factors['name']}: spectral norm of the recurrent weights: {norms}")
-            for name, quantiles in factors["derivatives"].items():
-                quantiles, text = quantiles[factors["steps"]], BEYOND
-                if not len(quantiles):
-                    text = "no row has a step"
-                elif np.isfinite(quantiles).all():
-                    median = np.median(quantiles[:, len(QUANTILES) // 2])
-                    low, high = quantiles[:, 0].min(), quantiles[:, -1].max()
-                    text = f"median {median:.3g}, 5 % to 95 %: {low:.3g} to {high:.3g}"
-                lines.append(f"  {factors['name']}: {name}: {text}")
+            layer, steps = f"{texts[factors['name']]}: " if len(texts) > 1 else "", factors["steps"]
+            norms = factors["spectral_norm"]
+            lines.append(f"  {layer}spectral norm of the recurrent weights: {numbers_text(norms)}")
+            text = "no row has a step"
+            if steps.any():
+                quantiles, middle = factors["derivatives"], len(QUANTILES) // 2
+                text = numbers_text(
+                    {name: np.median(q[steps, middle]) for name, q in quantiles.items()}
+                )
+            lines.append(f"  {layer}median of the factors of a step: {text}")
         return "\n".join(lines)
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .reports import BEYOND, number_text
+from .reports import BEYOND, layer_texts, number_text
 
 __all__ = [
     "plot_comparisons",
@@ -26,6 +26,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 STYLES = ("-", "--", "-.", ":")
 WIDTH = 6.0  # inches: 900 pixels, and readable at 600
 DPI = 150
+SHOWN = 1e4  # a Jacobian's largest derivative over the smallest that has a colour of its own
 
 
 def _figure(height, width=WIDTH):
@@ -82,7 +83,7 @@ def _log(axes):
 
 
 def plot_losses(epochs, train, valid, path=None):
-    """Draw the losses over epochs.
+    """Draw the losses over epochs, and mark the epoch of the lowest validation loss.
 
     Parameters
     ----------
@@ -103,6 +104,13 @@ def plot_losses(epochs, train, valid, path=None):
         values = np.array(losses, float)
         if np.isfinite(values).any():
             axes.plot(epochs, values, marker="o", markersize=3, label=name, **_line(i))
+    valid = _finite(np.array(valid, float))
+    if np.isfinite(valid).any():
+        best = int(np.nanargmin(valid))
+        label = f"best: epoch {round(epochs[best], 2):g}, {valid[best]:.4f}"
+        axes.plot(epochs[best], valid[best], "*", color=COLOURS[-1], markersize=11, label=label)
+    axes.set_title("The loss, epoch by epoch", fontsize=11)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
@@ -129,13 +137,16 @@ def plot_flow(flow, path=None):
     asked = "the loss at the last step" if flow.at == [flow.steps - 1] else flow.asked
     verdict = "No gradient" if flow.verdict == "none" else flow.verdict.capitalize()
     dots = {"marker": "o"} if flow.steps == 1 else {}
+    texts = layer_texts(layer.name for layer in flow.layers)
     for i, layer in enumerate(flow.layers):
         norms = _positive(layer.reach.norms)
-        half_life, label = layer.reach.half_life, layer.name
+        half_life, label = layer.reach.half_life, texts[layer.name]
         if layer.reach.is_steady and np.isfinite(half_life):
             label += f", half-life {half_life:.3g} steps"
         reach.plot(np.arange(len(norms)), norms, label=label, **_line(i))
-        total.plot(np.arange(flow.steps), _positive(layer.dh), label=layer.name, **dots, **_line(i))
+        total.plot(
+            np.arange(flow.steps), _positive(layer.dh), label=texts[layer.name], **dots, **_line(i)
+        )
     reach.set_title(f"{verdict}: {asked}, followed back", fontsize=11)
     reach.set_xlabel("steps back")
     reach.set_ylabel("norm of the gradient\nat the state")
@@ -164,11 +175,11 @@ def plot_gates(report, path=None):
     matplotlib Figure
     """
     gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
-    columns = len(report.layers)
+    columns, texts = len(report.layers), layer_texts(layer.name for layer in report.layers)
     figure = _figure(1.45 * len(gates) + 0.9, max(WIDTH, 2.8 * columns))
     grid = figure.subplots(len(gates), columns, squeeze=False, sharex=True)
     for column, layer in enumerate(report.layers):
-        grid[0][column].set_title(f"layer {layer.name}", fontsize=10)
+        grid[0][column].set_title(texts[layer.name], fontsize=10)
         for row, (name, gate) in zip(grid, gates.items()):
             axes = row[column]
             if name not in layer.gates:
@@ -220,13 +231,14 @@ def plot_histograms(report, path=None):
     gates = {name: gate for layer in report.layers for name, gate in layer.gates.items()}
     figure = _figure(1.5 * len(gates) + 0.7)
     panels = figure.subplots(len(gates), 1, squeeze=False)[:, 0]
+    texts = layer_texts(layer.name for layer in report.layers)
     for axes, name in zip(panels, gates):
         limits = set()
         for i, layer in enumerate(report.layers):
             if name in layer.gates:
                 share = layer.histograms[name]
                 edges = np.linspace(*layer.ranges[name], len(share) + 1)
-                axes.stairs(100 * share, edges, label=layer.name, **_line(i))
+                axes.stairs(100 * share, edges, label=texts[layer.name], **_line(i))
                 limits.update(layer.gates[name].limits or ())
         for limit in sorted(limits):
             axes.axvline(limit, color="#888888", linewidth=0.8)
@@ -268,10 +280,11 @@ def plot_spectrum(spectrum, path=None):
         ("smallest", values[:, :, -1].min(1)),
     )
     for i, (name, line) in enumerate(lines):
-        line = np.where(line >= floor, line, np.nan)
-        axes.plot(k, _positive(line), marker="o", markersize=3, label=name, **_line(i))
+        axes.plot(
+            k, _positive(np.maximum(line, floor)), marker="o", markersize=3, label=name, **_line(i)
+        )
     if floor.all() and np.isfinite(floor).all():
-        axes.fill_between(k, floor / 10, floor, color="#888888", alpha=0.4, label="below: rounding")
+        axes.fill_between(k, floor / 10, floor, color="#888888", alpha=0.4, label="rounding")
     _log(axes)
     axes.axhline(1, color="#888888", linewidth=0.8)
     if k[-1] > 20 and axes.get_yscale() == "log":
@@ -290,9 +303,12 @@ def plot_spectrum(spectrum, path=None):
 
 
 def plot_jacobian(
-    jacobian, title="What each number of a state owes to each number of an earlier one", path=None
+    jacobian,
+    title="How each number of a state changes with each of an earlier one",
+    path=None,
+    parts=(),
 ):
-    """Draw one Jacobian as a heat map.
+    """Draw one Jacobian as a heat map, on a scale that is logarithmic on both sides of zero.
 
     Parameters
     ----------
@@ -301,6 +317,8 @@ def plot_jacobian(
     title : str
     path : str or path, optional
         Where to write it as a PNG file.
+    parts : list of str, optional
+        What a state consists of, in parts of equal size, for the axes: as ``sweeps.state_parts(layer)``.
 
     Returns
     -------
@@ -314,22 +332,38 @@ def plot_jacobian(
     jacobian = np.asarray(jacobian)
     if jacobian.ndim != 2:
         raise ValueError(f"jacobian must be a matrix, that of one row, got {jacobian.ndim} axes")
-    figure = _figure(5)
+    figure = _figure(5)  # which finds out whether matplotlib is there
+    from matplotlib.colors import SymLogNorm
+
     axes = figure.add_subplot()
     most = float(np.abs(jacobian[np.isfinite(jacobian)]).max(initial=0)) or 1.0
+    norm = SymLogNorm(most / SHOWN, vmin=-most, vmax=most, base=10)
     image = axes.imshow(
-        _finite(jacobian),
-        cmap="RdBu_r",
-        vmin=-most,
-        vmax=most,
-        interpolation="nearest",
-        aspect="auto",
+        _finite(jacobian), cmap="RdBu_r", norm=norm, interpolation="nearest", aspect="auto"
     )
-    figure.colorbar(image, ax=axes, label="derivative")
-    axes.set_xlabel("number of the earlier vector")
-    axes.set_ylabel("number of the later vector")
+    decades = 10.0 ** np.arange(np.ceil(np.log10(3 * most / SHOWN)), np.log10(most) + 1e-9)
+    ticks = [*-decades, 0, *decades]
+    figure.colorbar(image, ax=axes, ticks=ticks, label="derivative, logarithmic scale")
+    axes.set_xlabel("the earlier state" if parts else "number of the earlier vector")
+    axes.set_ylabel("the later state" if parts else "number of the later vector")
+    for axis, numbers in zip((axes.yaxis, axes.xaxis), jacobian.shape):
+        if parts:
+            _mark_parts(axis, numbers, parts)
+        else:
+            axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_title(title, fontsize=10)
     return _finish(figure, path)
+
+
+def _mark_parts(axis, numbers, parts):
+    """Label the parts of equal size that an axis of so many numbers consists of, and part them by lines."""
+    size = numbers / len(parts)
+    axis.set_ticks([size * (i + 0.5) - 0.5 for i in range(len(parts))], parts, fontsize=8)
+    across = axis.axis_name == "x"
+    axis.set_tick_params(length=0, labelrotation=90 if across and len(parts) > 4 else 0)
+    draw = axis.axes.axvline if across else axis.axes.axhline
+    for i in range(1, len(parts)):
+        draw(size * i - 0.5, color="#888888", linewidth=0.8)
 
 
 def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs may call it

@@ -14,6 +14,7 @@ __all__ = [
     "is_int",
     "places_of_directions",
     "row_groups",
+    "state_parts",
     "state_size",
     "sweep",
     "sweep_direction",
@@ -103,6 +104,19 @@ def row_groups(layer, batch, size):
 def state_size(layer):
     """Return the numbers of a state: h of all layers and directions, then c where the cell has it."""
     return len(layer.cell.states) * layer.num_layers * layer.num_directions * layer.hidden_size
+
+
+def state_parts(layer, first=0):
+    """Return what the equal parts of a state are: "layer 0 h", "layer 0, reverse, h", ..., "layer 0 c".
+
+    `first` is the number of the layer's first, if there are stacks below it in its network.
+    """
+    parts = []
+    for state in layer.cell.states:
+        for number in range(layer.num_layers * layer.num_directions):
+            above, reverse = divmod(number, layer.num_directions)
+            parts.append(f"layer {first + above}{', reverse,' * reverse} {state}")
+    return parts
 
 
 def places_of_directions(layer):

@@ -12,7 +12,7 @@ from ..layer import check_size
 from ..passes import recurrent_layers, run, run_back
 from .inputs import check_trace, loss_at, real_part, real_steps, recurrent_network
 from .reach import ends_of, norms_of_rows, norms_over_time, only_at, reach_of
-from .reports import plain
+from .reports import place_text, plain
 
 __all__ = ["NonFinite", "Watch", "find_nonfinite"]
 
@@ -39,7 +39,7 @@ class NonFinite:
     def __str__(self):
         text = f"{self.what} is not finite"
         if self.layer:
-            text += f": {self.layer}"
+            text += f": {place_text(self.layer)}"
         return text if self.step is None else f"{text}, at step {self.step}, row {self.row}"
 
 
@@ -112,7 +112,7 @@ def _in_states(net, trace):
     places = []  # (order, what and where)
     turned = _turns(net)
     for i, (name, layer, part) in enumerate(recurrent_layers(net, trace)):
-        arrays = [(0, "x", f"of layer {name.rstrip('.')}" if name else "", part.x, False)]
+        arrays = [(0, "x", f"of {place_text(name)}" if name else "", part.x, False)]
         for number, one in enumerate(part.layers):
             place = (
                 1 + number // layer.num_directions,
