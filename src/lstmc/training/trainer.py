@@ -19,7 +19,7 @@ from ..files import RecordFile, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
-from ..optim import check_norm, check_real, clip_grad_norm
+from ..optim import check_norm, clip_grad_norm
 from .checkpoints import load_checkpoint, save_checkpoint
 from .display import Display
 from .interrupts import Interrupted, Interrupts, interrupts
@@ -55,12 +55,6 @@ class _Run:
     display: Display
     interrupted: Interrupts
     saved_at: float
-
-
-def _check_minutes(minutes):
-    if check_real("minutes", minutes) <= 0:
-        raise ValueError(f"minutes must be above 0, got {minutes}")
-    return float(minutes)
 
 
 class Trainer:
@@ -216,7 +210,9 @@ class Trainer:
             raise ValueError(f"valid must be given: {needs} watches the validation loss")
         epochs = check_size("epochs", epochs)
         patience = None if patience is None else check_size("patience", patience)
-        until = math.inf if minutes is None else time.monotonic() + 60 * _check_minutes(minutes)
+        until = (
+            math.inf if minutes is None else time.monotonic() + 60 * check_norm("minutes", minutes)
+        )
         for path in (checkpoint, metrics):
             if path is not None:
                 check_writable_folder(path)
