@@ -1,13 +1,16 @@
 """Runs of ``lstmc train`` as an operator has them: stopped, made longer, unwatched, with streams closed."""
 
+import fcntl
 import os
 import pty
 import re
 import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -72,6 +75,17 @@ def test_a_run_that_has_had_its_epochs_says_so(capsys):
     how = "lstmc train --out 'my run' --resume --epochs 4"
     assert f"nothing to train: the run has had 2 of 2 epochs; to go on: {how}\n" in output
     assert re.search(r"^validation loss .*, epoch 2$", output, re.M)
+
+
+def test_any_settings_that_train_can_be_resumed(capsys):
+    odd = ("--seed", 12345678901234567890, "--clip", 1e30, "--patience", 10**18)
+    assert train("-odd", *odd) == 0
+    capsys.readouterr()
+    assert run("train", "--out=-odd", "--resume") == 0
+    assert "lstmc train --out=-odd --resume --epochs 4" in capsys.readouterr().out
+    for name in ("layers", "hidden", "embed", "batch", "steps"):
+        assert train("out", f"--{name}", 10**12) == 2
+        assert f"--{name} must be at most" in capsys.readouterr().err
 
 
 def test_patience_needs_validation_when_resumed_too(capsys):
@@ -193,15 +207,37 @@ def test_a_wrong_environment_is_an_error_in_a_line(name, value):
         assert re.fullmatch(rf"lstmc: error: {name} must be .*, got '{value}'\n".encode(), error)
 
 
+def test_a_reader_that_goes_away_does_not_end_training():
+    code, output, error = shell(f"lstmc train text.txt --out out {OPTIONS} --epochs 40 | head -n 3")
+    assert (code, error) == (0, b"")
+    assert output.count(b"\n") == 3
+    assert len(metrics("out")) == 40
+    LanguageModel.load("out/model.safetensors")
+
+
+def test_a_terminal_that_is_closed_ends_training_with_all_saved():
+    command = [sys.executable, "-m", "lstmc", "train", "text.txt", "--out", "out", *SMALL]
+    leader, follower = pty.openpty()
+    child = subprocess.Popen(
+        [*command, "--epochs", "100000"],
+        stdin=follower, stdout=follower, stderr=follower,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(follower)
+    wait_for("out/metrics.jsonl", child)
+    os.read(leader, 100)
+    os.close(leader)
+    assert child.wait(60) == 129
+    epochs = read_safetensors("out/checkpoint.safetensors")[1]["epoch"]
+    LanguageModel.load("out/model.safetensors")
+    assert run("train", "--out", "out", "--resume", "--epochs", epochs + 1) == 0
+
+
 # -- what is seen -----------------------------------------------------------------------------------
 
 
 def in_terminal(*arguments, columns=80):
     """Run lstmc in a terminal of so many columns; return the code and what was written to it."""
-    import fcntl
-    import struct
-    import termios
-
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "lstmc", *map(str, arguments)]

@@ -21,7 +21,7 @@ def run(*arguments):
 
 
 def train(out, *more, small=SMALL):
-    return run("train", "text.txt", "--out", out, *small, *more)
+    return run("train", "text.txt", f"--out={out}", *small, *more)
 
 
 def process(*arguments, **options):

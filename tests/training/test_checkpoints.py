@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_changes_nothing(full):
         (("epoch",), -1, "epoch must be an integer from 0"),
         (("window",), "one", "window must be an integer from 0"),
         (("note",), [], "note must be a dict"),
-        (("sums",), {}, "sums must have tokens, loss, norm, seconds"),
+        (("sums",), {}, "sums must have tokens, classes, loss, norm, seconds"),
         (("sums", "loss"), None, "sums.loss must be a number"),
         (("best", "waited"), 0.5, "best.waited must be an integer"),
         (("corpus", "train"), [1], "corpus.train must be four numbers"),

@@ -1,5 +1,6 @@
 """Runs that are made longer, stopped by the clock or by a signal, moved, or that diverge."""
 
+import io
 import math
 import os
 import shutil
@@ -141,6 +142,56 @@ def test_a_run_that_patience_ended_can_be_made_longer():
     assert evaluate(trainer.net, VALID, 4, 20) == pytest.approx(best, rel=1e-6)
 
 
+def test_patience_that_ends_with_the_epochs_is_not_begun_anew():
+    """fit(n), fit(40) stops where fit(40) does, whatever n is."""
+    whole = make_trainer("sgd")
+    whole.optimiser.lr = 4.0
+    expected = whole.fit(TRAIN, VALID, epochs=40, patience=2)
+    assert whole.ended == "patience"
+    for first in range(1, len(expected) + 1):
+        halves = make_trainer("sgd")
+        halves.optimiser.lr = 4.0
+        halves.fit(TRAIN, VALID, epochs=first, patience=2)
+        assert losses(halves.fit(TRAIN, VALID, epochs=40, patience=2)) == losses(expected)
+        halves.fit(TRAIN, VALID, epochs=1, patience=2)  # fewer: no new beginning either
+        assert len(halves.fit(TRAIN, VALID, epochs=40, patience=2)) == len(expected)
+
+
+def test_the_best_epoch_is_known_without_patience():
+    trainer = make_trainer()
+    history = trainer.fit(TRAIN, VALID, epochs=5)
+    last = trainer.net.params.copy()
+    trainer.use_best()
+    best = min(record["valid_loss"] for record in history)
+    assert evaluate(trainer.net, VALID, 4, 20) == pytest.approx(best, rel=1e-6)
+    trainer.fit(TRAIN, VALID, epochs=5)
+    assert np.array_equal(trainer.net.params, last)
+
+
+# -- refused ----------------------------------------------------------------------------------------
+
+
+def test_a_fit_that_is_refused_changes_nothing(tmp_path):
+    trainer = make_trainer("sgd")
+    trainer.optimiser.lr = 2.0
+    trainer.fit(TRAIN, VALID, epochs=3, patience=5, note={"a": 1})
+    before = trainer.net.params.copy()
+    (tmp_path / "binary").touch()
+    with open(tmp_path / "binary", "wb") as binary, open(tmp_path / "binary") as reading:
+        for wrong, error in (
+            ({"note": {"x": {1}}}, TypeError),
+            ({"note": 3}, TypeError),
+            ({"progress": binary}, TypeError),
+            ({"progress": reading}, OSError),
+            ({"metrics": tmp_path}, OSError),
+            ({"epochs": 0}, ValueError),
+        ):
+            with pytest.raises(error):
+                trainer.fit(TRAIN, VALID, **{"epochs": 5, "patience": 5, **wrong})
+            assert np.array_equal(trainer.net.params, before)
+            assert (trainer.note, trainer.progress.asked) == ({"a": 1}, 3)
+
+
 # -- stopped ----------------------------------------------------------------------------------------
 
 
@@ -160,6 +211,18 @@ def test_the_clock_stops_after_a_window_at_least(tmp_path):
             trainer.fit(TRAIN, minutes=wrong)
 
 
+def test_the_clock_does_not_stop_a_validation_twice(tmp_path):
+    """A fit that trains no window ends its validation, or runs of a minute each would never pass it."""
+    path, trainer = tmp_path / "checkpoint", make_trainer()
+    for _ in range(2 * 9):
+        trainer.fit(TRAIN, VALID, epochs=2, checkpoint=path, metrics=tmp_path / "m", minutes=1e-9)
+        last, trainer = trainer, make_trainer()
+        trainer.load(path)
+    assert last.ended == "epochs"
+    lines = [(line["epoch"], line.get("window")) for line in read_lines(tmp_path / "m")]
+    assert lines == [(e, w) for e in (1, 2) for w in [*range(1, 9), None]]
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_that_end_a_program_wait_for_the_window(tmp_path, name):
     path, trainer = tmp_path / "checkpoint", make_trainer()
@@ -173,6 +236,39 @@ def test_signals_that_end_a_program_wait_for_the_window(tmp_path, name):
     again = make_trainer()
     again.load(path)
     assert again.window == 3
+
+
+def test_a_second_ctrl_c_does_not_wait_and_other_signals_do(tmp_path):
+    """A terminal that is closed sends SIGHUP twice."""
+    for second, expected in ((signal.SIGHUP, Interrupted), (signal.SIGINT, KeyboardInterrupt)):
+        trainer = make_trainer()
+        interrupt(trainer, at=3, number=signal.SIGHUP)
+        stepping = trainer.optimiser.step
+
+        def twice(threads=None, stepping=stepping, trainer=trainer, second=second):
+            stepping(threads)
+            if trainer.window == 2:
+                signal.raise_signal(second)
+
+        trainer.optimiser.step = twice
+        with pytest.raises(expected) as stopped:
+            trainer.fit(TRAIN)
+        assert (type(stopped.value), trainer.window) == (
+            expected,
+            3 if second == signal.SIGHUP else 2,
+        )
+
+
+def test_a_signal_after_the_last_window_is_not_lost():
+    class Log(io.StringIO):
+        def write(self, text):
+            if text.startswith("epoch 2/2: "):
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer = make_trainer()
+    with pytest.raises(Interrupted, match="stopped after epoch 2: nothing was saved"):
+        trainer.fit(TRAIN, epochs=2, progress=Log())
+    assert len(trainer.history) == 2
 
 
 def test_a_handler_of_the_programs_own_is_left_alone():
@@ -243,6 +339,40 @@ def test_metrics_that_are_not_those_of_the_run_are_only_added_to(tmp_path):
     assert [line["epoch"] for line in read_lines(other)] == ["of another run"] * 50 + [3]
 
 
+def test_a_run_stopped_before_its_first_line_takes_nothing_from_other_files(tmp_path):
+    """Its place is that of no bytes, which every file begins with."""
+    trainer = make_trainer()
+    trainer.watch = lstmc.Watch(trainer.net, path=tmp_path / "watch")
+    trainer.net.params[:] = math.nan
+    with pytest.raises(FloatingPointError):
+        trainer.fit(TRAIN, checkpoint=tmp_path / "checkpoint", metrics=tmp_path / "metrics")
+    (tmp_path / "metrics").write_text("{}\n" * 3)  # of windows that the checkpoint does not have
+    for name in ("mine", "watched"):
+        (tmp_path / name).write_text("{}\n" * 3)
+    for name, left in (("mine", 3), ("metrics", 0)):
+        again = make_trainer()
+        again.watch = lstmc.Watch(again.net, path=tmp_path / "watched")
+        again.load(tmp_path / "checkpoint")
+        again.net.params[:] = make_net().params
+        again.fit(TRAIN, metrics=tmp_path / name)
+        assert len(read_lines(tmp_path / name)) == left + 1
+    assert read_lines(tmp_path / "watched")[:3] == [{}] * 3
+
+
+def test_trainers_that_share_a_metrics_file_only_add_to_it(tmp_path):
+    one, other = make_trainer(), make_trainer()
+    one.fit(TRAIN, epochs=2, metrics=tmp_path / "metrics")
+    other.fit(TRAIN, epochs=2, metrics=tmp_path / "metrics")
+    one.fit(TRAIN, epochs=3, metrics=tmp_path / "metrics")
+    assert [line["epoch"] for line in read_lines(tmp_path / "metrics")] == [1, 2, 1, 2, 3]
+
+
+def test_a_line_that_was_left_open_is_closed(tmp_path):
+    (tmp_path / "metrics").write_text('{"a": 1}')
+    make_trainer().fit(TRAIN, metrics=tmp_path / "metrics")
+    assert [*read_lines(tmp_path / "metrics")[0]] == ["a"]
+
+
 def test_a_watch_goes_on_where_it_was(tmp_path):
     """Of windows 1, 6, 11 and 16, those due after a checkpoint are recorded once, in the file too."""
 
@@ -281,6 +411,18 @@ def test_a_loss_far_above_guessing_stops_the_run(epochs, at):
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit(TRAIN, VALID, epochs=epochs)
     assert len(trainer.history) == at - 1
+
+
+def test_a_run_that_diverged_does_not_pass_when_it_is_resumed(tmp_path):
+    trainer = make_trainer("sgd")
+    trainer.optimiser.lr = 1000.0
+    interrupt(trainer, at=8)
+    with pytest.raises(Interrupted):
+        trainer.fit(TRAIN, checkpoint=tmp_path / "checkpoint")
+    again = make_trainer("sgd")
+    again.load(tmp_path / "checkpoint")
+    with pytest.raises(FloatingPointError, match="has diverged"):
+        again.fit(TRAIN)
 
 
 def test_a_long_epoch_that_diverges_is_stopped_within():

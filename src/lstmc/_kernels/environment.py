@@ -43,6 +43,8 @@ def default_threads():
     """
     if text := os.environ.get("LSTMC_NUM_THREADS"):
         try:
+            if not (text.isascii() and text.strip().isdecimal()):  # int() takes more than digits
+                raise ValueError
             return check_threads("LSTMC_NUM_THREADS", int(text)), "LSTMC_NUM_THREADS"
         except ValueError:
             raise ValueError(

@@ -12,7 +12,7 @@ import sys
 from .. import __version__
 from .._kernels.binding.core import check_environment, set_num_threads
 from . import bench, config, evaluate, inspect, next as next_tokens, sample, train
-from .options import UsageError, count
+from .options import UsageError, count, discard, say
 
 __all__ = ["main", "make_parser"]
 
@@ -80,7 +80,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         return complain("interrupted", 130)
     except BrokenPipeError:  # as in `lstmc sample ... | head`: the reader has seen enough
-        discard_output()
+        discard(sys.stdout)
         return 0
     except MemoryError as error:
         return complain(f"out of memory: {error}", 1)
@@ -88,7 +88,7 @@ def main(argv=None):
         try:
             sys.stdout.flush()
         except OSError:  # standard output itself failed
-            discard_output()
+            discard(sys.stdout)
         where = f"{error.filename}: " if error.filename is not None else ""
         return complain(f"{where}{error.strerror or error}", 1)
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -105,12 +105,7 @@ def mend_streams():
             stream.reconfigure(errors="replace")
 
 
-def discard_output():
-    """Send what is still buffered nowhere, or Python would try to write it once more when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def complain(error, code):
     """Print an error on one line; return the exit code."""
-    print("lstmc: error: " + " ".join(str(error).split()), file=sys.stderr)
+    say("lstmc: error: " + " ".join(str(error).split()), sys.stderr)
     return code

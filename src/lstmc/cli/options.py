@@ -1,7 +1,10 @@
 """What the commands share: converters of options, options that several have, and words for tokens."""
 
 import argparse
+import errno
 import math
+import os
+import sys
 
 __all__ = [
     "UNITS",
@@ -11,10 +14,30 @@ __all__ = [
     "natural",
     "not_negative",
     "positive",
+    "say",
     "share",
 ]
 
 UNITS = {"char": "character", "word": "word", "token": "token"}  # by the level of a vocabulary
+
+
+GONE = (errno.EPIPE, errno.EIO)  # of a pipe's reader, of a terminal
+
+
+def say(text, file=None):
+    """Print a line, at once, or nowhere if whoever read the output has gone: what is done is to be saved."""
+    file = file or sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        discard(file)
+
+
+def discard(file):
+    """Send what is still buffered nowhere, or Python would try to write it once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class UsageError(Exception):

@@ -26,7 +26,7 @@ from ..training import (
 )
 from ..training.language_model import LanguageModel
 from ..training.streams import perplexity_of
-from .options import UNITS, UsageError, count, natural, positive, share
+from .options import UNITS, UsageError, count, natural, positive, say, share
 
 __all__ = ["DEFAULTS", "EXAMPLE", "HELP", "add_options", "new_settings", "run"]
 
@@ -48,6 +48,8 @@ DEFAULTS = {
     "optimizer": "adam", "lr": None, "clip": 5.0, "schedule": "none", "decay": None, "decay_every": None,
     "epochs": 10, "patience": None, "valid": 0.1, "seed": 0,
 }  # fmt: skip
+# What no machine has room for is refused before it is tried.
+MOST = {"layers": 1000, **dict.fromkeys(("hidden", "embed", "batch", "steps"), 2**31)}
 # What a resumed run may change. Its text must be the one before, wherever the file is now.
 CHANGEABLE = ("file", "epochs", "patience", "device")
 
@@ -130,6 +132,9 @@ def new_settings(args):
     """Return the settings of a new run: the options given, else the defaults."""
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
     settings = {**DEFAULTS, **given}
+    for name, most in MOST.items():
+        if settings[name] > most:
+            raise UsageError(f"--{name} must be at most {most}, got {settings[name]}")
     if settings["lr"] is None:
         settings["lr"] = OPTIMIZERS[settings["optimizer"]][1]
     if settings["level"] == "char" and "min_count" in given:
@@ -183,8 +188,9 @@ def is_setting(name, value):
         return isinstance(value, str) or (value is None and name == "file")
     if value is None:
         return name in ("clip", "decay", "decay_every", "patience")
-    most = {"layers": 1000}.get(name, 2**53)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        return False
+    return value <= MOST.get(name, math.inf)
 
 
 def identify(text):
@@ -295,18 +301,16 @@ def clear_folder(out, overwrite):
 
 def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     """Train to the end, or until it is stopped, and save the model; return the exit code."""
-    # By default patience never ends, but the best weights are kept.
-    patience = None if valid_ids is None else settings["patience"] or settings["epochs"]
     began = trainer.epoch, trainer.window
     if any(began):
-        print(f"going on {where(trainer, train_ids, settings)}", flush=True)
+        say(f"going on {where(trainer, train_ids, settings)}")
     try:
-        trainer.fit(train_ids, valid_ids, settings["epochs"], patience, minutes=minutes, note=note,
+        trainer.fit(train_ids, valid_ids, settings["epochs"], settings["patience"], minutes=minutes,
                     checkpoint=out / "checkpoint.safetensors", metrics=out / "metrics.jsonl",
-                    progress=sys.stdout)  # fmt: skip
+                    progress=sys.stdout, note=note)  # fmt: skip
     except Interrupted as stop:
         finish(trainer, model, settings, train_ids, valid_ids, out)
-        print(f"lstmc: stopped; to go on: {how_to_resume(out, settings)}", file=sys.stderr)
+        say(f"lstmc: stopped; to go on: {how_to_resume(out, settings)}", sys.stderr)
         return 128 + stop.signal
     except FloatingPointError:
         if trainer.history:  # else there is nothing to save
@@ -316,14 +320,14 @@ def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     trained = (trainer.epoch, trainer.window) != began
     if trainer.ended == "patience":
         waited = trainer.progress.best["waited"]
-        print(f"{'stopped' if trained else 'nothing to train'}: validation has not improved for {waited} "
-              f"epoch{'s' * (waited > 1)}; to go on: {how} with more --epochs or --patience")  # fmt: skip
+        say(f"{'stopped' if trained else 'nothing to train'}: validation has not improved for {waited} "
+            f"epoch{'s' * (waited > 1)}; to go on: {how} with more --epochs or --patience")  # fmt: skip
     elif not trained:
-        print(f"nothing to train: the run has had {trainer.epoch} of {settings['epochs']} epochs; to go on: "
-              f"{how} --epochs {2 * trainer.epoch}")  # fmt: skip
+        say(f"nothing to train: the run has had {trainer.epoch} of {settings['epochs']} epochs; to go on: "
+            f"{how} --epochs {2 * trainer.epoch}")  # fmt: skip
     finish(trainer, model, settings, train_ids, valid_ids, out)
     if trainer.ended == "minutes":
-        print(f"the time is up; to go on: {how}")
+        say(f"the time is up; to go on: {how}")
     return 0
 
 
@@ -334,10 +338,10 @@ def describe(settings, model, train_ids, valid_ids):
     """Print what is about to be trained, and on what."""
     unit, valid = UNITS[settings["level"]] + "s", 0 if valid_ids is None else len(valid_ids)
     kind = KINDS[settings["cell"]].__name__
-    print(f"text: {settings['file'] or 'the help topics of Python'}; {len(train_ids):,} {unit} to train on, "
+    say(f"text: {settings['file'] or 'the help topics of Python'}; {len(train_ids):,} {unit} to train on, "
           f"{valid:,} to validate on, {len(model.vocabulary):,} different")  # fmt: skip
-    print(f"network: {kind} {settings['layers']} x {settings['hidden']}, {model.net.num_parameters:,} "
-          f"parameters; {settings['optimizer']}, learning rate {settings['lr']:g}", flush=True)  # fmt: skip
+    say(f"network: {kind} {settings['layers']} x {settings['hidden']}, {model.net.num_parameters:,} "
+          f"parameters; {settings['optimizer']}, learning rate {settings['lr']:g}")  # fmt: skip
 
 
 def where(trainer, train_ids, settings):
@@ -361,14 +365,16 @@ def finish(trainer, model, settings, train_ids, valid_ids, out):
             best, of = now, where(trainer, train_ids, settings)
         else:  # or it is NaN
             trainer.use_best()
+    else:
+        trainer.use_best()
     model.save(out / "model.safetensors")
     if best < math.inf:
-        print(
+        say(
             f"validation loss {best:.4f} nats per {unit} (perplexity {perplexity_of(best):.2f}), {of}"
         )
     elif history:
-        print(f"training loss {history[-1]['train_loss']:.4f} nats per {unit}")
-    print(f"wrote {out / 'model.safetensors'}")
+        say(f"training loss {history[-1]['train_loss']:.4f} nats per {unit}")
+    say(f"wrote {out / 'model.safetensors'}")
     draw(curve, out / "loss.png")
 
 
@@ -381,10 +387,12 @@ def draw(curve, path):
 
         plot_losses(*zip(*curve), path)
     except ImportError:
-        print("no loss.png: matplotlib is not installed (pip install matplotlib)")
+        say("no loss.png: matplotlib is not installed (pip install matplotlib)")
 
 
 def how_to_resume(out, settings):
     """Return the command that goes on."""
     file = " -" if settings["file"] == "-" else ""
-    return f"lstmc train{file} --out {shlex.quote(str(out))} --resume"
+    to = str(out)
+    between = "=" if to.startswith("-") else " "  # or it would be taken for an option
+    return f"lstmc train{file} --out{between}{shlex.quote(to)} --resume"

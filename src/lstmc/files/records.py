@@ -16,9 +16,9 @@ class RecordFile:
     path : path
         Made if there is none.
     place : dict, optional
-        What ``place`` was when the run was saved: "size" in bytes and the "checksum" of as many. If the file
-        begins with these, wherever it is now, what follows them is removed. Otherwise it is another file, and
-        is only added to.
+        What ``place`` was when the run was saved: "size" in bytes, the "checksum" of as many, and "path". If
+        the file begins with these bytes, wherever it is now, what follows them is removed. (No bytes say
+        nothing: then the path must be the same.) Otherwise it is another file, and is only added to.
 
     Raises
     ------
@@ -29,15 +29,23 @@ class RecordFile:
     def __init__(self, path, place=None):
         self.path = path
         with open(path, "a+b") as file:
-            if place is not None and _checksum(file, place["size"]) == place["checksum"]:
+            if place is not None and self._was_at(place, file):
                 file.truncate(place["size"])
+            end = file.seek(0, os.SEEK_END)
+            if end and _last_byte(file) != b"\n":
+                file.write(b"\n")  # a line that somebody left open
+                file.flush()
             self.size = file.seek(0, os.SEEK_END)
             self.checksum = _checksum(file, self.size)
+
+    def _was_at(self, place, file):
+        named = os.path.realpath(self.path) == place["path"]
+        return (place["size"] or named) and _checksum(file, place["size"]) == place["checksum"]
 
     @property
     def place(self):
         """Where the file ends, for a checkpoint."""
-        return {"size": self.size, "checksum": self.checksum}
+        return {"size": self.size, "checksum": self.checksum, "path": os.path.realpath(self.path)}
 
     def append(self, record):
         """Add a record, a dict of what JSON can hold.
@@ -55,6 +63,11 @@ class RecordFile:
             file.flush()
             self.size = file.tell()
         self.checksum = zlib.crc32(line, self.checksum)
+
+
+def _last_byte(file):
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _checksum(file, size):

@@ -15,7 +15,7 @@ from ..layers import Dropout, Embedding, Linear
 from ..optim import check_count, check_real
 from .progress import Progress, no_best, no_sums
 
-__all__ = ["load_checkpoint", "read_note", "save_checkpoint"]
+__all__ = ["check_note", "load_checkpoint", "read_note", "save_checkpoint"]
 
 
 # The largest place in a generator's buffers: of MT19937, of Philox, and the half of a number that is left.
@@ -127,6 +127,20 @@ def read_note(path):
     return note
 
 
+def check_note(note):
+    """Refuse what is not a dict that JSON can hold; None will do."""
+    import json
+
+    if note is None:
+        return
+    if not isinstance(note, dict):
+        raise TypeError(f"note must be a dict, got {type(note).__name__}")
+    try:
+        json.dumps(note, default=operator.methodcaller("tolist"))  # of NumPy
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"note must be what JSON can hold: {error}") from None
+
+
 def save_checkpoint(trainer, path):
     """Save a Trainer, as its ``save`` says."""
     schedule, progress = trainer.schedule, trainer.progress
@@ -220,6 +234,10 @@ def _checked(trainer, arrays, metadata):
         trainer.schedule.checked_state(metadata["decay"])
     sums = _fields("sums", metadata["sums"], no_sums())
     best = _fields("best", metadata["best"], no_best())
+    if (check_count("window", metadata["window"]) == 0) != (sums["tokens"] == 0):
+        raise ValueError(
+            f"sums.tokens must be of {metadata['window']} windows, got {sums['tokens']}"
+        )
     corpus, watch = _checked_corpus(metadata["corpus"]), metadata["watch"]
     metrics = _checked_place("metrics", metadata["metrics"])
     state = _unpack_state(metadata["state"], arrays, put)
@@ -262,7 +280,7 @@ def _check_type(name, value, cls):
 
 def _checked_place(name, place):
     """Return how far a file of records was written, or None."""
-    return None if place is None else _fields(name, place, {"size": 0, "checksum": 0})
+    return None if place is None else _fields(name, place, {"size": 0, "checksum": 0, "path": ""})
 
 
 def _fields(name, value, example):
@@ -357,5 +375,5 @@ def _restore(trainer, arrays, moments, numbers, decay, random, watch, position, 
     trainer.net.params[:] = 0  # the padding between weights
     for name in trainer.net.parameters():
         copy_into(trainer.net[name], arrays[f"weights.{name}"])
-    trainer.progress = progress
+    trainer.progress, progress.goes_back = progress, True
     vars(trainer).update(position)

@@ -1,10 +1,12 @@
 """What a training run shows: on a terminal a bar, and for every epoch a line that stays."""
 
+import errno
 import sys
 import time
 
 __all__ = ["Display"]
 
+GONE = (errno.EPIPE, errno.EIO)  # of a pipe's reader, of a terminal
 LINE_SECONDS = 60.0  # without a bar, a long epoch has a line as often as this
 
 
@@ -24,9 +26,16 @@ class Display:
     show : bool, text file or None
         None: a bar and lines if stderr is a terminal, else nothing. True: a bar if stderr is a terminal, and
         lines in any case, to stderr. A file: the same, with the lines to that. False: nothing.
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        No text can be written to the file.
     """
 
     def __init__(self, show):
+        if hasattr(show, "write"):
+            show.write("")  # or it raises what it would after an epoch
         terminal = show is not False and is_terminal(sys.stderr)
         self.lines = show if hasattr(show, "write") else sys.stderr if show or terminal else None
         self.terminal, self.bar = terminal, None
@@ -78,10 +87,15 @@ class Display:
         self.say(f"{self.epoch}: {losses}, {record['tokens_per_second']:,.0f} tokens/s")
 
     def say(self, line):
-        """Write a line, at once."""
+        """Write a line, at once; none any more if whoever read them has gone."""
         self.said_at = time.monotonic()
-        if self.lines is not None:
-            print(line, file=self.lines, flush=True)
+        try:
+            if self.lines is not None:
+                print(line, file=self.lines, flush=True)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            self.lines = None
 
     def close(self):
         """Take the bar away."""

@@ -37,10 +37,13 @@ class Interrupts:
         return self.signal is not None
 
     def handle(self, number, frame):
-        """Note the first signal; at the second raise KeyboardInterrupt."""
-        if self.asked:
+        """Note the first signal; at a second Ctrl-C raise KeyboardInterrupt.
+
+        A terminal that is closed sends SIGHUP twice, and a service manager SIGTERM after it.
+        """
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
 
 @contextlib.contextmanager

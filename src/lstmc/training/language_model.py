@@ -24,7 +24,7 @@ from ..losses import softmax_cross_entropy
 from ..recurrent import KINDS
 from .description import config_of, network_description
 from .streams import perplexity_of
-from .text import UNKNOWN
+from .text import UNKNOWN, cut
 from .vocabulary import Vocabulary
 
 __all__ = ["LanguageModel"]
@@ -176,7 +176,7 @@ class LanguageModel:
         if isinstance(token, str):
             i = self.vocabulary.index(token)
             unseen = i == self.vocabulary.unknown and token != UNKNOWN
-            if unseen and len(self.vocabulary.encode(token)) != 1:
+            if unseen and [*cut(token, self.vocabulary.level, self.vocabulary.rule)] != [token]:
                 raise ValueError(f"token must be one {self.vocabulary.level}, got {token!r}")
             return np.array([i])
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
@@ -309,7 +309,7 @@ class LanguageModel:
             message = (
                 f"{name} must have at least {least} token{'s' if least > 1 else ''}, got {len(ids)}"
             )
-            if self.vocabulary.unknown is None and text:
+            if self.vocabulary.unknown is None and len(ids) < len(text):
                 message += f" of {len(text)}: the rest was not in the training text"
             raise ValueError(message)
         return ids

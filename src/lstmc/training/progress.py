@@ -12,7 +12,7 @@ DIVERGED = 3
 
 def no_sums():
     """Return the sums of an epoch that has no window yet."""
-    return {"tokens": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}
+    return {"tokens": 0, "classes": 0, "loss": 0.0, "norm": 0.0, "seconds": 0.0}
 
 
 def no_best():
@@ -28,21 +28,22 @@ class Progress:
     state
         The state of the network after the last window; None means zeros.
     sums : dict
-        For the current epoch: tokens, and the sums of losses, gradient norms and seconds.
+        For the current epoch: tokens, the classes that logits are of, and the sums of losses, gradient norms
+        and seconds.
     best : dict
-        The best validation loss, its epoch, and the epochs that have passed since; for early stopping.
+        The best validation loss, its epoch, and the epochs with patience that have passed since.
     best_params : ndarray or None
         The weights of the best epoch.
     last_params : ndarray or None
         The weights to go on from, while the network has those of the best epoch.
     asked : int
-        The epochs that training was last asked for.
+        The most epochs that training was asked for.
     corpus : dict or None
         Lengths and checksums of the texts.
-    classes : int
-        Those that logits are of; 0 before the first window.
     metrics : dict or None
         How far the metrics file was written at the last checkpoint.
+    goes_back : bool
+        Whether these are a checkpoint's, so that what the files have beyond it is to be written again.
     """
 
     def __init__(self, state=None, sums=None, best=None, best_params=None, last_params=None, asked=0,
@@ -50,7 +51,7 @@ class Progress:
         self.state, self.sums = state, sums or no_sums()
         self.best, self.best_params, self.last_params = best or no_best(), best_params, last_params
         self.asked, self.corpus, self.metrics = asked, corpus, metrics
-        self.classes = 0
+        self.goes_back = False
 
     def __repr__(self):
         return f"Progress(sums={self.sums!r}, best={self.best!r})"
@@ -64,9 +65,10 @@ class Progress:
         """The mean over the current epoch so far."""
         return self.sums["loss"] / self.sums["tokens"]
 
-    def add(self, tokens, loss, norm, seconds):
+    def add(self, tokens, classes, loss, norm, seconds):
         """Add what one window came to: its mean loss counts for each token."""
         sums = self.sums
+        sums["classes"] = classes
         sums["tokens"] += tokens
         sums["loss"] += loss * tokens
         sums["norm"] += norm
@@ -74,8 +76,8 @@ class Progress:
 
     def check_learning(self, epoch):
         """Raise FloatingPointError if the mean cross-entropy is far above that of guessing evenly."""
-        guessing = math.log(max(2, self.classes))
-        if self.classes and self.train_loss > DIVERGED * guessing:
+        guessing = math.log(max(2, self.sums["classes"]))
+        if self.train_loss > DIVERGED * guessing:
             raise FloatingPointError(
                 f"training has diverged: the mean loss of epoch {epoch} is {self.train_loss:.4g} nats per "
                 f"token, that of guessing evenly {guessing:.4g}. A lower lr or clip may help"
@@ -94,9 +96,9 @@ class Progress:
             "grad_norm": sums["norm"] / windows,
         }
 
-    def weigh(self, epoch, valid_loss, params):
-        """Count an epoch that ended with this validation loss; keep its weights if it is the best so far."""
-        self.best["waited"] += 1
+    def weigh(self, epoch, valid_loss, params, patience):
+        """Keep the weights of an epoch that ended with the least validation loss so far; else count it."""
+        self.best["waited"] += patience is not None
         if valid_loss < self.best["loss"]:
             self.best = {"loss": valid_loss, "epoch": epoch, "waited": 0}
             self.best_params = params.copy()
@@ -106,8 +108,12 @@ class Progress:
         shows_best = self.last_params is not None and bool((params == self.best_params).all())
         return self.last_params if shows_best else params
 
-    def count_anew(self, epochs, patience):
-        """Note how many epochs are asked for; if more of them after patience ran out, it begins anew."""
-        if patience and self.best["waited"] >= patience and epochs > self.asked:
+    def ask(self, epoch, epochs, patience):
+        """Note how many epochs are asked for, after so many.
+
+        If more than those that patience cut short, it begins anew.
+        """
+        was_cut_short = patience and self.best["waited"] >= patience and epoch < self.asked
+        if was_cut_short and epochs > self.asked:
             self.best["waited"] = 0
-        self.asked = epochs
+        self.asked = max(self.asked, epochs)

@@ -123,6 +123,31 @@ class TokenStream:
         return windows(stream, self.steps)
 
 
+def token_stream(name, given, trainer):
+    """Return what `fit` of a trainer was given as a TokenStream; refuse what its network does not read."""
+    if not isinstance(given, TokenStream):
+        tokens, batch = check_tokens(name, given), trainer.batch
+        for size in ("batch", "steps"):
+            if getattr(trainer, size) is None:
+                raise ValueError(f"{size} must be given to the Trainer, where {name} is an array")
+        if name == "valid":
+            if len(tokens) < 2:
+                raise ValueError(f"valid must hold at least 2 tokens, got {len(tokens)}")
+            batch = max(1, min(batch, len(tokens) // 2))
+        given = TokenStream(tokens, batch, trainer.steps)
+    given.check(name, trainer.net)
+    return given
+
+
+def check_same_corpus(before, now):
+    """Refuse texts, given by their identities, that are not those that training began with, if it did."""
+    for name, identity in (before or {}).items():
+        if identity != now[name]:
+            text = "{} tokens (checksum {:08x}) in {} streams, windows of {}"
+            was, got = ("none" if i is None else text.format(*i) for i in (identity, now[name]))
+            raise ValueError(f"{name} must be the text that training began with, {was}; got {got}")
+
+
 def streams(tokens, batch):
     """Cut a corpus into parallel streams.
 

@@ -20,21 +20,16 @@ from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import softmax_cross_entropy
 from ..optim import check_norm, clip_grad_norm
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import check_note, load_checkpoint, save_checkpoint
 from .display import Display
 from .interrupts import Interrupted, Interrupts, interrupts
 from .progress import Progress
 from .schedules import PlateauDecay
-from .streams import TokenStream, check_time_major, check_tokens, mean_loss
+from .streams import TokenStream, check_same_corpus, check_time_major, mean_loss, token_stream
 
 __all__ = ["Trainer"]
 
 ENOUGH_WINDOWS = 100  # to tell by their mean loss that training does not learn
-
-
-def _digest_text(digest):
-    text = "{} tokens (checksum {:08x}) in {} streams, windows of {}"
-    return "none" if digest is None else text.format(*digest)
 
 
 class _TimeIsUp(Exception):
@@ -55,6 +50,8 @@ class _Run:
     display: Display
     interrupted: Interrupts
     saved_at: float
+    windows: int = 0  # trained
+    recorded: int = 0  # of these, when a line was last written
 
 
 class Trainer:
@@ -201,10 +198,10 @@ class Trainer:
             diverged: the mean cross-entropy is above three times that of guessing evenly.
         Interrupted
             Ctrl-C, SIGTERM or SIGHUP, once the current window is finished and the checkpoint saved. A second
-            one does not wait for that.
+            Ctrl-C does not wait for that.
         """
-        data = self._data("train", train)
-        valid = None if valid is None else self._data("valid", valid)
+        data = token_stream("train", train, self)
+        valid = None if valid is None else token_stream("valid", valid, self)
         if valid is None and (patience is not None or isinstance(self.schedule, PlateauDecay)):
             needs = "patience" if patience is not None else "PlateauDecay"
             raise ValueError(f"valid must be given: {needs} watches the validation loss")
@@ -216,19 +213,21 @@ class Trainer:
         for path in (checkpoint, metrics):
             if path is not None:
                 check_writable_folder(path)
+        check_note(note)
         corpus = {"train": data.identity, "valid": valid and valid.identity}
-        self._check_corpus(corpus)
+        check_same_corpus(self.progress.corpus, corpus)
+        display = Display(progress)
         if metrics is not None:
-            metrics = RecordFile(metrics, self.progress.metrics)
+            place = self.progress.metrics if self.progress.goes_back else None
+            metrics = RecordFile(metrics, place)
             self.progress.metrics = metrics.place
-        if note is not None:
-            self.note = note
-        self.progress.corpus = corpus
+        self.note = self.note if note is None else note
+        self.progress.corpus, self.progress.goes_back = corpus, False
         copy_into(self.net.params, self.progress.to_go_on_from(self.net.params))
         self.progress.last_params = None
-        self.progress.count_anew(epochs, patience)
+        self.progress.ask(self.epoch, epochs, patience)
         with interrupts() as interrupted:
-            display, now = Display(progress), time.monotonic()
+            now = time.monotonic()
             run = _Run(
                 data, valid, epochs, patience, checkpoint, metrics, until, display, interrupted, now
             )
@@ -243,31 +242,9 @@ class Trainer:
                 display.close()
         if patience and self.ended != "minutes":
             self.use_best()
+        if interrupted.asked:  # too late for a window
+            self._stop(run)
         return [dict(record) for record in self.history]
-
-    def _data(self, name, given):
-        """Return what fit was given as a TokenStream; refuse what the network does not read."""
-        if not isinstance(given, TokenStream):
-            tokens = check_tokens(name, given)
-            for size in ("batch", "steps"):
-                if getattr(self, size) is None:
-                    raise ValueError(
-                        f"{size} must be given to the Trainer, where {name} is an array"
-                    )
-            if name == "valid" and len(tokens) < 2:
-                raise ValueError(f"valid must hold at least 2 tokens, got {len(tokens)}")
-            batch = self.batch if name == "train" else max(1, min(self.batch, len(tokens) // 2))
-            given = TokenStream(tokens, batch, self.steps)
-        given.check(name, self.net)
-        return given
-
-    def _check_corpus(self, corpus):
-        for name, digest in (self.progress.corpus or {}).items():
-            if digest != corpus[name]:
-                raise ValueError(
-                    f"{name} must be the text that training began with, {_digest_text(digest)}; "
-                    f"got {_digest_text(corpus[name])}"
-                )
 
     def _is_done(self, epochs, patience):
         """Say in ``ended`` why training is at its end, or that it is not."""
@@ -279,7 +256,7 @@ class Trainer:
         """Put the weights of the best epoch into the network.
 
         The next ``fit``, and a checkpoint, go on from those that the network had, as long as nothing else
-        changes its weights. Without validation and patience there is no best epoch, and nothing changes.
+        changes its weights. Without validation there is no best epoch, and nothing changes.
         """
         progress = self.progress
         if progress.best_params is not None:
@@ -292,6 +269,7 @@ class Trainer:
         display.begin_epoch(self.epoch + 1, run.epochs, run.data.count, sums["tokens"])
         for x, following in run.data.windows(self.net, self.window):
             self._train_window(x, following)
+            run.windows += 1
             display.advance(sums)
             self._pause(run)
         self._check_learning(run, is_whole=True)
@@ -333,8 +311,7 @@ class Trainer:
         self.optimiser.step(threads)
         self.progress.state = state
         self.window += 1
-        self.progress.add(x.size, loss, norm, time.perf_counter() - began)
-        self.progress.classes = y.shape[-1]
+        self.progress.add(x.size, y.shape[-1], loss, norm, time.perf_counter() - began)
 
     def _where_it_began(self, x, targets):
         """Name what was not finite first, if it is not finite without dropout either."""
@@ -352,14 +329,20 @@ class Trainer:
             self.progress.check_learning(self.epoch + 1)
 
     def _stop_if_asked(self, run):
-        is_late = time.monotonic() >= run.until
+        is_late = run.windows and time.monotonic() >= run.until
         if not run.interrupted.asked and not is_late:
             return
         if run.checkpoint is not None:
             self._save_progress(run)
-        if not run.interrupted.asked:
-            raise _TimeIsUp
-        where = f"stopped after window {self.window} of {run.data.num_windows} of epoch {self.epoch + 1}"
+        if run.interrupted.asked:
+            self._stop(run)
+        raise _TimeIsUp
+
+    def _stop(self, run):
+        where = f"stopped after epoch {self.epoch}"
+        if self.window:
+            of = f"{run.data.num_windows} of epoch {self.epoch + 1}"
+            where = f"stopped after window {self.window} of {of}"
         if run.checkpoint is None:
             how = "nothing was saved; call fit again on this trainer to go on"
         else:
@@ -375,8 +358,14 @@ class Trainer:
             self._save_progress(run)
 
     def _save_progress(self, run):
-        where = {"epoch": self.epoch + 1, "window": self.window, "windows": run.data.num_windows}
-        self._write_metrics(run, {**where, **self._measures(None)})
+        if run.windows > run.recorded:
+            where = {
+                "epoch": self.epoch + 1,
+                "window": self.window,
+                "windows": run.data.num_windows,
+            }
+            self._write_metrics(run, {**where, **self._measures(None)})
+            run.recorded = run.windows
         if run.checkpoint is not None:
             self.save(run.checkpoint)
         run.saved_at = time.monotonic()
@@ -392,8 +381,8 @@ class Trainer:
         self.progress.begin_epoch()
         if self.schedule is not None:
             self.schedule.epoch_ended(valid_loss)
-        if run.patience is not None:
-            self.progress.weigh(self.epoch, valid_loss, self.net.params)
+        if run.valid is not None:
+            self.progress.weigh(self.epoch, valid_loss, self.net.params, run.patience)
         self._write_metrics(run, record)
         if run.checkpoint is not None:
             self.save(run.checkpoint)
