@@ -53,7 +53,7 @@ def test_sizes_and_losses_that_are_missing_or_wrong():
         ValueError, match="batch must be given to the Trainer, where train is an array"
     ):
         trainer.fit(TRAIN)
-    for wrong in ("hinge", None, 3):
+    for wrong in ("hinge", None, 3, np.ones(2)):
         with pytest.raises(ValueError, match='loss must be "cross_entropy" or a function, got'):
             Trainer(net, lstmc.Adam(net), 4, 20, loss=wrong)
 

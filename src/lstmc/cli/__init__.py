@@ -12,7 +12,7 @@ import sys
 from .. import __version__
 from .._kernels.binding.core import check_environment, set_num_threads
 from . import bench, config, evaluate, inspect, next as next_tokens, sample, train
-from .options import UsageError, count, discard, say
+from .options import UsageError, discard, say, threads
 
 __all__ = ["main", "make_parser"]
 
@@ -47,7 +47,7 @@ def make_parser():
         subparser.set_defaults(run=command.run)
         command.add_options(subparser)
         subparser.add_argument(
-            "--threads", type=count, metavar="N",
+            "--threads", type=threads, metavar="N",
             help="threads to compute with (default: the cores there are); the result does not depend on it",
         )  # fmt: skip
     return parser

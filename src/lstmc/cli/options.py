@@ -6,6 +6,8 @@ import math
 import os
 import sys
 
+from .._kernels.environment import MOST_THREADS
+
 __all__ = [
     "UNITS",
     "UsageError",
@@ -16,6 +18,7 @@ __all__ = [
     "positive",
     "say",
     "share",
+    "threads",
 ]
 
 UNITS = {"char": "character", "word": "word", "token": "token"}  # by the level of a vocabulary
@@ -60,6 +63,7 @@ def number(kind, expected, test):
 
 
 count = number(int, "a whole number, 1 or more", lambda n: n >= 1)
+threads = number(int, f"a whole number from 1 to {MOST_THREADS}", lambda n: 1 <= n <= MOST_THREADS)
 natural = number(int, "a whole number, 0 or more", lambda n: n >= 0)
 share = number(float, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
 positive = number(float, "a number above 0", lambda x: 0 < x < math.inf)

@@ -110,7 +110,7 @@ class Trainer:
             raise ValueError("optimiser must be of this net, got one of another")
         if schedule is not None and schedule.optimiser is not optimiser:
             raise ValueError("schedule must be of this optimiser, got one of another")
-        if loss != "cross_entropy" and not callable(loss):
+        if not callable(loss) and not (isinstance(loss, str) and loss == "cross_entropy"):
             raise ValueError(f'loss must be "cross_entropy" or a function, got {loss!r}')
         self.net, self.optimiser, self.schedule = net, optimiser, schedule
         self.batch = None if batch is None else check_size("batch", batch)

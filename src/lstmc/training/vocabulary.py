@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from ..layer import check_size
 from .text import PIECE, RULE, UNKNOWN, check_level, check_text, cut, line_ends_hint
 
 __all__ = ["Vocabulary"]
@@ -90,8 +91,7 @@ class Vocabulary:
         ValueError
             The text is empty, or an argument is out of range.
         """
-        if not isinstance(min_count, (int, np.integer)) or min_count < 1:
-            raise ValueError(f"min_count must be a positive integer, got {min_count!r}")
+        min_count = check_size("min_count", min_count)
         check_text("text", text)
         counts = set(text) if check_level(level) == "char" else Counter(cut(text, level))
         if not counts:
