@@ -38,6 +38,7 @@ from .training import (
     LanguageModel,
     PlateauDecay,
     StepDecay,
+    TokenStream,
     Trainer,
     Vocabulary,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "Sequential",
     "StepDecay",
     "TensorCheck",
+    "TokenStream",
     "Trainer",
     "Vocabulary",
     "Watch",

@@ -38,6 +38,7 @@ from .training import (
     LanguageModel as LanguageModel,
     PlateauDecay as PlateauDecay,
     StepDecay as StepDecay,
+    TokenStream as TokenStream,
     Trainer as Trainer,
     Vocabulary as Vocabulary,
 )

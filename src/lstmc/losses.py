@@ -47,6 +47,18 @@ def _only(counts, targets, ignore_index):
     return np.where(counts, targets, np.int64(ignore_index))
 
 
+def check_returned(y, result):
+    """Return what a loss function of a user's returned for an output; refuse what is no loss and gradient."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"loss must return a loss and its gradient, got {kind_of(result)}")
+    dy = result[1]
+    if getattr(dy, "shape", None) != y.shape or getattr(dy, "dtype", None) != y.dtype:
+        wanted = f"{y.dtype} {shape_text(y.shape)}, as the output is"
+        got = f"{dy.dtype} {shape_text(dy.shape)}" if hasattr(dy, "dtype") else kind_of(dy)
+        raise ValueError(f"the gradient that loss returns must be {wanted}, got {got}")
+    return result
+
+
 def softmax_cross_entropy(
     logits,
     targets,

@@ -336,7 +336,7 @@ def test_a_run_is_not_written_over_unasked(capsys):
         ("train latin.txt", "not UTF-8"),
         ("train short.txt", "too short"),
         ("train short.txt --batch 1", "too short: --valid"),
-        ("train text.txt --out text.txt", "text.txt: "),
+        ("train text.txt --out text.txt", "text.txt must be a folder"),
         ("train text.txt --out text.txt/run", "text.txt"),
         ("next nothing.safetensors the", "nothing.safetensors: No such file"),
         ("next text.txt the", "text.txt"),

@@ -12,7 +12,6 @@ import pytest
 from trainers import (
     TRAIN,
     VALID,
-    VOCABULARY,
     interrupt,
     losses,
     make_net,
@@ -21,74 +20,7 @@ from trainers import (
 )
 
 import lstmc
-from lstmc.training import Interrupted, TokenStream, Trainer, evaluate
-
-# -- what a trainer reads ---------------------------------------------------------------------------
-
-
-def test_an_array_and_its_stream_train_to_the_same_bits(tmp_path):
-    one, other = make_trainer(), make_trainer()
-    other.batch = other.steps = None
-    history = one.fit(TRAIN, VALID, epochs=2)
-    stream, valid = TokenStream(TRAIN, 4, 20), TokenStream(VALID, 4, 20)
-    assert (stream.count, stream.num_windows) == (596, 8)
-    interrupt(other, at=11)
-    with pytest.raises(Interrupted):
-        other.fit(stream, valid, epochs=2, checkpoint=tmp_path / "a")
-    again = make_trainer()
-    again.batch = again.steps = None
-    again.load(tmp_path / "a")
-    with pytest.raises(
-        ValueError, match=r"train must be the text .* in 4 streams, windows of 20; got .* 10"
-    ):
-        again.fit(TokenStream(TRAIN, 4, 10), valid, epochs=2)
-    assert losses(again.fit(stream, valid, epochs=2)) == losses(history)
-    assert np.array_equal(again.net.params, one.net.params)
-
-
-def test_sizes_and_losses_that_are_missing_or_wrong():
-    net = make_net()
-    trainer = Trainer(net, lstmc.Adam(net), steps=3)
-    with pytest.raises(
-        ValueError, match="batch must be given to the Trainer, where train is an array"
-    ):
-        trainer.fit(TRAIN)
-    for wrong in ("hinge", None, 3, np.ones(2)):
-        with pytest.raises(ValueError, match='loss must be "cross_entropy" or a function, got'):
-            Trainer(net, lstmc.Adam(net), 4, 20, loss=wrong)
-
-
-def test_a_loss_of_ones_own():
-    """Label smoothing by hand: the same bits as cross-entropy where it does nothing."""
-
-    def smoothed(y, targets):
-        return lstmc.softmax_cross_entropy(y, targets)
-
-    one, other = make_trainer(), make_trainer(loss=smoothed)
-    history = one.fit(TRAIN, VALID, epochs=2)
-    again = other.fit(TRAIN, VALID, epochs=2)
-    assert losses(again) == losses(history)
-    assert [r["perplexity"] for r in again] == [None, None]
-
-
-@pytest.mark.parametrize(("at", "token"), [(0, -1), (3, VOCABULARY), (149, 10**12)])
-def test_tokens_that_are_not_known_are_refused_before_training(at, token):
-    bad = VALID.copy()
-    bad[at] = token
-    trainer = make_trainer()
-    before = trainer.net.params.copy()
-    message = (
-        rf"\[{at}\] must be in \[0, {VOCABULARY}\), the tokens that the network knows, got {token}"
-    )
-    with pytest.raises(ValueError, match="valid" + message):
-        trainer.fit(TRAIN, bad)
-    with pytest.raises(ValueError, match="train" + message):
-        trainer.fit(bad)
-    with pytest.raises(ValueError, match="tokens" + message):
-        evaluate(trainer.net, bad)
-    assert np.array_equal(trainer.net.params, before)
-    assert (trainer.epoch, trainer.window) == (0, 0)
-
+from lstmc.training import Interrupted, evaluate
 
 # -- best weights, and those to go on from ----------------------------------------------------------
 
@@ -402,9 +334,9 @@ def test_a_watch_goes_on_where_it_was(tmp_path):
 # -- diverging --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("epochs", "at"), [(2, 2), (50, 13)])
+@pytest.mark.parametrize(("epochs", "at"), [(2, 2), (50, 3)])
 def test_a_loss_far_above_guessing_stops_the_run(epochs, at):
-    """At the last epoch, or once 100 windows, eight an epoch, have shown it."""
+    """At the last epoch, or once 20 windows, eight an epoch, have shown it."""
     trainer = make_trainer("sgd")
     trainer.optimiser.lr = 1000.0
     message = rf"has diverged: the mean loss of epoch {at} is .* guessing evenly 1\.609"
@@ -430,4 +362,4 @@ def test_a_long_epoch_that_diverges_is_stopped_within():
     trainer.optimiser.lr = 1000.0
     with pytest.raises(FloatingPointError, match="training has diverged"):
         trainer.fit(TRAIN)
-    assert trainer.window == 100
+    assert trainer.window == 20

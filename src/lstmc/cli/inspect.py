@@ -4,6 +4,7 @@ Every number comes from ``lstmc.inspection``.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from ..losses import softmax_cross_entropy
 from ..passes import recurrent_layers, run as run_network
 from ..training.language_model import LanguageModel
 from ..training.text import read_text
-from .options import UsageError, add_model, count, natural
+from .options import UsageError, add_model, count, natural, say
+from .unknown import add_unknown, policy, tell
 
 __all__ = ["EXAMPLE", "HELP", "add_options", "run"]
 
@@ -43,6 +45,7 @@ def add_options(parser):
     add("--unit", type=natural, metavar="N",
         help="show which tokens wrote this unit (default: the one that holds most)")  # fmt: skip
     add("--layer", type=natural, metavar="N", help="of this layer, from 0 (default: the last)")
+    add_unknown(parser, default="error")
     add("--demo", action="store_true",
         help="let an LSTM and an RNN learn what needs a long memory, and show why one cannot")  # fmt: skip
     add("--steps", type=count, metavar="N",
@@ -65,20 +68,21 @@ def run(args):
     if (args.text is None) == (args.file is None):
         raise UsageError("say what the model is to read: --text or --file")
     model = LanguageModel.load(args.model)
-    out = make_folder(args.out)
     text = args.text if args.file is None else read_text(args.file)
-    ids = model.vocabulary.encode(text)
+    ids = model.vocabulary.encode(text, policy(args))
     if len(ids) < 3:
         raise ValueError(f"the text must have at least 3 tokens, got {len(ids)}")
+    out = make_folder(args.out)
+    tell(args, model.vocabulary, text, sys.stderr)
     if len(ids) > MOST_TOKENS:
-        print(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
+        say(f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read")
         ids = ids[-MOST_TOKENS:]
     writers_text = describe_writers(model, ids[:-1], args.unit, args.layer)
     reports = make_reports(model, ids)
     for name, report in reports.items():
         _, of, layer = name.partition("spectrum_")
-        print(f"{layer.replace('_', ' ')}, {report}\n" if of else f"{report}\n")
-    print(writers_text)
+        say(f"{layer.replace('_', ' ')}, {report}\n" if of else f"{report}\n")
+    say(writers_text)
     write_report(reports, out)
     draw(reports, model, ids, out)
     return 0
@@ -108,7 +112,7 @@ def make_reports(model, ids):
         if state_size(layer) <= MOST_NUMBERS:
             reports[name] = jacobian_spectrum(layer, trace=part)
         else:
-            print(f"layer {first}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
+            say(f"layer {first}: no Jacobian of a state of over {MOST_NUMBERS:,} numbers")
     return reports
 
 
@@ -124,7 +128,7 @@ def write_report(reports, out):
     """Write the numbers of all reports into report.json."""
     with open(out / "report.json", "w", encoding="utf-8") as file:
         json.dump({name: report.to_dict() for name, report in reports.items()}, file)
-    print(f"wrote {out / 'report.json'}")
+    say(f"wrote {out / 'report.json'}")
 
 
 def describe_writers(model, ids, unit, layer):
@@ -173,9 +177,9 @@ def draw(reports, model, ids, out):
             title += f"\nchanges with the state {back} steps before"
             plot_jacobian(jacobian, title, out / "jacobian.png", state_parts(layer, first))
             pictures.append("jacobian.png")
-        print(f"wrote {', '.join(pictures)} in {out}")
+        say(f"wrote {', '.join(pictures)} in {out}")
     except ImportError as error:
-        print(f"no pictures: {error}")
+        say(f"no pictures: {error}")
 
 
 def demo(args):
@@ -188,16 +192,16 @@ def demo(args):
     comparisons = {}
     for name in ("adding", "temporal_order"):
         problem = Problem(name, steps)
-        print(f"{problem}: an LSTM and a tanh RNN learn it ...", flush=True)
+        say(f"{problem}: an LSTM and a tanh RNN learn it ...")
         comparison = compare(problem, updates, seed=args.seed or 0, num_threads=args.threads or 1)
         comparisons[name] = comparison
-        print(f"{comparison}\n", flush=True)
+        say(f"{comparison}\n")
     write_report(comparisons, out)
     try:
         from ..inspection.plots import plot_comparisons
 
         plot_comparisons(list(comparisons.values()), out / "demo.png")
-        print(f"wrote {out / 'demo.png'}")
+        say(f"wrote {out / 'demo.png'}")
     except ImportError as error:
-        print(f"no picture: {error}")
+        say(f"no picture: {error}")
     return 0

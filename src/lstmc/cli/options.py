@@ -15,6 +15,7 @@ __all__ = [
     "count",
     "natural",
     "not_negative",
+    "number_text",
     "positive",
     "say",
     "share",
@@ -36,6 +37,11 @@ def say(text, file=None):
         if error.errno not in GONE:
             raise
         discard(file)
+
+
+def number_text(number, digits):
+    """Return a number with so many digits after the point; a huge one as a power of ten."""
+    return f"{number:.{digits}f}" if number < 1e6 else f"{number:.3g}"
 
 
 def discard(file):

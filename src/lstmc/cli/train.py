@@ -26,7 +26,7 @@ from ..training import (
 )
 from ..training.language_model import LanguageModel
 from ..training.streams import perplexity_of
-from .options import UNITS, UsageError, count, natural, positive, say, share
+from .options import UNITS, UsageError, count, natural, number_text, positive, say, share
 
 __all__ = ["DEFAULTS", "EXAMPLE", "HELP", "add_options", "new_settings", "run"]
 
@@ -172,7 +172,8 @@ def resumed_settings(args, checkpoint):
         if name not in CHANGEABLE:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} {value} conflicts with the run in {checkpoint.parent}, "
-                             f"which began with {settings[name]}")  # fmt: skip
+                             f"which began with {settings[name]}; only --epochs, --patience, --minutes, "
+                             "--threads, --device and the place of the text may change")  # fmt: skip
         settings[name] = value
     if settings["patience"] and not settings["valid"]:
         raise UsageError("--patience needs validation, and the run began without: --valid 0")
@@ -225,6 +226,8 @@ def run(args):
         if args.resume:
             trainer.load(out / "checkpoint.safetensors")
         else:
+            if out.exists() and not out.is_dir():
+                raise ValueError(f"--out {out} must be a folder, and it is a file")
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_one(out))
             clear_folder(out, args.overwrite)
@@ -285,8 +288,7 @@ def make_trainer(settings, net):
 
 
 def clear_folder(out, overwrite):
-    """Create the folder of a new run, or empty it; check that it is writable before work is done."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Empty the folder of a new run; check that it is writable before work is done."""
     for name in FILES:
         check_writable_folder(out / name)
     existing = [path for name in FILES if (path := out / name).exists() and path.stat().st_size]
@@ -302,7 +304,7 @@ def clear_folder(out, overwrite):
 def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     """Train to the end, or until it is stopped, and save the model; return the exit code."""
     began = trainer.epoch, trainer.window
-    if any(began):
+    if any(began) and trainer.epoch < settings["epochs"]:
         say(f"going on {where(trainer, train_ids, settings)}")
     try:
         trainer.fit(train_ids, valid_ids, settings["epochs"], settings["patience"], minutes=minutes,
@@ -321,10 +323,12 @@ def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     if trainer.ended == "patience":
         waited = trainer.progress.best["waited"]
         say(f"{'stopped' if trained else 'nothing to train'}: validation has not improved for {waited} "
-            f"epoch{'s' * (waited > 1)}; to go on: {how} with more --epochs or --patience")  # fmt: skip
+            f"epoch{'s' * (waited > 1)}; to go on: {how} --epochs {2 * trainer.progress.asked}")  # fmt: skip
     elif not trained:
         say(f"nothing to train: the run has had {trainer.epoch} of {settings['epochs']} epochs; to go on: "
-            f"{how} --epochs {2 * trainer.epoch}")  # fmt: skip
+            f"{how} --epochs {2 * max(trainer.epoch, trainer.progress.asked)}")  # fmt: skip
+    if not trained and (out / "model.safetensors").exists():
+        return 0  # a run stopped within an epoch may have left a better one than that of its best epoch
     finish(trainer, model, settings, train_ids, valid_ids, out)
     if trainer.ended == "minutes":
         say(f"the time is up; to go on: {how}")
@@ -338,8 +342,9 @@ def describe(settings, model, train_ids, valid_ids):
     """Print what is about to be trained, and on what."""
     unit, valid = UNITS[settings["level"]] + "s", 0 if valid_ids is None else len(valid_ids)
     kind = KINDS[settings["cell"]].__name__
-    say(f"text: {settings['file'] or 'the help topics of Python'}; {len(train_ids):,} {unit} to train on, "
-          f"{valid:,} to validate on, {len(model.vocabulary):,} different")  # fmt: skip
+    name = Path(settings["file"]).name if settings["file"] else "the help topics of Python"
+    say(f"text: {name}; {len(train_ids):,} {unit} to train on, {valid:,} to validate on, "
+        f"{len(model.vocabulary):,} different")  # fmt: skip
     say(f"network: {kind} {settings['layers']} x {settings['hidden']}, {model.net.num_parameters:,} "
           f"parameters; {settings['optimizer']}, learning rate {settings['lr']:g}")  # fmt: skip
 
@@ -370,10 +375,14 @@ def finish(trainer, model, settings, train_ids, valid_ids, out):
     model.save(out / "model.safetensors")
     if best < math.inf:
         say(
-            f"validation loss {best:.4f} nats per {unit} (perplexity {perplexity_of(best):.2f}), {of}"
+            f"validation loss {best:.4f} nats per {unit} "
+            f"(perplexity {number_text(perplexity_of(best), 2)}), {of}"
         )
     elif history:
-        say(f"training loss {history[-1]['train_loss']:.4f} nats per {unit}")
+        loss = history[-1]["train_loss"]
+        say(
+            f"training loss {loss:.4f} nats per {unit} (perplexity {number_text(perplexity_of(loss), 2)})"
+        )
     say(f"wrote {out / 'model.safetensors'}")
     draw(curve, out / "loss.png")
 

@@ -22,12 +22,23 @@ def policy(args):
 
 
 def tell(args, vocabulary, text, file):
-    """Print, with ``--unknown count``, how many characters of a text are left out, if any are."""
-    if args.unknown != "count" or vocabulary.unknown is not None:
+    """Print how many characters of a text are left out, with ``--unknown count``, or tokens are "<unk>"."""
+    if args.unknown == "skip" or (args.unknown == "error" and vocabulary.unknown is None):
         return
     left_out = vocabulary.encode(text, "count")[1]
-    if left_out:
+    if left_out and vocabulary.unknown is not None:
         unseen = vocabulary.unseen(text)
-        names = ", ".join(map(repr, unseen[:NAMED])) + (", ..." if len(unseen) > NAMED else "")
+        what = f"{vocabulary.level}{'s' * (left_out > 1)}"
+        print(
+            f"read as <unk>: {left_out:,} {what} that the model does not know ({named(unseen)})",
+            file=file,
+        )
+    elif left_out:
+        unseen = vocabulary.unseen(text)
         print(f"{left_out:,} of {len(text):,} characters were not in the training text and are left out "
-              f"({names}){line_ends_hint(text, unseen)}", file=file)  # fmt: skip
+              f"({named(unseen)}){line_ends_hint(text, unseen)}", file=file)  # fmt: skip
+
+
+def named(tokens):
+    """Return the first of some tokens, in words."""
+    return ", ".join(map(repr, tokens[:NAMED])) + (", ..." if len(tokens) > NAMED else "")

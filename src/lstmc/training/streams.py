@@ -10,6 +10,7 @@ from ..layer import check_size
 from ..layers import Embedding, Linear
 from ..losses import softmax_cross_entropy
 from ..passes import recurrent_layers
+from ..recurrent import Recurrent
 
 __all__ = [
     "TokenStream",
@@ -115,6 +116,10 @@ class TokenStream:
             The message speaks of `name`, and says where the first such token is.
         """
         check_time_major(net)
+        first = getattr(net, "layers", [net])[0]
+        if isinstance(first, (Linear, Recurrent)):
+            given = type(first).__name__
+            raise ValueError(f"net must begin with an Embedding to read tokens, got {given}")
         check_known(name, self.tokens, net)
 
     def windows(self, net, first=0):

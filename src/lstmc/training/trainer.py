@@ -18,7 +18,7 @@ from .._kernels.devices import copy_into
 from ..files import RecordFile, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
-from ..losses import softmax_cross_entropy
+from ..losses import check_returned, softmax_cross_entropy
 from ..optim import check_norm, clip_grad_norm
 from .checkpoints import check_note, load_checkpoint, save_checkpoint
 from .display import Display
@@ -29,7 +29,7 @@ from .streams import TokenStream, check_same_corpus, check_time_major, mean_loss
 
 __all__ = ["Trainer"]
 
-ENOUGH_WINDOWS = 100  # to tell by their mean loss that training does not learn
+ENOUGH_WINDOWS = 20  # to tell by their mean loss that training does not learn
 
 
 class _TimeIsUp(Exception):
@@ -288,7 +288,7 @@ class Trainer:
     def _measure(self, y, targets, out=None):
         """Return the loss and its gradient, which may be written over y."""
         if callable(self.loss):
-            return self.loss(y, targets)
+            return check_returned(y, self.loss(y, targets))
         return softmax_cross_entropy(y, targets, num_threads=self.num_threads, out=out)
 
     def _train_window(self, x, targets):
