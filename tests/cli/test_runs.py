@@ -97,6 +97,9 @@ def test_a_resumed_run_with_nothing_to_train_leaves_the_model(capsys):
     before = Path("out/model.safetensors").read_bytes()
     assert run("train", "--out", "out", "--resume", "--epochs", 1) == 0
     assert Path("out/model.safetensors").read_bytes() == before
+    os.utime("out/model.safetensors", (0, 0))  # as if killed before it was saved
+    assert run("train", "--out", "out", "--resume", "--epochs", 1) == 0
+    assert Path("out/model.safetensors").read_bytes() != before
     os.unlink("out/model.safetensors")
     assert run("train", "--out", "out", "--resume", "--epochs", 1) == 0
     assert os.path.exists("out/model.safetensors")

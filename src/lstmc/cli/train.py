@@ -303,7 +303,7 @@ def clear_folder(out, overwrite):
 
 def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     """Train to the end, or until it is stopped, and save the model; return the exit code."""
-    began = trainer.epoch, trainer.window
+    began, has_model = (trainer.epoch, trainer.window), is_saved(out)
     if any(began) and trainer.epoch < settings["epochs"]:
         say(f"going on {where(trainer, train_ids, settings)}")
     try:
@@ -327,12 +327,18 @@ def train(trainer, model, settings, train_ids, valid_ids, out, minutes, note):
     elif not trained:
         say(f"nothing to train: the run has had {trainer.epoch} of {settings['epochs']} epochs; to go on: "
             f"{how} --epochs {2 * max(trainer.epoch, trainer.progress.asked)}")  # fmt: skip
-    if not trained and (out / "model.safetensors").exists():
+    if not trained and has_model:
         return 0  # a run stopped within an epoch may have left a better one than that of its best epoch
     finish(trainer, model, settings, train_ids, valid_ids, out)
     if trainer.ended == "minutes":
         say(f"the time is up; to go on: {how}")
     return 0
+
+
+def is_saved(out):
+    """Return whether the model in a folder was saved after its checkpoint, as it is when a run ends."""
+    model, checkpoint = out / "model.safetensors", out / "checkpoint.safetensors"
+    return model.exists() and checkpoint.stat().st_mtime_ns <= model.stat().st_mtime_ns
 
 
 # -- what is said and written ---------------------------------------------------------------------

@@ -163,7 +163,8 @@ class Trainer:
             the last epoch, the network has the weights of the best one, as after ``use_best``. If a later
             call asks for more epochs, the count begins anew.
         checkpoint : path, optional
-            Saved at the start, after every epoch, every ``checkpoint_seconds``, and when training is stopped.
+            Saved before the first window, after every epoch, every ``checkpoint_seconds``, and when training
+            is stopped.
         metrics : path, optional
             A JSONL file to append to: one line per epoch, with its dict as returned, and one per
             checkpoint within an epoch, which has the keys "window" and "windows". Lines that a resumed
@@ -231,7 +232,7 @@ class Trainer:
             run = _Run(
                 data, valid, epochs, patience, checkpoint, metrics, until, display, interrupted, now
             )
-            if checkpoint is not None:
+            if checkpoint is not None and not self._is_done(epochs, patience):
                 self.save(checkpoint)
             try:
                 while not self._is_done(epochs, patience):
