@@ -18,6 +18,8 @@ from lstmc._kernels.binding import core
 # In a shell's background Ctrl-C is ignored, and would be by all children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # likewise under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What is tested with so many threads is to have so many, on a machine with one core too.
 core.crowd_teams(True)
 

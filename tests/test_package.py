@@ -153,7 +153,7 @@ def test_the_threads_of_a_call_come_before_those_that_were_set():
 @pytest.fixture
 def build(tmp_path):
     """Return a function that runs setup.py on a copy of the sources, by a compiler."""
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")
     if not (ROOT / "src" / "lstmc" / "__init__.py").exists():
         pytest.skip("the sources are not here")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
