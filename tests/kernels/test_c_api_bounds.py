@@ -48,6 +48,9 @@ BOUNDED = [
     ((5, 6, 17, 33, 1), (5, 5, 3, 3, 1, 1)),
     ((40, 20, 9, 17, 2), (*range(40, 30, -1), *[7] * 10)),
     ((4, 6, 40, 150, 1), (4, 4, 3, 3, 2, 1)),
+    # saved rows a power of two apart, which are made a few at a time: not a whole number of times
+    ((3, 6, 5, 128, 1), None),
+    ((3, 7, 5, 128, 1), (3, 3, 3, 2, 2, 1, 1)),
     # a step with a block of terms, of some type and instruction set, after one with a row more
     ((2, 513, 3, 5, 1), (*[2] * 512, 1)),
     ((2, 1025, 3, 5, 1), (*[2] * 1024, 1)),

@@ -114,6 +114,8 @@ MUTANTS = [
     ("GRU, packing: groups of three sums begin at a panel", "c/gemm.h",
      "vector % gates * VL + j", "v % gates * VL + j"),
     # The driver, forward
+    ("forward: rows beyond the last of a few at a time", "c/cells/pointwise.h",
+     "row < min_of(mine->to, top + at_once)", "row < top + at_once"),
     ("forward: bias dropped", "c/cells/pointwise.h",
      "load(sums[g] + row_sums) + load(bias + g * width)",
      "load(sums[g] + row_sums)"),
