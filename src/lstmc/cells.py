@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CELLS", "Cell", "Gate"]
+__all__ = ["CELLS", "Cell", "Gate", "lstm_cell"]
 
 LOW, HIGH = 0.1, 0.9  # a sigmoid below or above is saturated; a tanh beyond HIGH on either side
 
@@ -68,10 +68,14 @@ class Cell(NamedTuple):
         The gates that cut a unit off, nothing gets in or nothing gets out, while they are "shut" or, as a
         GRU's z, "open".
     dc_through_h : function of (dh, c, gates) or None
-        Returns what a gradient at h sends to c of the same step.
+        Returns what a gradient at h, as the cell makes it, sends to c of the same step, but for peepholes.
     dsums_of_h : function of (dsums, gates) or None
         Returns the gradients of what R makes of the sums, from those of the sums W makes, both (T, B, G*H).
         None where each sum is one.
+    coupled : tuple of (Gate, str)
+        Gates without rows of their own, each with the name of the one that it is 1 minus.
+    peepholes : tuple of str
+        The gates that see c by a weight for each unit.
     own_biases : int
         How many of the last gates have a bias for their recurrent sum alone, beside the one that each has.
     operands : tuple of (str, str)
@@ -90,6 +94,8 @@ class Cell(NamedTuple):
     doors: tuple = ()
     dc_through_h: Callable | None = None
     dsums_of_h: Callable | None = None
+    coupled: tuple = ()
+    peepholes: tuple = ()
     own_biases: int = 0
     operands: tuple = ()
 
@@ -100,6 +106,16 @@ class Cell(NamedTuple):
     def has_c(self):
         """Whether there is a cell state beside h."""
         return "c" in self.states
+
+    @property
+    def all_gates(self):
+        """The gates, those without rows of their own last."""
+        return (*self.gates, *(gate for gate, _ in self.coupled))
+
+    def named(self, saved):
+        """Return the gates by name, of what forward saved by name."""
+        gates = {gate.name: saved[gate.name] for gate in self.gates if gate.name in saved}
+        return gates | {gate.name: 1 - saved[of] for gate, of in self.coupled}
 
     @property
     def biases(self):
@@ -126,7 +142,8 @@ def _lstm_dc_through_h(dh, c, gates):
 
 
 def _lstm_derivatives(h, c, gates):
-    i, f, g, o = (gates[name] for name in "ifgo")
+    i, g, o = (gates[name] for name in "igo")
+    f = gates.get("f", 1 - i)
     return {
         "f": f,
         "o (1 - tanh(c)^2)": _lstm_dc_through_h(1, c, gates),
@@ -154,6 +171,28 @@ _LSTM = Cell(
     dc_through_h=_lstm_dc_through_h,
     derivatives=_lstm_derivatives,
 )
+
+
+def _lstm_variants():
+    """Yield the LSTM and its variants, by what they have beside it: see ``lstm_cell``."""
+    for clipped in ("", "_clipped"):
+        for coupled in ("", "_coupled"):
+            for peephole in ("", "_peephole"):
+                cell = _LSTM._replace(name=f"lstm{coupled}{peephole}{clipped}")
+                if coupled:
+                    forget = _LSTM.gates[1]
+                    gates = tuple(gate for gate in _LSTM.gates if gate is not forget)
+                    names = tuple(gate.name for gate in gates)
+                    cell = cell._replace(gates=gates, saved=names, coupled=((forget, "i"),))
+                if peephole:
+                    cell = cell._replace(peepholes=tuple(n for n in cell.saved if n != "g"))
+                yield cell
+
+
+def lstm_cell(coupled=False, peephole=False, clipped=False):
+    """Return the cell of an LSTM with coupled gates, with peepholes, with sums within a limit."""
+    ends = zip(("coupled", "peephole", "clipped"), (coupled, peephole, clipped))
+    return CELLS["_".join(["lstm", *(end for end, has in ends if has)])]
 
 
 def _gru_derivatives(h, c, gates):
@@ -213,7 +252,7 @@ def _rnn(nonlinearity, slope):
 CELLS = {
     cell.name: cell
     for cell in (
-        _LSTM,
+        *_lstm_variants(),
         _GRU,
         _GRU_BEFORE,
         _rnn("tanh", lambda h: 1 - h**2),

@@ -32,6 +32,7 @@ __all__ = [
     "Views",
     "check_dtype",
     "check_flag",
+    "check_limit",
     "check_share",
     "check_size",
     "check_writable",
@@ -123,6 +124,17 @@ def check_share(name, value):
     """Return a probability as a float; refuse anything outside [0, 1)."""
     if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
+def check_limit(name, value):
+    """Return a limit as a float, or None for none; refuse anything else that is not above 0 and finite."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number above 0 or None, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0 or None, got {value!r}")
     return float(value)
 
 

@@ -24,7 +24,9 @@ class Stepper(Bound):
 
     def __new__(cls, layer, batch, num_threads):
         """Pack the weights of a layer."""
-        return super().__new__(cls, layer.handle, layer.weights, batch, num_threads)
+        return super().__new__(
+            cls, layer.handle, layer.weights, batch, num_threads, layer.clip or 0.0
+        )
 
     def __init__(self, layer, batch, num_threads):
         self._layer = layer

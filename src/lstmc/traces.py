@@ -102,9 +102,10 @@ class LayerTrace:
     Attributes
     ----------
     cell : Cell
-    h, c : ndarray (T, B, H)
+    h : ndarray (T, B, P)
+    c : ndarray (T, B, H)
         The states after each step; c is None where the cell has none. Zeros beyond an end.
-    h_before : ndarray (T, B, H)
+    h_before : ndarray (T, B, P)
         The hidden state that each step began from.
     gates : dict of str to ndarray (T, B, H)
         The activated gates, such as "i", "f", "g", "o" of an LSTM; empty where the only gate is h.
@@ -116,11 +117,13 @@ class LayerTrace:
         sequence is not; all_c may be None.
     all_gates : ndarray or None
         Likewise of all steps, (T, B, saved*H). None where the only gate is h.
+    all_m : ndarray or None
+        Likewise what the cell makes, (T, B, H), where h is a projection of it; otherwise None.
     """
 
-    def __init__(self, cell, h, c, gates, unbatched, sequences, direction):
+    def __init__(self, cell, h, c, gates, m, unbatched, sequences, direction):
         self.cell = cell
-        self.all_h, self.all_c, self.all_gates = h, c, gates
+        self.all_h, self.all_c, self.all_gates, self.all_m = h, c, gates, m
         self.sequences, self._direction = sequences, direction
         self._unbatched = unbatched
 
@@ -131,13 +134,18 @@ class LayerTrace:
 
     def frozen(self):
         """Make the arrays read-only, once forward has filled them in; return the trace."""
-        for array in (self.all_h, self.all_c, self.all_gates):
+        for array in (self.all_h, self.all_c, self.all_gates, self.all_m):
             freeze(array)
         return self
 
     def __repr__(self):
-        of, hidden = self.sequences, self.all_h.shape[-1]
-        return f"<trace of one {self.cell.kind} layer: T {of.steps}, B {of.batch}, H {hidden}>"
+        of = self.sequences
+        return f"<trace of one {self.cell.kind} layer: T {of.steps}, B {of.batch}, H {self.hidden}>"
+
+    @property
+    def hidden(self):
+        """H."""
+        return (self.all_h if self.all_m is None else self.all_m).shape[-1]
 
     # Views, or copies where rows have other places, are made when they are asked for: a training step asks
     # for none.
@@ -160,8 +168,7 @@ class LayerTrace:
     @property
     def gates(self):
         """The activated gates by name; empty where the only gate is h."""
-        saved = self.saved
-        return {gate.name: saved[gate.name] for gate in self.cell.gates if gate.name in saved}
+        return self.cell.named(self.saved)
 
     @property
     def saved(self):
@@ -189,7 +196,7 @@ class LayerTrace:
 
     def operands(self):
         """Return what R multiplies: pairs of the columns of dgates that it makes, and an array (T, B, H)."""
-        hidden, saved = self.all_h.shape[-1], self.split(self.all_gates)
+        hidden, saved = self.hidden, self.split(self.all_gates)
         names, spans = dict(self.cell.operands), {}
         for i, gate in enumerate(self.cell.gates):
             name = names.get(gate.name)
@@ -240,17 +247,18 @@ class LayerTrace:
         return array[:, 0] if self._unbatched else array
 
     @classmethod
-    def empty(cls, cell, pool, dtype, hidden, unbatched, sequences, direction):
-        """Return one of `hidden` units, in arrays of a pool, for forward to fill in."""
+    def empty(cls, cell, pool, dtype, hidden, proj_size, unbatched, sequences, direction):
+        """Return one of `hidden` units, in arrays of a pool, for forward to fill in; proj_size 0: none."""
         count, rows = sequences.count, sequences.rows
         if sequences.are_rows:
-            steps, states = (rows.steps, count), (rows.steps + 1, count, hidden)
+            steps, states = (rows.steps, count), (rows.steps + 1, count)
         else:
-            steps, states = (rows.count,), (rows.count + count, hidden)
-        h = pool.array(states, dtype)
-        c = pool.array(states, dtype) if cell.has_c else None
+            steps, states = (rows.count,), (rows.count + count,)
+        h = pool.array((*states, proj_size or hidden), dtype)
+        c = pool.array((*states, hidden), dtype) if cell.has_c else None
         gates = pool.array((*steps, len(cell.saved) * hidden), dtype) if cell.saved else None
-        return cls(cell, h, c, gates, unbatched, sequences, direction)
+        m = pool.array((*steps, hidden), dtype) if proj_size else None
+        return cls(cell, h, c, gates, m, unbatched, sequences, direction)
 
     def split(self, gates):
         """Return the parts of what was saved, (..., saved*H), by name; for None, an empty dict."""
@@ -270,7 +278,7 @@ class StateGradients:
 
     Attributes
     ----------
-    dh_above, dh_later : ndarray (T, B, H)
+    dh_above, dh_later : ndarray (T, B, P)
         What arrives at h after each step from the layer above (or the loss) at that step, and from the next
         step in this layer; at the last step, through the final state.
     dc_later : ndarray (T, B, H) or None
@@ -284,10 +292,13 @@ class StateGradients:
         need_dx.
     """
 
-    def __init__(self, trace, dh_above, dh_later, dc_later, dgates):
+    def __init__(self, trace, weights, dh_above, dh_later, dc_later, dgates):
         self.dh_above, self.dh_later, self.dc_later = dh_above, dh_later, dc_later
         self.dgates, self.dx = dgates, None
         self._trace = trace
+        self._weight_hr, self._peephole = (
+            None if w is None else w.copy() for w in (weights.weight_hr, weights.peephole)
+        )
 
     @property
     def sequences(self):
@@ -311,13 +322,14 @@ class StateGradients:
         return f"<StateGradients of {self.dh_above.shape}>"
 
     @classmethod
-    def empty(cls, trace, pool):
+    def empty(cls, trace, pool, weights):
         """Return those of a LayerTrace, in arrays of a pool, for backward to fill in."""
         dtype, states = trace.all_h.dtype, trace.states(trace.all_h).shape
-        sums = (*states[:-1], len(trace.cell.gates) * states[-1])
+        units = (*states[:-1], trace.hidden)
+        sums = (*states[:-1], len(trace.cell.gates) * trace.hidden)
         above, later = (pool.array(states, dtype) for _ in range(2))
-        c_later = None if trace.all_c is None else pool.array(states, dtype)
-        return cls(trace, above, later, c_later, pool.array(sums, dtype))
+        c_later = None if trace.all_c is None else pool.array(units, dtype)
+        return cls(trace, weights, above, later, c_later, pool.array(sums, dtype))
 
     def settle(self):
         """Bring the arrays, once backward has filled them in, into the order of x's steps."""
@@ -349,7 +361,11 @@ class StateGradients:
             return None
         trace = self._trace
         c = trace.on_grid(trace.states(trace.all_c))
-        return trace.cell.dc_through_h(self.dh, c, self._saved)
+        dm = self.dh if self._weight_hr is None else self.dh @ self._weight_hr
+        through = trace.cell.dc_through_h(dm, c, self._saved)
+        if self._peephole is not None:  # o sees c
+            through += self.dgates[..., -trace.hidden :] * self._peephole[-trace.hidden :]
+        return through
 
     @property
     def dc(self):

@@ -39,11 +39,13 @@ class Rows(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of one layer, or their gradients."""
+    """The weights of one layer, or their gradients: those that it has."""
 
     weight_ih: Any = None
     weight_hh: Any = None
     bias: Any = None
+    weight_hr: Any = None
+    peephole: Any = None
 
 
 class ForwardLayer(NamedTuple):
@@ -57,6 +59,7 @@ class ForwardLayer(NamedTuple):
     h: Any = None
     c: Any = None
     gates: Any = None
+    m: Any = None
 
 
 class BackwardLayer(NamedTuple):
@@ -66,6 +69,7 @@ class BackwardLayer(NamedTuple):
     h: Any
     c: Any
     gates: Any
+    m: Any
     dh0: Any
     dc0: Any
     dh_n: Any = None
@@ -83,6 +87,7 @@ class ForwardStack(NamedTuple):
     layers: list
     x: Any
     y: Any  # None on the CPU, if it is not wanted beside the last layer's h
+    clip: float = 0.0
 
 
 class BackwardStack(NamedTuple):
@@ -92,3 +97,5 @@ class BackwardStack(NamedTuple):
     dx: Any
     dy: Any
     x: Any
+    clip: float = 0.0
+    grad_clip: float = 0.0

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..cells import CELLS
+from ..cells import CELLS, lstm_cell
 from ..files import built_in
-from ..layer import check_flag, fixed
+from ..layer import check_flag, check_limit, fixed
 from .stack import Recurrent
 
 __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
@@ -63,7 +63,8 @@ class RNN(Recurrent):
 
 
 @built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
-          bidirectional=False)  # fmt: skip
+          bidirectional=False, peephole=False, coupled=False, proj_size=0, clip=None,
+          grad_clip=None)  # fmt: skip
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
@@ -96,11 +97,23 @@ class LSTM(Recurrent):
         A size is not a positive integer, or the type is unknown.
     """
 
-    _cell = CELLS["lstm"]
+    peephole, coupled, proj_size = map(fixed, ("peephole", "coupled", "proj_size"))
+
+    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
+                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False, peephole=False,
+                 coupled=False, proj_size=0, clip=None, grad_clip=None):  # fmt: skip
+        self._peephole = check_flag("peephole", peephole)
+        self._coupled = check_flag("coupled", coupled)
+        self._clip = check_limit("clip", clip)
+        self._proj_size = proj_size
+        self._cell = lstm_cell(coupled, peephole, clip is not None)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
+                         bidirectional=bidirectional, grad_clip=grad_clip)  # fmt: skip
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return super().options()
+        names = ("peephole", "coupled", "proj_size", "clip", "grad_clip")
+        return super().options() | {name: getattr(self, name) for name in names}
 
 
 @built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",

@@ -24,15 +24,15 @@ class Run:
 
     def __init__(self, layer, of, num_threads):
         self.layer, self.of, self.num_threads = layer, of, num_threads
-        self.directions, self.hidden = layer.num_directions, layer.hidden_size
+        self.directions, self.features = layer.num_directions, layer.features_of_h
 
     def forward(self, x, initial, final, traces):
-        """Run all layers: return the rows of the output, (N, D*H), or the output itself, (T, B, H).
+        """Run all layers: return the rows of the output, (N, D*P), or the output itself, (T, B, P).
 
         Parameters
         ----------
         x : ndarray (N, I)
-        initial, final : lists of ndarray (L*D, S, H)
+        initial, final : lists of ndarray (L*D, S, P or H)
             The parts of the states that sequences begin with, and of those that they end with, which are
             written.
         traces : list of LayerTrace, or of None
@@ -45,10 +45,12 @@ class Run:
                 calls = []
                 for number in group[d :: self.directions]:
                     t = traces[number]
-                    saved = (t.all_h, t.all_c, t.all_gates) if t else ()
+                    saved = (t.all_h, t.all_c, t.all_gates, t.all_m) if t else ()
                     states = *_pair(final, number), *_pair(initial, number)
                     calls.append(ForwardLayer(weights[number], *states, *saved))
-                stacks.append(ForwardStack(calls, self._read_by(d, x), self._output(t)))
+                stacks.append(
+                    ForwardStack(calls, self._read_by(d, x), self._output(t), layer.clip or 0.0)
+                )
             if self.of.count:
                 rows = self.of.rows_of_grid if self._writes_grid(t) else self.of.rows
                 layer.kernels.recurrent_forward(layer.handle, stacks, rows, self.num_threads)
@@ -64,9 +66,9 @@ class Run:
 
         Parameters
         ----------
-        dy : ndarray (T, B, D*H) or None
+        dy : ndarray (T, B, D*P) or None
         trace : RecurrentTrace
-        arriving, departing : lists of ndarray (L*D, S, H)
+        arriving, departing : lists of ndarray (L*D, S, P or H)
             The gradients at the states that sequences end with (or None), and at those that they begin with,
             which are written.
         recorded : list of StateGradients, optional
@@ -100,7 +102,7 @@ class Run:
                         if i:
                             at_states["dx"] = recorded[numbers[i - 1]].dh_above
                     states = *_pair(departing, number), *_pair(arriving, number)
-                    saved, added = (t.all_h, t.all_c, t.all_gates), dweights[number]
+                    saved, added = (t.all_h, t.all_c, t.all_gates, t.all_m), dweights[number]
                     calls.append(
                         BackwardLayer(
                             weights[number], *saved, *states, added if need_grads else Weights(),
@@ -119,7 +121,8 @@ class Run:
                 if recorded:
                     above = recorded[numbers[-1]].dh_above
                     above[...] = 0 if arrives is None else arrives.reshape(above.shape)
-                stacks.append(BackwardStack(calls, dx, arrives, source))
+                limits = layer.clip or 0.0, layer.grad_clip or 0.0
+                stacks.append(BackwardStack(calls, dx, arrives, source, *limits))
             if self.of.count:
                 layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)
@@ -144,8 +147,8 @@ class Run:
         """Return an array for the output of one direction; None where it is copied from a trace."""
         of = self.of
         if self._writes_grid(trace) or (of.order is None and not trace):
-            return of.grid(self.hidden, self.layer.empty)
-        return None if trace else self.layer.empty((of.rows.count, self.hidden))
+            return of.grid(self.features, self.layer.empty)
+        return None if trace else self.layer.empty((of.rows.count, self.features))
 
     def _writes_grid(self, trace):
         """Whether kernels write the output as it is returned, beside the states that they save."""
@@ -157,20 +160,20 @@ class Run:
         return [one.states(one.all_h) for one in below]
 
     def _joined(self, parts):
-        """Return the outputs of all directions side by side, (N, D*H), each row at its own step."""
+        """Return the outputs of all directions side by side, (N, D*P), each row at its own step."""
         if self.directions == 1:
             return parts[0]
-        y = self.layer.empty((self.of.rows.count, 2 * self.hidden))
-        y[:, : self.hidden] = _matrix(parts[0])
-        self._gather(y[:, self.hidden :], _matrix(parts[1]))
+        y = self.layer.empty((self.of.rows.count, 2 * self.features))
+        y[:, : self.features] = _matrix(parts[0])
+        self._gather(y[:, self.features :], _matrix(parts[1]))
         return y
 
     def _arriving_at(self, d, dy):
         """Return the gradient at the output of a direction, in its order; None for None."""
         if dy is None or self.directions == 1:
             return dy
-        part = self.layer.empty((len(_matrix(dy)), self.hidden))
-        columns = _matrix(dy)[:, d * self.hidden : (d + 1) * self.hidden]
+        part = self.layer.empty((len(_matrix(dy)), self.features))
+        columns = _matrix(dy)[:, d * self.features : (d + 1) * self.features]
         if d:
             self._gather(part, columns)
         else:

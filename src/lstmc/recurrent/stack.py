@@ -14,7 +14,7 @@ from .._kernels.messages import shape_text
 from .._kernels.turns import in_turn
 from ..cells import Cell
 from ..files import generator
-from ..layer import Layer, check_flag, check_size, fixed
+from ..layer import Layer, check_flag, check_limit, check_size, fixed
 from ..lengths import check_lengths, check_on_cpu, check_resets
 from ..steppers import stepper_of
 from ..traces import LayerTrace, RecurrentTrace, StateGradients
@@ -40,10 +40,15 @@ class Recurrent(Layer):
     cell: Cell = fixed("cell")
     input_size, hidden_size, num_layers, bias, batch_first, bidirectional = map(fixed, OPTIONS)
     num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
+    grad_clip = fixed("grad_clip")
+    clip = fixed("clip")
+    _proj_size, _clip = 0, None
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
-                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False):  # fmt: skip
+                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False,
+                 grad_clip=None):  # fmt: skip
         self._bidirectional = check_flag("bidirectional", bidirectional)
+        self._grad_clip = check_limit("grad_clip", grad_clip)
         self._num_directions = 1 + self._bidirectional
         super().__init__(dtype, device)
         self._input_size = check_size("input_size", input_size)
@@ -80,9 +85,14 @@ class Recurrent(Layer):
         rows, shapes = len(self._cell.gates) * self._hidden_size, {}
         for number in range(self._num_layers * self.num_directions):
             shapes[self.named("weight_ih", number)] = (rows, self.features(number))
-            shapes[self.named("weight_hh", number)] = (rows, self._hidden_size)
+            shapes[self.named("weight_hh", number)] = (rows, self.features_of_h)
             if self._bias:
                 shapes[self.named("bias", number)] = (self._cell.biases * self._hidden_size,)
+            if self._proj_size:
+                shapes[self.named("weight_hr", number)] = (self._proj_size, self._hidden_size)
+            if self._cell.peepholes:
+                size = len(self._cell.peepholes) * self._hidden_size
+                shapes[self.named("peephole", number)] = (size,)
         return shapes
 
     def named(self, kind, number):
@@ -94,14 +104,26 @@ class Recurrent(Layer):
         """Return the name of the stack's direction number l * D + d, as weights end in it: "l0_reverse"."""
         return self.named("", number)[1:]
 
+    @property
+    def features_of_h(self):
+        """P, the units of the state h."""
+        return self._proj_size or self._hidden_size
+
+    @property
+    def state_sizes(self):
+        """The units of each part of the state: of h, or of h and c."""
+        return (self.features_of_h, self._hidden_size)[: len(self._cell.states)]
+
     def features(self, number):
         """Return the features that the stack's direction number l * D + d reads."""
         first = number < self.num_directions
-        return self._input_size if first else self.num_directions * self._hidden_size
+        return self._input_size if first else self.num_directions * self.features_of_h
 
     def weights(self):
         """Return the Weights of each layer and direction, as kernels take them: views, not copies."""
-        return [Weights(*(w.view() for w in one)) for one in self.both_weights()[0]]
+        return [
+            Weights(*(w if w is None else w.view() for w in one)) for one in self.both_weights()[0]
+        ]
 
     def both_weights(self):
         """Return the Weights of each layer and direction, and those of the gradients: its own views."""
@@ -114,6 +136,8 @@ class Recurrent(Layer):
                         views[self.named("weight_ih", number)],
                         views[self.named("weight_hh", number)],
                         views[self.named("bias", number)] if self._bias else no_bias,
+                        views.get(self.named("weight_hr", number)),
+                        views.get(self.named("peephole", number)),
                     )
                     for number in range(self._num_layers * self.num_directions)
                 ]
@@ -156,7 +180,9 @@ class Recurrent(Layer):
     def enter_state(self, name, state, batch, unbatched):
         """Check a state, or its gradient, and return its parts as a list of arrays (L*D, B, H)."""
         count = self._num_layers * self.num_directions
-        shape = (count, self._hidden_size) if unbatched else (count, batch, self._hidden_size)
+        shapes = [
+            (count, size) if unbatched else (count, batch, size) for size in self.state_sizes
+        ]
         if len(self._cell.states) == 1:
             parts = (state,)
         elif isinstance(state, (tuple, list)) and len(state) == len(self._cell.states):
@@ -169,7 +195,7 @@ class Recurrent(Layer):
         labels = [f"{name}.{part}" if len(parts) > 1 else name for part in self._cell.states]
         parts = [
             self.kernels.checked(label, part, self._dtype, shape)
-            for label, part in zip(labels, parts)
+            for label, part, shape in zip(labels, parts, shapes)
         ]
         return [part[:, None] if unbatched else part for part in parts]
 
@@ -245,8 +271,8 @@ class Recurrent(Layer):
         of = self._sequences(x_in, unbatched, lengths, resets)
         directions, hidden = self.num_directions, self._hidden_size
         if state is None:
-            shape = (self._num_layers * directions, of.batch, hidden)
-            state = [self.kernels.arrays.zeros(shape, self._dtype) for _ in self._cell.states]
+            count, zeros = self._num_layers * directions, self.kernels.arrays.zeros
+            state = [zeros((count, of.batch, size), self._dtype) for size in self.state_sizes]
         else:
             state = self.enter_state("state", state, of.batch, unbatched)
         initial = state if of.are_rows else [of.entering(part) for part in state]
@@ -258,7 +284,9 @@ class Recurrent(Layer):
         layers = [None] * (self._num_layers * directions)
         if training:
             layers = [
-                LayerTrace.empty(self._cell, self.pool, self._dtype, hidden, unbatched, of, d)
+                LayerTrace.empty(
+                    self._cell, self.pool, self._dtype, hidden, self._proj_size, unbatched, of, d
+                )
                 for _ in range(self._num_layers)
                 for d in range(directions)
             ]
@@ -322,16 +350,19 @@ class Recurrent(Layer):
         of, unbatched = trace.sequences, trace.unbatched
         form = (of.steps, of.batch, unbatched)
         if dy is not None:
-            dy, _ = self._enter("dy", dy, self.num_directions * self._hidden_size, form)
+            dy, _ = self._enter("dy", dy, self.num_directions * self.features_of_h, form)
         arriving = gradient = [None] * len(self._cell.states)
         if dstate is not None:
             gradient = self.enter_state("dstate", dstate, of.batch, unbatched)
             arriving = [of.arriving(part) for part in gradient]
-        shape = (self._num_layers * self.num_directions, of.count, self._hidden_size)
-        departing = [self.kernels.arrays.zeros(shape, self._dtype) for _ in self._cell.states]
+        count, zeros = self._num_layers * self.num_directions, self.kernels.arrays.zeros
+        departing = [zeros((count, of.count, size), self._dtype) for size in self.state_sizes]
         recorded = None
         if record is not None:
-            recorded = [StateGradients.empty(t, self.pool) for t in trace.layers]
+            recorded = [
+                StateGradients.empty(t, self.pool, weights)
+                for t, weights in zip(trace.layers, self.both_weights()[0])
+            ]
         dx = Run(self, of, num_threads).backward(
             dy, trace, arriving, departing, recorded, need_dx, consume, need_grads
         )

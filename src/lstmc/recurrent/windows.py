@@ -68,12 +68,12 @@ def _run(layer, numbers, saved, carried, rows, repeat, wants_dx, num_threads):
     """Return the gradients at the first states, and those of the inputs of all steps or None."""
     arrays, weights = layer.kernels.arrays, layer.weights()
     out, calls = arrays.empty_like(carried), []
-    for i, (number, (h, c, gates)) in enumerate(zip(numbers, saved)):
+    for i, (number, (h, c, gates, m)) in enumerate(zip(numbers, saved)):
         dh_n, dh0 = carried[0][i], out[0][i]
         dc_n, dc0 = (carried[1][i], out[1][i]) if len(carried) == 2 else (None, None)
         calls.append(
             BackwardLayer(
-                weights[number], h=h, c=c, gates=gates, dh0=dh0, dc0=dc0, dh_n=dh_n, dc_n=dc_n
+                weights[number], h=h, c=c, gates=gates, m=m, dh0=dh0, dc0=dc0, dh_n=dh_n, dc_n=dc_n
             )
         )
     dx = None
@@ -89,8 +89,9 @@ def _run(layer, numbers, saved, carried, rows, repeat, wants_dx, num_threads):
 
 
 def _sliced(trace, t0):
-    """Return h, c and gates from state t0 on."""
-    return [None if a is None else a[t0:] for a in (trace.all_h, trace.all_c, trace.all_gates)]
+    """Return h, c, gates and m from state t0 on."""
+    arrays = trace.all_h, trace.all_c, trace.all_gates, trace.all_m
+    return [None if a is None else a[t0:] for a in arrays]
 
 
 class _Window:
@@ -132,7 +133,7 @@ class _Window:
         self._rows = self.at if grid is None else grid[self.at]
 
     def of_layer(self, trace):
-        """Return h, c and gates of these steps, as kernels take them."""
+        """Return h, c, gates and m of these steps, as kernels take them."""
         rows, first = self._rows, self._rows[: self.sequences.count]
         before = trace.sequences.rows.before
         first = first if before is None else before[first]
@@ -142,5 +143,8 @@ class _Window:
             else a.reshape(-1, a.shape[-1])[np.concatenate([first, trace.sequences.count + rows])]
             for a in (trace.all_h, trace.all_c)
         ]
-        gates = trace.all_gates
-        return [*states, None if gates is None else gates.reshape(-1, gates.shape[-1])[rows]]
+        saved = [
+            None if a is None else a.reshape(-1, a.shape[-1])[rows]
+            for a in (trace.all_gates, trace.all_m)
+        ]
+        return [*states, *saved]

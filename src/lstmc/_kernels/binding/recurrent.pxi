@@ -11,8 +11,9 @@ def cell(name):
 # What the arrays of a layer are measured by.
 cdef struct layer_sizes:
     int number  # of the element type
-    int gates, biases, saved, states  # of the cell
-    Py_ssize_t inputs, hidden, batch
+    int gates, biases, saved, peepholes, states  # of the cell
+    Py_ssize_t inputs, hidden, outputs, batch
+    bint projected
     Py_ssize_t rows  # of all steps
 
 
@@ -21,12 +22,17 @@ cdef layer_sizes stack_sizes(const lstmc_kernels *table, int cell, int number, f
     """Return the sizes of the first layer of a stack, whose Weights are `first`."""
     if table.gates_of(cell) == LSTMC_UNKNOWN:
         raise ValueError("the kernels have no such cell")
+    cdef bint projected = first.weight_hr is not None
     check_matrix("weight_ih", first.weight_ih)
     check_matrix("weight_hh", first.weight_hh)
+    if projected:
+        check_matrix("weight_hr", first.weight_hr)
+    cdef Py_ssize_t outputs = first.weight_hh.shape[1]
     return layer_sizes(
         number=number, gates=table.gates_of(cell), biases=table.biases_of(cell), saved=table.saved_of(cell),
-        states=table.states_of(cell), inputs=first.weight_ih.shape[1], hidden=first.weight_hh.shape[1], batch=batch,
-        rows=rows)
+        peepholes=table.peepholes_of(cell), states=table.states_of(cell), inputs=first.weight_ih.shape[1],
+        hidden=first.weight_hr.shape[1] if projected else outputs, outputs=outputs, batch=batch,
+        projected=projected, rows=rows)
 
 
 # The rows of every step: calls.Rows, checked, as C has them.
@@ -78,7 +84,19 @@ cdef void *weight_ih_of(object weights, const layer_sizes *of, bint written=Fals
 
 
 cdef void *weight_hh_of(object weights, const layer_sizes *of, bint written=False) except? NULL:
-    return address_of("weight_hh", weights.weight_hh, of.number, of.gates * of.hidden * of.hidden, written)
+    return address_of("weight_hh", weights.weight_hh, of.number, of.gates * of.hidden * of.outputs, written)
+
+
+cdef void *weight_hr_of(object weights, const layer_sizes *of, bint written=False) except? NULL:
+    if not of.projected:
+        return NULL
+    return address_of("weight_hr", weights.weight_hr, of.number, of.outputs * of.hidden, written)
+
+
+cdef void *peephole_of(object weights, const layer_sizes *of, bint written=False) except? NULL:
+    if not of.peepholes:
+        return NULL
+    return address_of("peephole", weights.peephole, of.number, of.peepholes * of.hidden, written)
 
 
 cdef void *bias_of(object weights, const layer_sizes *of, bint written=False) except? NULL:
@@ -90,36 +108,43 @@ cdef lstmc_forward_layer forward_layer(object layer, const layer_sizes *of, bint
     cdef Py_ssize_t state = of.batch * of.hidden
     cdef int number = of.number
     cdef lstmc_forward_layer to = lstmc_forward_layer(
-        h_n=address_of("h_n", layer.h_n, number, state, True), c_n=NULL, h=NULL, c=NULL, gates=NULL,
-        h0=address_of("h0", layer.h0, number, state, False), c0=NULL, weight_ih=weight_ih_of(layer.weights, of),
-        weight_hh=weight_hh_of(layer.weights, of), bias=bias_of(layer.weights, of), packed=NULL,
-        inputs=of.inputs, hidden=of.hidden)
+        h_n=address_of("h_n", layer.h_n, number, of.batch * of.outputs, True), c_n=NULL, h=NULL, c=NULL, gates=NULL,
+        m=NULL, h0=address_of("h0", layer.h0, number, of.batch * of.outputs, False), c0=NULL,
+        weight_ih=weight_ih_of(layer.weights, of), weight_hh=weight_hh_of(layer.weights, of),
+        bias=bias_of(layer.weights, of), weight_hr=weight_hr_of(layer.weights, of),
+        peepholes=peephole_of(layer.weights, of), packed=NULL, inputs=of.inputs, hidden=of.hidden,
+        outputs=of.outputs)
     if of.states == 2:
         to.c_n = address_of("c_n", layer.c_n, number, state, True)
         to.c0 = address_of("c0", layer.c0, number, state, False)
     if saves:
-        to.h = address_of("h", layer.h, number, (of.batch + of.rows) * of.hidden, True)
+        to.h = address_of("h", layer.h, number, (of.batch + of.rows) * of.outputs, True)
         if of.states == 2:
             to.c = address_of("c", layer.c, number, (of.batch + of.rows) * of.hidden, True)
         if of.saved:
             to.gates = address_of("gates", layer.gates, number, of.rows * of.saved * of.hidden, True)
+        if of.projected:
+            to.m = address_of("m", layer.m, number, of.rows * of.hidden, True)
     return to
 
 
 cdef lstmc_backward_layer backward_layer(object layer, const layer_sizes *of, Py_ssize_t repeat) except *:
     """Return a calls.BackwardLayer as C has it: `of` counts gradients, `repeat` for each row that forward saved."""
     cdef Py_ssize_t state = of.batch * of.hidden, all = of.rows * of.hidden
+    cdef Py_ssize_t state_of_h = of.batch * of.outputs, all_of_h = of.rows * of.outputs
     cdef int number = of.number
     dweights = layer.dweights
     cdef lstmc_backward_layer to = lstmc_backward_layer(
-        dh0=address_of("dh0", layer.dh0, number, state, True), dc0=NULL, dweight_ih=NULL, dweight_hh=NULL, dbias=NULL,
-        dh_n=optional_address("dh_n", layer.dh_n, number, state, False), dc_n=NULL,
-        h=address_of("h", layer.h, number, (state + all) // repeat, False, True), c=NULL, gates=NULL,
+        dh0=address_of("dh0", layer.dh0, number, state_of_h, True), dc0=NULL, dweight_ih=NULL, dweight_hh=NULL,
+        dbias=NULL, dweight_hr=NULL, dpeepholes=NULL,
+        dh_n=optional_address("dh_n", layer.dh_n, number, state_of_h, False), dc_n=NULL,
+        h=address_of("h", layer.h, number, (state_of_h + all_of_h) // repeat, False, True), c=NULL, gates=NULL, m=NULL,
         dgates=optional_address("dgates", layer.dgates, number, of.gates * all, True),
-        dh=optional_address("dh", layer.dh, number, all, True), dc=NULL,
+        dh=optional_address("dh", layer.dh, number, all_of_h, True), dc=NULL,
         dx=optional_address("dx", layer.dx, number, of.rows * of.inputs, True),
         weight_ih=weight_ih_of(layer.weights, of), weight_hh=weight_hh_of(layer.weights, of),
-        inputs=of.inputs, hidden=of.hidden)
+        weight_hr=weight_hr_of(layer.weights, of), peepholes=peephole_of(layer.weights, of),
+        inputs=of.inputs, hidden=of.hidden, outputs=of.outputs)
     if of.states == 2:
         to.dc0 = address_of("dc0", layer.dc0, number, state, True)
         to.dc_n = optional_address("dc_n", layer.dc_n, number, state, False)
@@ -127,17 +152,21 @@ cdef lstmc_backward_layer backward_layer(object layer, const layer_sizes *of, Py
         to.dc = optional_address("dc", layer.dc, number, all, True)
     if of.saved:
         to.gates = address_of("gates", layer.gates, number, of.saved * all // repeat, False, True)
+    if of.projected:
+        to.m = address_of("m", layer.m, number, all // repeat, False, True)
     if dweights.weight_ih is not None:
         to.dweight_ih = weight_ih_of(dweights, of, True)
         to.dweight_hh = weight_hh_of(dweights, of, True)
         to.dbias = bias_of(dweights, of, True)
+        to.dweight_hr = weight_hr_of(dweights, of, True)
+        to.dpeepholes = peephole_of(dweights, of, True)
     return to
 
 
 cdef size_t scratch_bytes(Py_ssize_t planned) except? 0:
     """Return what a plan says that it needs; raise where it says that there is no such cell."""
     if planned == LSTMC_UNKNOWN:
-        raise ValueError("the kernels have no such cell")
+        raise ValueError("the kernels have no such cell, or no projection of it")
     return planned
 
 
@@ -184,14 +213,14 @@ cdef class PlannedForward(Planned):
         self.call = lstmc_forward(
             y=NULL, x=address_of("x", stack.x, sizes.number, rows.count * sizes.inputs, False), layers=c_layers,
             num_layers=n, cell=cell, steps=rows.steps, batch=rows.batch, starts=rows.starts,
-            order=rows.order, threads=threads, scratch=NULL)
+            order=rows.order, clip=stack.clip, threads=threads, scratch=NULL)
         if rows.order != NULL and not saves:
             raise ValueError("order must be None where nothing is saved")
         if stack.y is not None or not saves or rows.order != NULL:
-            self.call.y = address_of("y", stack.y, sizes.number, rows.places * sizes.hidden, True)
+            self.call.y = address_of("y", stack.y, sizes.number, rows.places * sizes.outputs, True)
         for i in range(n):
             c_layers[i] = forward_layer(layers[i], &sizes, saves)
-            sizes.inputs = sizes.hidden
+            sizes.inputs = sizes.outputs
         self.scratch = scratch_pool.take(scratch_bytes(self.table.plan_forward(self.memory, &self.call)))
         self.call.scratch = self.scratch.data()
 
@@ -217,9 +246,10 @@ cdef class PlannedBackward(Planned):
             self.table.backward_plan_size(), n * sizeof(lstmc_backward_layer))
         self.call = lstmc_backward(
             dx=optional_address("dx", stack.dx, sizes.number, rows.places * repeat * sizes.inputs, True),
-            dy=optional_address("dy", stack.dy, sizes.number, rows.places * repeat * sizes.hidden, False),
+            dy=optional_address("dy", stack.dy, sizes.number, rows.places * repeat * sizes.outputs, False),
             x=NULL, layers=c_layers, num_layers=n, cell=cell, steps=rows.steps, batch=sizes.batch, starts=rows.starts,
-            before=rows.before, order=rows.order, repeat=repeat, threads=threads, scratch=NULL)
+            before=rows.before, order=rows.order, repeat=repeat, clip=stack.clip, grad_clip=stack.grad_clip,
+            threads=threads, scratch=NULL)
         if adds:
             self.call.x = address_of("x", stack.x, sizes.number, sizes.rows * sizes.inputs, False)
         for i in range(n):
@@ -227,7 +257,7 @@ cdef class PlannedBackward(Planned):
                 raise ValueError("dweights must be there for all layers or for none")
             c_layers[i] = backward_layer(layers[i], &sizes, repeat)
             check_gradients_apart(&self.call, &c_layers[i], &sizes, rows.places * repeat)
-            sizes.inputs = sizes.hidden
+            sizes.inputs = sizes.outputs
         self.scratch = scratch_pool.take(scratch_bytes(self.table.plan_backward(self.memory, &self.call)))
         self.call.scratch = self.scratch.data()
 
@@ -235,16 +265,17 @@ cdef class PlannedBackward(Planned):
 cdef check_gradients_apart(const lstmc_backward *call, const lstmc_backward_layer *layer, const layer_sizes *of,
                            Py_ssize_t places):
     """Refuse gradients that arrive in the memory of those of the weights, which are added to: dy has `places` rows."""
-    cdef Py_ssize_t size = 8 if of.number == NPY_DOUBLE else 4, state = of.batch * of.hidden
-    cdef const void *added[3]
-    cdef Py_ssize_t counts[3]
+    cdef Py_ssize_t size = 8 if of.number == NPY_DOUBLE else 4
+    cdef const void *added[5]
+    cdef Py_ssize_t counts[5]
     added[0], added[1], added[2] = layer.dweight_ih, layer.dweight_hh, layer.dbias
-    counts[0], counts[1] = of.gates * of.hidden * of.inputs, of.gates * of.hidden * of.hidden
-    counts[2] = of.biases * of.hidden
-    for i in range(3):
-        check_apart(size, "dy", call.dy, places * of.hidden, "the gradients of the weights", added[i], counts[i])
-        check_apart(size, "dstate", layer.dh_n, state, "the gradients of the weights", added[i], counts[i])
-        check_apart(size, "dstate", layer.dc_n, state, "the gradients of the weights", added[i], counts[i])
+    added[3], added[4] = layer.dweight_hr, layer.dpeepholes
+    counts[0], counts[1] = of.gates * of.hidden * of.inputs, of.gates * of.hidden * of.outputs
+    counts[2], counts[3], counts[4] = of.biases * of.hidden, of.outputs * of.hidden, of.peepholes * of.hidden
+    for i in range(5):
+        check_apart(size, "dy", call.dy, places * of.outputs, "the gradients of the weights", added[i], counts[i])
+        check_apart(size, "dstate", layer.dh_n, of.batch * of.outputs, "the gradients of the weights", added[i], counts[i])
+        check_apart(size, "dstate", layer.dc_n, of.batch * of.hidden, "the gradients of the weights", added[i], counts[i])
 
 
 def recurrent_forward(int cell, list stacks, of, num_threads=None):

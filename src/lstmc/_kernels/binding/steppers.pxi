@@ -1,5 +1,10 @@
 # Single steps: packed weights, own state.
 
+def form_of(weights):
+    """Return what must stay as it is when the weights of a layer change: their types and shapes."""
+    return [None if w is None else (type(w), w.dtype, w.shape) for w in weights]
+
+
 cdef class RecurrentStepper:
     """A stack of recurrent layers, one step at a call: packed weights, own state, no allocation.
 
@@ -21,7 +26,7 @@ cdef class RecurrentStepper:
     cdef bint can_undo
     cdef readonly int64_t taken  # steps, without those that were undone
 
-    def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None):
+    def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None, double clip=0):
         layers = weights()
         cdef Py_ssize_t n = len(layers)
         cdef Pool pool = Pool()
@@ -36,28 +41,29 @@ cdef class RecurrentStepper:
         self.weights = weights
         self.inputs = first.weight_ih.shape[1]
         cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, first, batch, batch)
-        self.outputs = of.hidden
-        self.parts = [np.zeros((2, n, batch, of.hidden), self.dtype) for _ in range(of.states)]
+        self.outputs = of.outputs
+        self.parts = [np.zeros((2, n, batch, size), self.dtype) for size in (of.outputs, of.hidden)[:of.states]]
         self.layers = <lstmc_forward_layer *>PyMem_Malloc(n * sizeof(lstmc_forward_layer))
         self.plan = PyMem_Malloc(self.table.forward_plan_size(n))
         if self.layers == NULL or self.plan == NULL:
             raise MemoryError
         self.memory = []
-        self.form = [[(type(w), w.dtype, w.shape) for w in one] for one in layers]
+        self.form = [form_of(one) for one in layers]
         self.call = lstmc_forward(y=NULL, x=NULL, layers=self.layers, num_layers=n, cell=cell, steps=1, batch=batch,
-                                  starts=NULL, order=NULL, threads=threads_for(num_threads), scratch=NULL)
+                                  starts=NULL, order=NULL, clip=clip, threads=threads_for(num_threads), scratch=NULL)
         operations = 0
         for i in range(n):
             self.layers[i] = lstmc_forward_layer(
-                h_n=self.place(0, 1, i), c_n=NULL, h=NULL, c=NULL, gates=NULL, h0=self.place(0, 0, i), c0=NULL,
-                weight_ih=NULL, weight_hh=NULL, bias=NULL, packed=NULL, inputs=of.inputs, hidden=of.hidden)
+                h_n=self.place(0, 1, i), c_n=NULL, h=NULL, c=NULL, gates=NULL, m=NULL, h0=self.place(0, 0, i), c0=NULL,
+                weight_ih=NULL, weight_hh=NULL, bias=NULL, weight_hr=weight_hr_of(layers[i], &of), peepholes=NULL,
+                packed=NULL, inputs=of.inputs, hidden=of.hidden, outputs=of.outputs)
             if of.states == 2:
                 self.layers[i].c_n, self.layers[i].c0 = self.place(1, 1, i), self.place(1, 0, i)
             buffer = pool.take(scratch_bytes(self.table.packed_size(&self.layers[i], cell)))
             self.layers[i].packed = buffer.data()
             self.memory.append(buffer)
-            operations += 2 * batch * of.gates * of.hidden * (of.inputs + of.hidden)
-            of.inputs = of.hidden
+            operations += 2 * batch * of.gates * of.hidden * (of.inputs + of.outputs)
+            of.inputs = of.outputs
         self.worth_releasing = operations > 20000  # some 0.5 microseconds; the GIL costs 0.035
         self.refresh()
         buffer = pool.take(scratch_bytes(self.table.plan_forward(self.plan, &self.call)))
@@ -85,7 +91,7 @@ cdef class RecurrentStepper:
         cdef layer_sizes of
         cdef lstmc_forward_layer layer
         layers = self.weights()
-        if [[(type(w), w.dtype, w.shape) for w in one] for one in layers] != self.form:
+        if [form_of(one) for one in layers] != self.form:
             raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
         of = stack_sizes(self.table, self.call.cell, self.type_number, layers[0], self.call.batch, self.call.batch)
         for packs in (False, True):
@@ -94,15 +100,15 @@ cdef class RecurrentStepper:
                 layer = self.layers[i]
                 layer.weight_ih, layer.weight_hh = weight_ih_of(weights, &of), weight_hh_of(weights, &of)
                 layer.bias = bias_of(weights, &of)
+                layer.weight_hr, layer.peepholes = weight_hr_of(weights, &of), peephole_of(weights, &of)
                 self.check_idle()
                 if packs:
                     self.table.pack_layer(<void *>layer.packed, &layer, self.call.cell)
-                of.inputs = of.hidden
+                of.inputs = of.outputs
 
     def read_state(self):
         """Return a copy of the state: a list of arrays (L, B, H)."""
-        shapes = [(self.call.num_layers, self.call.batch, self.outputs)] * len(self.parts)
-        cdef list copies = [np.empty(shape, self.dtype) for shape in shapes]
+        cdef list copies = [np.empty((<object>part).shape[1:], self.dtype) for part in self.parts]
         cdef cnp.ndarray copy
         self.check_idle()  # and no Python runs from here on
         for part in range(len(copies)):
@@ -112,12 +118,11 @@ cdef class RecurrentStepper:
 
     def write_state(self, list parts):
         """Set the state to such arrays."""
-        cdef Py_ssize_t count = self.call.num_layers * self.call.batch * self.outputs
         cdef cnp.ndarray array
         if len(parts) != len(self.parts):
             raise ValueError(f"state must have {len(self.parts)} parts, got {len(parts)}")
-        for array in parts:
-            address_of("state", array, self.type_number, count, False)
+        for array, own in zip(parts, self.parts):
+            address_of("state", array, self.type_number, own.size // 2, False)
         self.check_idle()
         for part in range(len(parts)):
             array = parts[part]
@@ -126,13 +131,13 @@ cdef class RecurrentStepper:
 
     def clear_state(self, cnp.ndarray mask=None):
         """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
-        cdef Py_ssize_t size = self.outputs * (8 if self.type_number == NPY_DOUBLE else 4)
-        cdef Py_ssize_t batch = self.call.batch, rows = self.call.num_layers * batch, row
+        cdef Py_ssize_t batch = self.call.batch, rows = self.call.num_layers * batch, row, size
         cdef const char *chosen = NULL
         if mask is not None:
             chosen = <const char *>address_of("mask", mask, NPY_BOOL, batch, False)
         self.check_idle()
         for part in range(len(self.parts)):
+            size = PyArray_NBYTES(<cnp.ndarray>self.parts[part]) // (2 * rows)
             for row in range(rows):
                 if chosen == NULL or chosen[row % batch]:
                     memset(<char *>self.now(part) + row * size, 0, size)

@@ -6,89 +6,76 @@
 #ifndef LSTMC_BACKWARD_H
 #define LSTMC_BACKWARD_H
 
-#include "plan.h"
+#include "gradients.h"
 
+/* A member's units of one layer in panels: of the cell, and of the state h, which are the same unless that is
+ * projected. */
 typedef struct {
-    const backward_plan *plan;
-    const lstmc_backward *call;
-    rows_of_steps rows; /* of h, c and gates: of gradients there are `repeat` for each */
-    real *scratch;
-} backward_work;
+    part units, state;
+} layer_part;
 
-/* Rows of gradients of all steps before t, and of step t. */
-static ptrdiff_t gradients_before(const backward_work *work, ptrdiff_t t)
+/* panels (B rows each) = rows of `matrix` (B, columns), or zeros for NULL; of a member's. */
+static void fill_panels(real *panels, const real *matrix, ptrdiff_t columns, ptrdiff_t batch,
+                        const part *mine)
 {
-    return rows_before(&work->rows, t) * work->plan->repeat;
-}
-static ptrdiff_t gradients_at(const backward_work *work, ptrdiff_t t)
-{
-    return rows_at(&work->rows, t) * work->plan->repeat;
-}
-
-/* One layer on the way: what arrives at it from above, and where its own goes. */
-typedef struct {
-    const lstmc_backward_layer *layer;
-    const real *dy, *x;
-    real *dx;
-    const ptrdiff_t *dy_order, *dx_order; /* of those that are the caller's, if he has one; or NULL */
-} layer_work;
-
-/* dh, dc = what arrives through the final state. */
-static void start_backward(const backward_work *work, const lstmc_backward_layer *layer, part mine)
-{
-    const ptrdiff_t hidden = layer->hidden, batch = work->call->batch;
-    real *dh = work->scratch + work->plan->dh, *dc = work->scratch + work->plan->dc;
-    for (ptrdiff_t p = mine.first; p < mine.last; p++) {
-        const ptrdiff_t width = min_of(PANEL, hidden - p * PANEL) * sizeof(real);
-        for (ptrdiff_t row = mine.from; row < mine.to; row++) {
-            const ptrdiff_t to = (p * batch + row) * PANEL, source = row * hidden + p * PANEL;
-            memset(dh + to, 0, PANEL * sizeof(real));
-            memset(dc + to, 0, PANEL * sizeof(real));
-            if (layer->dh_n)
-                memcpy(dh + to, (const real *)layer->dh_n + source, width);
-            if (work->plan->cell->has_c && layer->dc_n)
-                memcpy(dc + to, (const real *)layer->dc_n + source, width);
+    for (ptrdiff_t p = mine->first; p < mine->last; p++) {
+        const ptrdiff_t width = min_of(PANEL, columns - p * PANEL) * sizeof(real);
+        for (ptrdiff_t row = mine->from; row < mine->to; row++) {
+            real *to = panels + (p * batch + row) * PANEL;
+            memset(to, 0, PANEL * sizeof(real));
+            if (matrix)
+                memcpy(to, matrix + row * columns + p * PANEL, width);
         }
     }
+}
+
+/* The other way round. */
+static void empty_panels(real *matrix, const real *panels, ptrdiff_t columns, ptrdiff_t batch,
+                         const part *mine)
+{
+    for (ptrdiff_t p = mine->first; p < mine->last; p++) {
+        const ptrdiff_t width = min_of(PANEL, columns - p * PANEL) * sizeof(real);
+        for (ptrdiff_t row = mine->from; row < mine->to; row++)
+            memcpy(matrix + row * columns + p * PANEL, panels + (p * batch + row) * PANEL, width);
+    }
+}
+
+/* dh, dc = what arrives through the final state. */
+static void start_backward(const backward_work *work, const lstmc_backward_layer *layer,
+                           const layer_part *mine)
+{
+    const ptrdiff_t batch = work->call->batch;
+    fill_panels(work->scratch + work->plan->dh, layer->dh_n, layer->outputs, batch, &mine->state);
+    if (work->plan->cell->has_c)
+        fill_panels(work->scratch + work->plan->dc, layer->dc_n, layer->hidden, batch, &mine->units);
 }
 
 /* dh0, dc0 = what has arrived at the initial state. */
-static void finish_backward(const backward_work *work, const lstmc_backward_layer *layer, part mine)
+static void finish_backward(const backward_work *work, const lstmc_backward_layer *layer,
+                            const layer_part *mine)
 {
-    const ptrdiff_t hidden = layer->hidden, batch = work->call->batch;
-    const real *dh = work->scratch + work->plan->dh, *dc = work->scratch + work->plan->dc;
-    for (ptrdiff_t p = mine.first; p < mine.last; p++) {
-        const ptrdiff_t width = min_of(PANEL, hidden - p * PANEL) * sizeof(real);
-        for (ptrdiff_t row = mine.from; row < mine.to; row++) {
-            const ptrdiff_t source = (p * batch + row) * PANEL, to = row * hidden + p * PANEL;
-            memcpy((real *)layer->dh0 + to, dh + source, width);
-            if (work->plan->cell->has_c)
-                memcpy((real *)layer->dc0 + to, dc + source, width);
-        }
-    }
+    const ptrdiff_t batch = work->call->batch;
+    empty_panels(layer->dh0, work->scratch + work->plan->dh, layer->outputs, batch, &mine->state);
+    if (work->plan->cell->has_c)
+        empty_panels(layer->dc0, work->scratch + work->plan->dc, layer->hidden, batch, &mine->units);
 }
-
-/* The gradients of a chunk's sums, each (steps of the chunk, B, G*H): of W x + b, and of R h_before + b,
- * which are one array unless the cell keeps them apart. */
-typedef struct {
-    real *input, *recurrent;
-    const real *dy; /* beside them what arrives from above, (steps of the chunk, B, H), or NULL for zeros */
-} chunk_gradients;
 
 static chunk_gradients gradients_of(const backward_work *work, const layer_work *at, ptrdiff_t t0)
 {
     const backward_plan *plan = work->plan;
     const lstmc_backward_layer *layer = at->layer;
-    const real *dy = at->dy ? at->dy + gradients_before(work, t0) * layer->hidden : NULL;
+    const real *dy = at->dy ? at->dy + gradients_before(work, t0) * layer->outputs : NULL;
     real *dsums = work->scratch + plan->dsums;
     if (layer->dgates)
         dsums = (real *)layer->dgates + gradients_before(work, t0) * plan->cell->gates * layer->hidden;
     if (at->dy && at->dy_order)
         dy = work->scratch + plan->edge;
-    return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums, dy};
+    return (chunk_gradients){dsums, plan->cell->apart ? work->scratch + plan->drecurrent : dsums,
+                             work->scratch + plan->dprojected, dy};
 }
 
-/* Step t, from the `row`-th row of the chunk's gradients on. */
+/* Step t, from the `row`-th row of the chunk's gradients on: what the cell reads and writes. Before a
+ * projection that is m and its gradient, which nothing but that reaches. */
 static backward_step step_back(const backward_work *work, const layer_work *at, chunk_gradients d,
                                ptrdiff_t row, ptrdiff_t t)
 {
@@ -98,30 +85,35 @@ static backward_step step_back(const backward_work *work, const layer_work *at, 
     const rows_of_steps *of = &work->rows;
     const ptrdiff_t hidden = layer->hidden, arriving = gradients_before(work, t) * hidden;
     const ptrdiff_t state = rows_before(of, t) * hidden, before = t ? rows_at(of, t - 1) : of->batch;
+    const int projected = layer->weight_hr != NULL;
     backward_step step = {.hidden = hidden, .batch = work->call->batch, .repeat = plan->repeat};
     step.state = before * hidden;
     step.dsums = d.input + row * cell->gates * hidden;
     step.drecurrent = d.recurrent + row * cell->gates * hidden;
-    step.dh = work->scratch + plan->dh;
+    step.dh = work->scratch + (projected ? plan->doperand : plan->dh);
     step.dc = work->scratch + plan->dc;
     step.doperand = work->scratch + plan->doperand;
-    step.dh_later = layer->dh ? (real *)layer->dh + arriving : NULL;
+    step.dh_later = layer->dh && !projected ? (real *)layer->dh + arriving : NULL;
     step.dc_later = layer->dc ? (real *)layer->dc + arriving : NULL;
-    step.dy = d.dy ? d.dy + row * hidden : NULL;
-    step.h = (const real *)layer->h + of->batch * hidden + state;
+    step.dy = d.dy && !projected ? d.dy + row * hidden : NULL;
+    step.h = projected ? (const real *)layer->m + state : (const real *)layer->h + of->batch * hidden + state;
     step.c = cell->has_c ? (const real *)layer->c + of->batch * hidden + state : NULL;
     step.saved = cell->saved ? (const real *)layer->gates + cell->saved * state : NULL;
     step.earlier = t ? -step.state : 0;
+    step.peepholes = layer->peepholes;
+    step.clip = (real)work->call->clip;
     return step;
 }
 
 /* A member's rows of step t: all, or a share of them. */
-static void share_rows(const backward_work *work, ptrdiff_t t, part *mine, const team *member)
+static void share_rows(const backward_work *work, ptrdiff_t t, layer_part *mine, const team *member)
 {
-    mine->from = 0;
-    mine->to = gradients_at(work, t);
+    part *rows = &mine->units;
+    rows->from = 0;
+    rows->to = gradients_at(work, t);
     if (work->plan->split == BY_ROWS)
-        team_share(member, mine->to, &mine->from, &mine->to);
+        team_share(member, rows->to, &rows->from, &rows->to);
+    mine->state.from = rows->from, mine->state.to = rows->to;
 }
 
 /* Of one phase, what carries the gradients of its sums on, the same at every step for a member's units:
@@ -135,46 +127,102 @@ typedef struct {
     int adds;
 } phase_product;
 
-static phase_product product_of(const backward_work *work, const phase *phase, ptrdiff_t hidden,
-                                const part *mine)
+static phase_product product_of(const backward_work *work, const phase *phase,
+                                const lstmc_backward_layer *layer, const part *mine)
 {
     const backward_plan *plan = work->plan;
+    const ptrdiff_t hidden = layer->hidden;
     const int to_h = phase->operand == H_BEFORE;
     phase_product product = {.first = phase->first * hidden, .count = phase->gates * hidden};
     product.to = work->scratch + (to_h ? plan->dh : plan->doperand) + mine->first * work->call->batch * PANEL;
-    product.r =
-        work->scratch + plan->r + (panels_of(hidden) * product.first + mine->first * product.count) * PANEL;
+    product.r = work->scratch + plan->r +
+                (panels_of(layer->outputs) * product.first + mine->first * product.count) * PANEL;
     product.adds = to_h && plan->cell->carries_h;
     return product;
 }
 
+/* dh of step t, which is projected, row by row, a member's; then dm = dh W_hr. */
+static void project_back(const backward_work *work, const lstmc_backward_layer *layer, chunk_gradients d,
+                         ptrdiff_t row, ptrdiff_t t, const layer_part *mine, const team *member)
+{
+    const backward_plan *plan = work->plan;
+    const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, outputs = layer->outputs;
+    const real *arriving = work->scratch + plan->dh;
+    real *dh = d.projected + row * outputs;
+    const real *dy = d.dy ? d.dy + row * outputs : NULL;
+    real *later = layer->dh ? (real *)layer->dh + gradients_before(work, t) * outputs : NULL;
+    for (ptrdiff_t i = mine->state.from; i < mine->state.to; i++)
+        for (ptrdiff_t unit = mine->state.first * PANEL; unit < min_of(mine->state.last * PANEL, outputs);
+             unit += VL) {
+            const ptrdiff_t n = min_of(VL, outputs - unit), here = i * outputs + unit;
+            vec sum = load(arriving + (unit / PANEL * batch + i) * PANEL + unit % PANEL);
+            if (later)
+                store_n(later + here, sum, n);
+            if (dy)
+                sum += load_n(dy + here, n);
+            store_n(dh + here, sum, n);
+        }
+    if (plan->split == BY_UNITS)
+        team_barrier(member);
+    const part *units = &mine->units;
+    NAME(product)(work->scratch + plan->doperand + (units->first * batch + units->from) * PANEL, PANEL,
+                  batch * PANEL, row_major(dh + units->from * outputs, outputs),
+                  work->scratch + plan->projection + units->first * outputs * PANEL, units->to - units->from,
+                  min_of(units->last * PANEL, hidden) - units->first * PANEL, outputs, 0);
+}
+
+/* Brings a member's gradients of a phase's sums at one step, rows of `sums` numbers, within the limit. */
+static void clip_gradients(real *dsums, ptrdiff_t sums, const phase *phase, ptrdiff_t hidden, real limit,
+                           const part *mine)
+{
+    for (ptrdiff_t row = mine->from; row < mine->to; row++)
+        for (int g = 0; g < phase->gates; g++) {
+            real *of_gate = dsums + row * sums + (phase->first + g) * hidden;
+            for (ptrdiff_t unit = mine->first * PANEL; unit < min_of(mine->last * PANEL, hidden); unit += VL) {
+                const ptrdiff_t n = min_of(VL, hidden - unit);
+                store_n(of_gate + unit, at_most(at_least(load_n(of_gate + unit, n), -limit), limit), n);
+            }
+        }
+}
+
 /* Steps [t0, t1), backwards: the gradients of their sums, and dh, dc of the step before them. */
 static void backward_steps(const backward_work *work, const layer_work *at, chunk_gradients d, ptrdiff_t t0,
-                           ptrdiff_t t1, part mine, const team *member)
+                           ptrdiff_t t1, layer_part mine, const team *member)
 {
     const backward_plan *plan = work->plan;
     const cell *cell = plan->cell;
-    const ptrdiff_t batch = work->call->batch, hidden = at->layer->hidden, sums = cell->gates * hidden;
-    const ptrdiff_t columns = min_of(mine.last * PANEL, hidden) - mine.first * PANEL;
+    const lstmc_backward_layer *layer = at->layer;
+    const part *units = &mine.units;
+    const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, sums = cell->gates * hidden;
+    const ptrdiff_t columns = min_of(mine.state.last * PANEL, layer->outputs) - mine.state.first * PANEL;
     const ptrdiff_t before = gradients_before(work, t0);
+    const real limit = (real)work->call->grad_clip;
     phase_product products[MOST_PHASES];
     for (int p = 0; p < cell->num_phases; p++)
-        products[p] = product_of(work, cell->phases[p], hidden, &mine);
+        products[p] = product_of(work, cell->phases[p], layer, &mine.state);
     for (ptrdiff_t t = t1 - 1; t >= t0; t--) {
-        const backward_step step = step_back(work, at, d, gradients_before(work, t) - before, t);
+        const ptrdiff_t row = gradients_before(work, t) - before;
+        const backward_step step = step_back(work, at, d, row, t);
         if (rows_end(&work->rows)) {
             share_rows(work, t, &mine, member);
             if (plan->split == BY_ROWS && t + 1 < work->rows.steps)
                 team_barrier(member); /* rows of the step after may have been another member's */
         }
+        if (layer->weight_hr)
+            project_back(work, layer, d, row, t, &mine, member);
         for (int p = cell->num_phases - 1; p >= 0; p--) {
             const phase_product *by = &products[p];
-            cell->phases[p]->differentiate(&step, &mine);
+            const phase *phase = cell->phases[p];
+            phase->differentiate(&step, units);
+            if (limit > 0)
+                clip_gradients(step.dsums, sums, phase, hidden, limit, units);
+            if (limit > 0 && cell->apart)
+                clip_gradients(step.drecurrent, sums, phase, hidden, limit, units);
             if (plan->split == BY_UNITS)
                 team_barrier(member);
-            NAME(product)(by->to + mine.from * PANEL, PANEL, batch * PANEL,
-                          row_major(step.drecurrent + mine.from * sums + by->first, sums), by->r,
-                          mine.to - mine.from, columns, by->count, by->adds);
+            NAME(product)(by->to + units->from * PANEL, PANEL, batch * PANEL,
+                          row_major(step.drecurrent + units->from * sums + by->first, sums), by->r,
+                          units->to - units->from, columns, by->count, by->adds);
         }
     }
     team_barrier(member);
@@ -191,65 +239,26 @@ static ptrdiff_t chunk_start(const backward_work *work, ptrdiff_t t1)
     return t0;
 }
 
-/* The gradients of a phase's rows of W and R from `rows` rows of dsums, `before` rows from the start:
- * sums = W x + R operand, so dW = dsums' x, dR = dsums' operand. */
-static void weight_gradients(const backward_work *work, const layer_work *at, const phase *phase,
-                             chunk_gradients d, ptrdiff_t before, ptrdiff_t rows, const team *member)
-{
-    const cell *cell = work->plan->cell;
-    const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, first = phase->first * hidden;
-    const ptrdiff_t sums = cell->gates * hidden, outputs = phase->gates * hidden;
-    real *scratch = work->scratch + work->plan->for_weights;
-    NAME(weight_gradient)
-    weights[] = {
-        {(real *)layer->dweight_ih + first * inputs, at->x + before * inputs, inputs, inputs, NULL},
-        {(real *)layer->dweight_hh + first * hidden, NULL, hidden, hidden, NULL},
-    };
-    if (phase->operand == H_BEFORE) {
-        weights[1].rows = work->call->before ? work->call->before + before : NULL; /* rows of h */
-        weights[1].in = (const real *)layer->h + (weights[1].rows ? 0 : before) * hidden;
-    } else {
-        weights[1].stride = cell->saved * hidden;
-        weights[1].in = (const real *)layer->gates + before * weights[1].stride + phase->operand * hidden;
-    }
-    if (cell->apart) {
-        NAME(add_weight_gradients)(weights, 1, d.input + first, sums, rows, outputs, scratch, member);
-        NAME(add_weight_gradients)(weights + 1, 1, d.recurrent + first, sums, rows, outputs, scratch, member);
-    } else {
-        NAME(add_weight_gradients)(weights, 2, d.input + first, sums, rows, outputs, scratch, member);
-    }
-}
-
-/* The gradients of the biases, likewise: db = dsums' 1. */
-static void bias_gradients(const backward_work *work, const lstmc_backward_layer *layer, chunk_gradients d,
-                           ptrdiff_t rows, const team *member)
-{
-    const cell *cell = work->plan->cell;
-    const ptrdiff_t sums = cell->gates * layer->hidden;
-    /* biases that R's last sums have for themselves */
-    const ptrdiff_t own = (cell->biases - cell->gates) * layer->hidden;
-    ptrdiff_t from, to;
-    team_share(member, sums, &from, &to);
-    NAME(add_rows)(layer->dbias, d.input, sums, rows, from, to);
-    team_share(member, own, &from, &to);
-    NAME(add_rows)((real *)layer->dbias + sums, d.recurrent + sums - own, sums, rows, from, to);
-}
-
 /* A member's share of the weights' panels: R's phase by phase, and W's where a gradient goes on to x. */
 static void pack_stored(const backward_work *work, const layer_work *at, const team *member)
 {
     const cell *cell = work->plan->cell;
     const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, sums = cell->gates * hidden;
+    const ptrdiff_t hidden = layer->hidden, inputs = layer->inputs, outputs = layer->outputs;
+    const ptrdiff_t sums = cell->gates * hidden;
     real *w = work->scratch + work->plan->w, *r = work->scratch + work->plan->r;
     ptrdiff_t first, last;
-    team_share(member, panels_of(hidden), &first, &last);
+    team_share(member, panels_of(outputs), &first, &last);
     for (int p = 0; p < cell->num_phases; p++) {
         const ptrdiff_t k = cell->phases[p]->gates * hidden, above = cell->phases[p]->first * hidden;
-        NAME(pack_rows)(r + (panels_of(hidden) * above + first * k) * PANEL,
-                        (const real *)layer->weight_hh + above * hidden, hidden, NULL, k, hidden, first,
+        NAME(pack_rows)(r + (panels_of(outputs) * above + first * k) * PANEL,
+                        (const real *)layer->weight_hh + above * outputs, outputs, NULL, k, outputs, first,
                         last);
+    }
+    if (layer->weight_hr) {
+        team_share(member, panels_of(hidden), &first, &last);
+        NAME(pack_rows)(work->scratch + work->plan->projection + first * outputs * PANEL, layer->weight_hr,
+                        hidden, NULL, outputs, hidden, first, last);
     }
     team_share(member, panels_of(inputs), &first, &last);
     if (at->dx)
@@ -261,16 +270,19 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
 {
     const backward_plan *plan = work->plan;
     const lstmc_backward_layer *layer = at->layer;
-    const ptrdiff_t batch = work->call->batch, hidden = layer->hidden, inputs = layer->inputs;
-    const ptrdiff_t sums = plan->cell->gates * hidden;
-    part mine = {0, batch, 0, panels_of(hidden)};
+    const ptrdiff_t batch = work->call->batch, outputs = layer->outputs, inputs = layer->inputs;
+    const ptrdiff_t sums = plan->cell->gates * layer->hidden;
+    layer_part mine = {{0, batch, 0, panels_of(layer->hidden)}, {0, batch, 0, panels_of(outputs)}};
     ptrdiff_t from, to;
-    if (plan->split == BY_ROWS)
-        team_share(member, batch, &mine.from, &mine.to);
-    else
-        team_share(member, panels_of(hidden), &mine.first, &mine.last);
+    for (int i = 0; i < 2; i++) {
+        part *one = i ? &mine.state : &mine.units;
+        if (plan->split == BY_ROWS)
+            team_share(member, batch, &one->from, &one->to);
+        else
+            team_share(member, one->last, &one->first, &one->last);
+    }
     pack_stored(work, at, member);
-    start_backward(work, layer, mine);
+    start_backward(work, layer, &mine);
     team_barrier(member);
     for (ptrdiff_t t1 = work->rows.steps, t0; t1 > 0; t1 = t0) {
         t0 = chunk_start(work, t1);
@@ -278,13 +290,16 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
         const chunk_gradients d = gradients_of(work, at, t0);
         team_share(member, rows, &from, &to);
         if (d.dy && at->dy_order) {
-            gather_chunk((real *)d.dy + from * hidden, at->dy, at->dy_order + before + from, to - from,
-                         hidden);
+            gather_chunk((real *)d.dy + from * outputs, at->dy, at->dy_order + before + from, to - from,
+                         outputs);
             team_barrier(member);
         }
         backward_steps(work, at, d, t0, t1, mine, member);
         if (layer->dweight_ih) {
             bias_gradients(work, layer, d, rows, member);
+            peephole_gradients(work, layer, d, before, rows, member);
+            if (layer->weight_hr)
+                projection_gradient(work, layer, d, before, rows, member);
             for (int p = 0; p < plan->cell->num_phases; p++)
                 weight_gradients(work, at, plan->cell->phases[p], d, before, rows, member);
         }
@@ -297,7 +312,7 @@ static void backward_layer(const backward_work *work, const layer_work *at, cons
         }
         team_barrier(member); /* the next chunk writes over dsums */
     }
-    finish_backward(work, layer, mine);
+    finish_backward(work, layer, &mine);
     team_barrier(member);
 }
 
@@ -312,7 +327,7 @@ static void backward_member(void *given, const team *member)
         layer_work at = {.layer = layer, .dy = dy};
         at.dy_order = l == call->num_layers - 1 ? call->order : NULL;
         at.dx_order = l == 0 ? call->order : NULL;
-        at.x = l ? (const real *)below->h + call->batch * below->hidden : (const real *)call->x;
+        at.x = l ? (const real *)below->h + call->batch * below->outputs : (const real *)call->x;
         at.dx = !l ? (real *)call->dx : layer->dx ? (real *)layer->dx : work->scratch + work->plan->between;
         backward_layer(work, &at, member);
         dy = at.dx;

@@ -19,6 +19,7 @@ typedef struct {
 typedef struct {
     const real *packed;
     real *h, *c, *y;   /* y: where h is written a second time, or NULL */
+    real *m;           /* of a projected layer: of all steps, or of one */
     ptrdiff_t h_first; /* the step that h begins with */
     int reuses_h;      /* h is one chunk, used again and again */
     int keeps_c;       /* c has a place for every step, not one for all */
@@ -30,13 +31,12 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     const lstmc_forward *call = work->call;
     const lstmc_forward_layer *layer = &call->layers[l];
     const forward_place *planned = &work->plan->places[l];
-    const ptrdiff_t state = call->batch * layer->hidden;
     const int is_last = l == call->num_layers - 1;
     real *scratch = call->scratch;
     layer_place at = {.c = layer->c_n};
     at.packed = layer->packed ? layer->packed : scratch + planned->packed;
     if (layer->h) { /* what is saved is not the caller's to write to; y is */
-        at.h = (real *)layer->h + state;
+        at.h = (real *)layer->h + call->batch * layer->outputs;
         at.y = is_last && !call->order ? call->y : NULL;
     } else if (is_last) {
         at.h = call->y;
@@ -46,48 +46,73 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
         at.h_first = at.reuses_h ? t0 : 0;
     }
     if (layer->c) {
-        at.c = (real *)layer->c + state;
+        at.c = (real *)layer->c + call->batch * layer->hidden;
         at.keeps_c = 1;
     }
+    if (layer->weight_hr)
+        at.m = layer->m ? layer->m : scratch + work->plan->m;
     return at;
 }
 
+/* One step: what the cell reads and writes, and the state h, (B, P), which that makes or a projection does. */
+typedef struct {
+    forward_step of_cell;
+    real *h;
+    real *y; /* where a projection writes h a second time, or NULL */
+} layer_step;
+
 /* Where step t reads and writes. Its h_before is at the other end of the chunk where a chunk of h is used
  * again. */
-INLINE forward_step step_at(const forward_work *work, const lstmc_forward_layer *layer, const layer_place *at,
-                            ptrdiff_t t)
+INLINE layer_step step_at(const forward_work *work, const lstmc_forward_layer *layer, const layer_place *at,
+                          ptrdiff_t t)
 {
-    const ptrdiff_t hidden = layer->hidden, row = rows_before(&work->rows, t);
-    const ptrdiff_t back = t ? (row - rows_before(&work->rows, t - 1)) * hidden : 0; /* to the step before */
-    forward_step step = {.h = at->h + (row - rows_before(&work->rows, at->h_first)) * hidden, .c = at->c};
-    if (at->keeps_c)
-        step.c += row * hidden;
-    step.y = at->y ? at->y + row * hidden : NULL;
     const cell *cell = work->plan->cell;
-    step.saved = layer->gates           ? (real *)layer->gates + row * cell->saved * hidden
-                 : cell->num_phases > 1 ? (real *)work->call->scratch + work->plan->saved
-                                        : NULL;
-    step.h_before = !t                                 ? layer->h0
-                    : at->reuses_h && t == at->h_first ? at->h + (work->plan->chunk - 1) * back
-                                                       : step.h - back;
-    step.c_before = t ? step.c - (at->keeps_c ? back : 0) : layer->c0;
-    step.hidden = hidden;
+    const ptrdiff_t hidden = layer->hidden, outputs = layer->outputs, row = rows_before(&work->rows, t);
+    const ptrdiff_t back = t ? row - rows_before(&work->rows, t - 1) : 0; /* rows of the step before */
+    layer_step step = {.h = at->h + (row - rows_before(&work->rows, at->h_first)) * outputs};
+    forward_step *of_cell = &step.of_cell;
+    of_cell->c = at->keeps_c ? at->c + row * hidden : at->c;
+    of_cell->saved = layer->gates           ? (real *)layer->gates + row * cell->saved * hidden
+                     : cell->num_phases > 1 ? (real *)work->call->scratch + work->plan->saved
+                                            : NULL;
+    of_cell->h_before = !t                                 ? layer->h0
+                        : at->reuses_h && t == at->h_first ? at->h + (work->plan->chunk - 1) * back * outputs
+                                                           : step.h - back * outputs;
+    of_cell->c_before = t ? of_cell->c - (at->keeps_c ? back * hidden : 0) : layer->c0;
+    of_cell->hidden = hidden;
+    of_cell->clip = (real)work->call->clip;
+    real *y = at->y ? at->y + row * outputs : NULL;
+    if (at->m) {
+        of_cell->h = layer->m ? at->m + row * hidden : at->m;
+        step.y = y;
+    } else {
+        of_cell->h = step.h;
+        of_cell->y = y;
+    }
     return step;
 }
 
-/* From one step, of `state` elements, to the next in the same chunk. saved: values of a unit that are kept.
- */
-static void next_step(forward_step *step, ptrdiff_t state, int saved, int keeps_c)
+/* From one step, of so many rows, to the next in the same chunk. */
+static void next_step(layer_step *step, ptrdiff_t rows, const cell *cell, const lstmc_forward_layer *layer,
+                      const layer_place *at)
 {
-    step->h_before = step->h;
-    step->h += state;
-    step->c_before = step->c;
-    if (keeps_c)
-        step->c += state;
+    const ptrdiff_t states = rows * layer->outputs, units = rows * layer->hidden;
+    forward_step *of_cell = &step->of_cell;
+    of_cell->h_before = step->h;
+    step->h += states;
+    of_cell->c_before = of_cell->c;
+    if (at->keeps_c)
+        of_cell->c += units;
+    if (layer->gates)
+        of_cell->saved += cell->saved * units;
+    if (!at->m)
+        of_cell->h = step->h;
+    else if (layer->m)
+        of_cell->h += units;
+    if (of_cell->y)
+        of_cell->y += states;
     if (step->y)
-        step->y += state;
-    if (step->saved)
-        step->saved += saved * state;
+        step->y += states;
 }
 
 /* A member's vectors of units, and its rows of step t. */
@@ -125,21 +150,40 @@ static ptrdiff_t chunk_end(const forward_work *work, ptrdiff_t t0, const team *m
     return t1;
 }
 
+/* Copies units [unit, end) of the rows from `first` on, of `width` units, that are a member's. */
+static void copy_rows(real *to, const real *from, ptrdiff_t width, ptrdiff_t unit, ptrdiff_t end,
+                      ptrdiff_t first, const part *mine)
+{
+    ptrdiff_t here = max_of(mine->from, first) * width + unit, size = end - unit;
+    if (size == width) /* rows side by side */
+        size = mine->to * width - here;
+    for (; size > 0 && here < mine->to * width; here += max_of(size, width))
+        memcpy(to + here, from + here, size * sizeof(real));
+}
+
+/* The panels of a projected h that are a member's, who has these rows. */
+INLINE void share_projection(const forward_work *work, ptrdiff_t outputs, ptrdiff_t *first, ptrdiff_t *last,
+                             const team *member)
+{
+    *first = 0, *last = panels_of(outputs);
+    if (work->plan->split == BY_UNITS)
+        team_share(member, *last, first, last);
+}
+
 /* Hands back the states of the rows that end with a step, those from `first` on. Nobody reads h0 any more,
  * which h_n may be. */
-static void end_rows(const lstmc_forward_layer *layer, const forward_step *step, ptrdiff_t first,
-                     const part *mine)
+static void end_rows(const forward_work *work, const lstmc_forward_layer *layer, const layer_step *step,
+                     ptrdiff_t first, const part *mine, const team *member)
 {
-    const ptrdiff_t hidden = layer->hidden, unit = mine->first * VL;
-    const ptrdiff_t units = min_of(mine->last * VL, hidden) - unit;
-    ptrdiff_t here = max_of(mine->from, first) * hidden + unit, size = units;
-    if (units == hidden) /* rows side by side */
-        size = mine->to * hidden - here;
-    for (; here < mine->to * hidden; here += max_of(size, hidden)) {
-        memcpy((real *)layer->h_n + here, step->h + here, size * sizeof(real));
-        if (layer->c) /* otherwise c_n is where c is */
-            memcpy((real *)layer->c_n + here, step->c + here, size * sizeof(real));
+    const ptrdiff_t hidden = layer->hidden, outputs = layer->outputs;
+    ptrdiff_t unit = mine->first * VL, end = min_of(mine->last * VL, hidden);
+    if (layer->c) /* otherwise c_n is where c is */
+        copy_rows(layer->c_n, step->of_cell.c, hidden, unit, end, first, mine);
+    if (layer->weight_hr) {
+        share_projection(work, outputs, &unit, &end, member);
+        unit *= PANEL, end = min_of(end * PANEL, outputs);
     }
+    copy_rows(layer->h_n, step->h, outputs, unit, end, first, mine);
 }
 
 /* Says it of a phase, in place: a copy would wait for its stores. place: rows of the members before; most: of
@@ -148,15 +192,16 @@ static void lay_share(phase_share *share, const forward_work *work, int l, int p
                       const part *mine, ptrdiff_t place, ptrdiff_t most)
 {
     const forward_plan *plan = work->plan;
-    const packed_phase *weights = &plan->places[l].weights[p];
+    const packed_phase *weights = &plan->places[l].weights.phases[p];
     const forward_sums *sums = &plan->sums[p];
     const lstmc_forward_layer *layer = &work->call->layers[l];
     const int gates = plan->cell->phases[p]->gates;
     const ptrdiff_t first = mine->first * gates / PANEL_VECTORS, rows = sums->panels * place * PANEL;
     share->first = first;
     share->w = packed + weights->w + first * layer->inputs * PANEL;
-    share->r = packed + weights->r + first * layer->hidden * PANEL;
+    share->r = packed + weights->r + first * layer->outputs * PANEL;
     share->bias = packed + weights->b;
+    share->peepholes = packed + plan->places[l].weights.peepholes;
     share->sums = (real *)work->call->scratch + sums->sums + plan->chunk * rows;
     share->recurrent = (real *)work->call->scratch + sums->recurrent + rows;
     share->columns = min_of(mine->last * gates * VL, sums->columns) - first * PANEL;
@@ -165,8 +210,8 @@ static void lay_share(phase_share *share, const forward_work *work, int l, int p
 }
 
 /* One step of a member's part, phase by phase. */
-INLINE void forward_phases(const forward_work *work, const forward_step *step, phase_share *shares,
-                           const part *mine, const team *member)
+INLINE void forward_phases(const forward_work *work, const forward_step *step, ptrdiff_t outputs,
+                           phase_share *shares, const part *mine, const team *member)
 {
     const cell *cell = work->plan->cell;
     const ptrdiff_t hidden = step->hidden, rows = mine->to - mine->from;
@@ -174,10 +219,10 @@ INLINE void forward_phases(const forward_work *work, const forward_step *step, p
         const phase *phase = cell->phases[p];
         phase_share *share = &shares[p];
         const real *left = step->h_before;
-        ptrdiff_t stride = hidden;
+        ptrdiff_t stride = outputs, k = outputs;
         if (phase->operand != H_BEFORE) {
             left = step->saved + phase->operand * hidden;
-            stride = cell->saved * hidden;
+            stride = cell->saved * hidden, k = hidden;
         }
         real *onto = cell->apart ? share->recurrent : share->sums;
         const ptrdiff_t panel = cell->apart ? share->recurrent_panel : share->sums_panel;
@@ -185,11 +230,28 @@ INLINE void forward_phases(const forward_work *work, const forward_step *step, p
             team_barrier(member); /* the left operand is of all units */
         /* sums += operand R; where they are apart, R's are made anew */
         NAME(product)(onto + share->first * panel, PANEL, panel,
-                      row_major(left + mine->from * stride, stride), share->r, rows, share->columns, hidden,
+                      row_major(left + mine->from * stride, stride), share->r, rows, share->columns, k,
                       !cell->apart);
         phase->activate(step, share, mine);
         share->sums += rows * PANEL;
     }
+}
+
+/* h = m W_hr, of a member's rows and units. */
+static void project(const forward_work *work, const lstmc_forward_layer *layer, const layer_step *step,
+                    const real *panels, const part *mine, const team *member)
+{
+    const ptrdiff_t hidden = layer->hidden, outputs = layer->outputs;
+    ptrdiff_t first, last;
+    if (work->plan->split == BY_UNITS)
+        team_barrier(member); /* m is of all units */
+    share_projection(work, outputs, &first, &last, member);
+    const ptrdiff_t unit = first * PANEL, end = min_of(last * PANEL, outputs);
+    NAME(product)(step->h + mine->from * outputs + unit, outputs, PANEL,
+                  row_major(step->of_cell.h + mine->from * hidden, hidden), panels + first * hidden * PANEL,
+                  mine->to - mine->from, end - unit, hidden, 0);
+    if (step->y)
+        copy_rows(step->y, step->h, outputs, unit, end, 0, mine);
 }
 
 /* Writes h of steps [t0, t1) to y, in the caller's order: each member some rows. */
@@ -197,10 +259,10 @@ static void order_output(const forward_work *work, const layer_place *at, ptrdif
                          const team *member)
 {
     const lstmc_forward *call = work->call;
-    const ptrdiff_t hidden = call->layers[0].hidden, start = rows_before(&work->rows, t0);
+    const ptrdiff_t outputs = call->layers[0].outputs, start = rows_before(&work->rows, t0);
     ptrdiff_t from, to;
     team_share(member, rows_before(&work->rows, t1) - start, &from, &to);
-    scatter_chunk(call->y, call->order + start + from, at->h + (start + from) * hidden, to - from, hidden);
+    scatter_chunk(call->y, call->order + start + from, at->h + (start + from) * outputs, to - from, outputs);
 }
 
 /* Steps [t0, t1) of one layer: x is its input at step t0. */
@@ -215,7 +277,7 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
     const ptrdiff_t whole = plan->split == BY_UNITS || is_alone(member);
     const ptrdiff_t most = most_rows(work, member), place = whole ? 0 : member->rank * most;
     part mine = part_of(work, hidden, t0, member);
-    forward_step step = step_at(work, layer, at, t0);
+    layer_step step = step_at(work, layer, at, t0);
     phase_share shares[MOST_PHASES];
     for (int p = 0; p < cell->num_phases; p++)
         lay_share(&shares[p], work, l, p, at->packed, &mine, place, most);
@@ -237,13 +299,15 @@ static void forward_chunk(const forward_work *work, int l, const layer_place *at
         if (rows_end(of))
             mine = part_of(work, hidden, t, member);
         next = rows_at(of, t + 1);
-        step.ahead = next * hidden;
-        forward_phases(work, &step, shares, &mine, member);
+        step.of_cell.ahead = next * hidden;
+        forward_phases(work, &step.of_cell, layer->outputs, shares, &mine, member);
+        if (at->m)
+            project(work, layer, &step, at->packed + plan->places[l].weights.projection, &mine, member);
         if (plan->split == BY_UNITS || rows_end(of))
             team_barrier(member);
         if (next < mine.to)
-            end_rows(layer, &step, next, &mine);
-        next_step(&step, alive * hidden, layer->gates ? cell->saved : 0, at->keeps_c);
+            end_rows(work, layer, &step, next, &mine, member);
+        next_step(&step, alive, cell, layer, at);
     }
     if (work->call->order && l == work->call->num_layers - 1)
         order_output(work, at, t0, t1, member);
@@ -262,13 +326,14 @@ static void begin_layer(const forward_work *work, int l, const team *member)
         return;
     const real *states[] = {layer->h0, layer->c0};
     real *saved[] = {layer->h, layer->c}, *last[] = {layer->h_n, layer->c_n};
+    const ptrdiff_t widths[] = {layer->outputs, layer->hidden};
     team_share(member, work->call->batch, &from, &to);
-    from *= layer->hidden, to *= layer->hidden;
     for (int s = 0; s < 1 + work->plan->cell->has_c; s++) {
+        const ptrdiff_t start = from * widths[s], size = (to - from) * widths[s] * sizeof(real);
         if (saved[s])
-            memcpy(saved[s] + from, states[s] + from, (to - from) * sizeof(real));
+            memcpy(saved[s] + start, states[s] + start, size);
         if (!work->call->steps)
-            memmove(last[s] + from, states[s] + from, (to - from) * sizeof(real));
+            memmove(last[s] + start, states[s] + start, size);
     }
 }
 
@@ -285,11 +350,11 @@ static void forward_group(const forward_work *work, int from, int to, const team
         const ptrdiff_t row = rows_before(&work->rows, t0);
         const real *x = (const real *)call->x + row * call->layers[0].inputs;
         if (from)
-            x = place_of(work, from - 1, 0).h + row * call->layers[from - 1].hidden;
+            x = place_of(work, from - 1, 0).h + row * call->layers[from - 1].outputs;
         for (int l = from; l < to; l++) {
             const layer_place at = place_of(work, l, t0);
             forward_chunk(work, l, &at, x, t0, t1, member);
-            x = at.h + (row - rows_before(&work->rows, at.h_first)) * call->layers[l].hidden;
+            x = at.h + (row - rows_before(&work->rows, at.h_first)) * call->layers[l].outputs;
         }
     }
     team_barrier(member); /* the next group packs its weights over these */

@@ -298,6 +298,31 @@ static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptr
     }
 }
 
+/* sums (columns,) += the rows of such a matrix, each times a row of factors (., columns), factor_stride apart:
+ * the rows[i]-th, or with NULL the i-th. Likewise. */
+static void NAME(add_products)(real *sums, const real *matrix, ptrdiff_t stride, const real *factors,
+                               ptrdiff_t factor_stride, const ptrdiff_t *rows, ptrdiff_t k, ptrdiff_t from,
+                               ptrdiff_t to)
+{
+    enum { AT_ONCE = 4 * VL };
+    for (ptrdiff_t end; from < to; from = end) {
+        vec sum[AT_ONCE / VL];
+        end = min_of(from + AT_ONCE, to);
+        const int vectors = (int)ceil_div(end - from, VL);
+        for (int v = 0; v < vectors; v++)
+            sum[v] = load_n(sums + from + v * VL, min_of(VL, end - from - v * VL));
+        for (ptrdiff_t i = 0; i < k; i++) {
+            const real *factor = factors + (rows ? rows[i] : i) * factor_stride;
+            for (int v = 0; v < vectors; v++) {
+                const ptrdiff_t at = from + v * VL, n = min_of(VL, end - at);
+                sum[v] += load_n(matrix + i * stride + at, n) * load_n(factor + at, n);
+            }
+        }
+        for (int v = 0; v < vectors; v++)
+            store_n(sums + from + v * VL, sum[v], min_of(VL, end - from - v * VL));
+    }
+}
+
 /* ---- the gradient of a weight -------------------------------------------------------------------- */
 
 /* dweight (rows, columns) += dout (k, rows) transposed times in (k, columns). */

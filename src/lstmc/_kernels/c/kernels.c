@@ -63,6 +63,7 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .gates_of = gates_of,
     .biases_of = biases_of,
     .saved_of = saved_of,
+    .peepholes_of = peepholes_of,
     .states_of = states_of,
     .forward_plan_size = NAME(forward_plan_size),
     .plan_forward = NAME(plan_forward),

@@ -19,7 +19,8 @@
  * and what is (T+1, B, .) has B more, the first ones. B is the number of sequences, each of one step at
  * least, T the length of the longest. NULL: all have length T.
  *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (row blocks of the weights, in the
- *     order that the cell's file says), S biases of a unit (G, or more), V classes.
+ *     order that the cell's file says), S biases of a unit (G, or more), V classes. P units of the state h: H, or
+ *     fewer where a layer has a projection: h is then W_hr times m, what the cell makes (Sak et al. 2014).
  */
 #ifndef LSTMC_KERNELS_H
 #define LSTMC_KERNELS_H
@@ -33,31 +34,36 @@ typedef void lstmc_real; /* float or double, as the table says */
 enum { LSTMC_UNKNOWN = -1 }; /* returned for a number that names no cell or function */
 enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2, LSTMC_LOG1P = 3 }; /* function of map() */
 
-/* One layer of a stack, forward. What is of c is NULL where the cell has none. */
+/* One layer of a stack, forward. What is of c is NULL where the cell has none, what is of m and W_hr where
+   there is no projection, which a cell may have that has one phase and does not carry h on by itself. */
 typedef struct {
     /* outputs, written */
-    lstmc_real *h_n; /* (B, H) the state after each sequence's last step; may be h0 itself */
+    lstmc_real *h_n; /* (B, P) the state after each sequence's last step; may be h0 itself */
     lstmc_real *c_n; /* (B, H) likewise, may be c0 itself */
     /* saved for backward: all of them, or all NULL to keep nothing */
-    lstmc_real *h;     /* (T+1, B, H): slot 0 becomes h0, slot t the state after t steps */
+    lstmc_real *h;     /* (T+1, B, P): slot 0 becomes h0, slot t the state after t steps */
     lstmc_real *c;     /* (T+1, B, H) */
     lstmc_real *gates; /* (T, B, saved*H) what the cell saves: its activated gates */
+    lstmc_real *m;     /* (T, B, H) what the cell makes, before the projection */
     /* inputs */
-    const lstmc_real *h0; /* (B, H) */
+    const lstmc_real *h0; /* (B, P) */
     const lstmc_real *c0; /* (B, H) */
     /* weights */
     const lstmc_real *weight_ih; /* (G*H, I) */
-    const lstmc_real *weight_hh; /* (G*H, H) */
+    const lstmc_real *weight_hh; /* (G*H, P) */
     const lstmc_real *bias;      /* (S*H,) */
-    const lstmc_real *packed;    /* pack_layer() of the three above, which are then not read; or NULL: the
-                                    call packs them for itself */
+    const lstmc_real *weight_hr; /* (P, H) */
+    const lstmc_real *peepholes; /* (peepholes*H,), NULL where the cell has none */
+    const lstmc_real *packed;    /* pack_layer() of those above, which are then not read (of weight_hr, whether
+                                    it is NULL); or NULL: the call packs them for itself */
     /* sizes */
-    ptrdiff_t inputs; /* I: the features of x for the first layer, H of the layer below for others */
-    ptrdiff_t hidden; /* H, the same in all layers of a stack */
+    ptrdiff_t inputs;  /* I: the features of x for the first layer, P of the layer below for others */
+    ptrdiff_t hidden;  /* H, the same in all layers of a stack */
+    ptrdiff_t outputs; /* P, likewise; H without a projection */
 } lstmc_forward_layer;
 
 typedef struct {
-    lstmc_real *y;       /* written: (T, B, H) h of the last layer at every step; or NULL, if that is saved */
+    lstmc_real *y;       /* written: (T, B, P) h of the last layer at every step; or NULL, if that is saved */
     const lstmc_real *x; /* (T, B, I) */
     const lstmc_forward_layer *layers;
     int num_layers;          /* at least 1 */
@@ -67,6 +73,7 @@ typedef struct {
     /* (starts[T],) which row of y each of h is, where states are saved; NULL: the same. Rows that it does not
        name are not written. */
     const ptrdiff_t *order;
+    double clip; /* the limit of sums, above 0, where the cell clips them */
     int threads;
     void *scratch; /* as many bytes as plan_forward() says; not read by that */
 } lstmc_forward;
@@ -74,35 +81,40 @@ typedef struct {
 /* One layer of a stack, backward. Likewise. */
 typedef struct {
     /* outputs, written */
-    lstmc_real *dh0; /* (B, H); may be dh_n itself */
+    lstmc_real *dh0; /* (B, P); may be dh_n itself */
     lstmc_real *dc0; /* (B, H); may be dc_n itself */
     /* outputs, added to: all of them, or all NULL for none */
     lstmc_real *dweight_ih; /* (G*H, I) */
-    lstmc_real *dweight_hh; /* (G*H, H) */
+    lstmc_real *dweight_hh; /* (G*H, P) */
     lstmc_real *dbias;      /* (S*H,) */
+    lstmc_real *dweight_hr; /* (P, H) */
+    lstmc_real *dpeepholes; /* (peepholes*H,) */
     /* inputs */
-    const lstmc_real *dh_n;  /* (B, H) the gradient arriving through the final state, or NULL for zeros */
+    const lstmc_real *dh_n;  /* (B, P) the gradient arriving through the final state, or NULL for zeros */
     const lstmc_real *dc_n;  /* (B, H) likewise */
-    const lstmc_real *h;     /* (T+1, B, H), as forward saved it */
+    const lstmc_real *h;     /* (T+1, B, P), as forward saved it */
     const lstmc_real *c;     /* (T+1, B, H) */
     const lstmc_real *gates; /* (T, B, saved*H) */
+    const lstmc_real *m;     /* (T, B, H) */
     /* saved, written */
     /* ... each may be NULL: it is not saved */
     lstmc_real *dgates; /* (T, B, G*H) the gradient of the sums before the activations; may be gates, if of
                            one size */
-    lstmc_real *dh;     /* (T, B, H) what arrives at h after each step from the step after (the last: dh_n) */
+    lstmc_real *dh;     /* (T, B, P) what arrives at h after each step from the step after (the last: dh_n) */
     lstmc_real *dc;     /* (T, B, H) likewise at c, through c of the step after */
     lstmc_real *dx;     /* (T, B, I) what goes to y of the layer below; of the first layer, see the call's */
     /* weights, those that forward saw */
     const lstmc_real *weight_ih;
     const lstmc_real *weight_hh;
+    const lstmc_real *weight_hr;
+    const lstmc_real *peepholes;
     /* sizes */
-    ptrdiff_t inputs, hidden;
+    ptrdiff_t inputs, hidden, outputs;
 } lstmc_backward_layer;
 
 typedef struct {
     lstmc_real *dx;       /* written: (T, B, I); may be x itself; or NULL, and it is not computed */
-    const lstmc_real *dy; /* (T, B, H) the gradient arriving at y, or NULL for zeros */
+    const lstmc_real *dy; /* (T, B, P) the gradient arriving at y, or NULL for zeros */
     const lstmc_real *x;  /* (T, B, I), as forward read it; not read where no weight's gradient is asked */
     const lstmc_backward_layer *layers;
     int num_layers;
@@ -116,6 +128,10 @@ typedef struct {
     /* Gradients of one forward row: h, c and gates have B / repeat rows, and row b of all gradients belongs
        to row b / repeat of those. Above 1 no weight's gradient may be asked; 0 is 1. */
     ptrdiff_t repeat;
+    double clip; /* as forward had it */
+    /* The limit of the gradients of sums at every step (Graves 2013), as they go on to weights, h_before and
+       x; 0: none */
+    double grad_clip;
     int threads;
     void *scratch; /* as many bytes as plan_backward() says; not read by that */
 } lstmc_backward;
@@ -131,16 +147,17 @@ typedef struct lstmc_kernels {
     /* The number of a cell by its name, as cells/list.h has them; LSTMC_UNKNOWN for another name. The same in
        all tables. */
     int (*cell)(const char *name);
-    /* How many row blocks its weights have, and its bias, and what is saved for backward; and how many arrays
-       its state: 1 for h, 2 for h and c. LSTMC_UNKNOWN for an unknown cell. */
+    /* How many row blocks its weights have, and its bias, and what is saved for backward, and its peepholes;
+       and how many arrays its state: 1 for h, 2 for h and c. LSTMC_UNKNOWN for an unknown cell. */
     int (*gates_of)(int cell);
     int (*biases_of)(int cell);
     int (*saved_of)(int cell);
+    int (*peepholes_of)(int cell);
     int (*states_of)(int cell);
     /* Lays down in `plan` (..._plan_size() bytes, aligned for a pointer) all that follows from a call's cell,
        sizes, threads, and from which of its pointers are NULL. Returns the bytes of scratch that the call
        needs, and a forward call that saves has room there for the backward call after it; LSTMC_UNKNOWN for
-       an unknown cell. */
+       an unknown cell, and for a projection of one that cannot have it. */
     size_t (*forward_plan_size)(int num_layers);
     ptrdiff_t (*plan_forward)(void *plan, const lstmc_forward *call);
     size_t (*backward_plan_size)(void);

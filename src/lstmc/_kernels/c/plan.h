@@ -109,13 +109,21 @@ typedef struct {
     ptrdiff_t repeat;     /* rows of gradients for each row of h, c and gates */
     ptrdiff_t w, r;       /* panels of the weights as stored, R's phase by phase: K = G*H leads already */
     ptrdiff_t dh, dc;     /* what arrives from the step after: units in panels of B rows */
-    ptrdiff_t doperand;   /* likewise at the left operand of a phase after the first */
+    ptrdiff_t doperand;   /* likewise at the left operand of a phase after the first, or at m */
+    ptrdiff_t projection; /* panels of W_hr as stored */
+    ptrdiff_t dprojected; /* (chunk, B, P) at h, where it is projected */
     ptrdiff_t dsums;      /* (chunk, B, G*H) */
     ptrdiff_t drecurrent; /* the same, where R's sums are apart */
     ptrdiff_t between;    /* (T, B, .) from a layer to the one below */
     ptrdiff_t edge;       /* (chunk, B, .) of dy and then of dx, where those have the caller's order */
     ptrdiff_t for_weights;
 } backward_plan;
+
+/* Of one layer. */
+typedef struct {
+    ptrdiff_t inputs, hidden, outputs;
+    int projected;
+} layer_sizes;
 
 /* What the sizes of a stack say, of a forward call or a backward one. */
 typedef struct {
@@ -124,6 +132,7 @@ typedef struct {
     ptrdiff_t widest, inputs; /* of all layers */
     ptrdiff_t between;        /* the widest input of a layer but the first */
     ptrdiff_t dsums;          /* the most sums of a layer whose dgates go nowhere else */
+    ptrdiff_t projected;      /* the widest projected h */
     int ordered;              /* dy and dx have the caller's order */
 } backward_sizes;
 
@@ -148,7 +157,9 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
     plan->dh = plan->r + panels_of(of->widest) * sums * PANEL;
     plan->dc = plan->dh + state;
     plan->doperand = plan->dc + state;
-    plan->dsums = plan->doperand + (cell->num_phases > 1 ? state : 0);
+    plan->projection = plan->doperand + (cell->num_phases > 1 || of->projected ? state : 0);
+    plan->dprojected = plan->projection + (of->projected ? panels_of(of->widest) * of->projected * PANEL : 0);
+    plan->dsums = plan->dprojected + aligned(plan->chunk * batch * of->projected);
     plan->drecurrent = plan->dsums + aligned(plan->chunk * batch * of->dsums);
     plan->between = plan->drecurrent + (cell->apart ? aligned(plan->chunk * batch * sums) : 0);
     plan->edge = plan->between + aligned(rows_before(&of->rows, steps) * of->repeat * of->between);
@@ -158,13 +169,19 @@ static ptrdiff_t lay_backward(backward_plan *plan, const cell *cell, const backw
 }
 
 /* Takes the l-th layer into account. */
-static void add_layer(backward_sizes *of, const cell *cell, int l, ptrdiff_t inputs, ptrdiff_t hidden,
-                      int has_dgates)
+static void add_layer(backward_sizes *of, const cell *cell, int l, const layer_sizes *layer, int has_dgates)
 {
-    of->widest = max_of(of->widest, hidden);
-    of->inputs = max_of(of->inputs, inputs);
-    of->between = max_of(of->between, l ? inputs : 0);
-    of->dsums = max_of(of->dsums, has_dgates ? 0 : cell->gates * hidden);
+    of->widest = max_of(of->widest, max_of(layer->hidden, layer->outputs));
+    of->inputs = max_of(of->inputs, layer->inputs);
+    of->between = max_of(of->between, l ? layer->inputs : 0);
+    of->dsums = max_of(of->dsums, has_dgates ? 0 : cell->gates * layer->hidden);
+    of->projected = max_of(of->projected, layer->projected ? layer->outputs : 0);
+}
+
+/* Whether kernels have a cell, and a projection of it if there is to be one. */
+static int has_cell(const cell *cell, int projected)
+{
+    return cell && !(projected && (cell->num_phases > 1 || cell->carries_h));
 }
 
 /* What the backward call after a forward call needs, if it writes its dgates over the saved gates: one block
@@ -175,9 +192,11 @@ static ptrdiff_t scratch_after(const lstmc_forward *call)
     backward_sizes of = {.rows = {call->starts, call->steps, call->batch}, .repeat = 1};
     of.ordered = call->order != NULL;
     backward_plan plan;
-    for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
-                  call->layers[l].gates != NULL);
+    for (int l = 0; l < call->num_layers; l++) {
+        const lstmc_forward_layer *layer = &call->layers[l];
+        const layer_sizes sizes = {layer->inputs, layer->hidden, layer->outputs, layer->weight_hr != NULL};
+        add_layer(&of, cell, l, &sizes, layer->gates != NULL);
+    }
     return lay_backward(&plan, cell, &of, call->threads);
 }
 
@@ -195,11 +214,13 @@ static ptrdiff_t NAME(plan_backward)(void *memory, const lstmc_backward *call)
     const cell *cell = cell_of(call->cell);
     backward_sizes of = {.rows = forward_rows(call), .repeat = max_of(1, call->repeat)};
     of.ordered = call->order != NULL;
-    if (!cell)
-        return LSTMC_UNKNOWN;
-    for (int l = 0; l < call->num_layers; l++)
-        add_layer(&of, cell, l, call->layers[l].inputs, call->layers[l].hidden,
-                  call->layers[l].dgates != NULL);
+    for (int l = 0; l < call->num_layers; l++) {
+        const lstmc_backward_layer *layer = &call->layers[l];
+        const layer_sizes sizes = {layer->inputs, layer->hidden, layer->outputs, layer->weight_hr != NULL};
+        if (!has_cell(cell, sizes.projected))
+            return LSTMC_UNKNOWN;
+        add_layer(&of, cell, l, &sizes, layer->dgates != NULL);
+    }
     return lay_backward(plan, cell, &of, call->threads);
 }
 
@@ -216,7 +237,7 @@ typedef struct {
 
 /* Of one layer. */
 typedef struct {
-    packed_phase weights[MOST_PHASES]; /* in its packed weights */
+    packed_layer weights; /* in its packed weights */
     /* Where it has its own in the scratch, in elements from its start: */
     ptrdiff_t packed; /* its weights, where the caller has not packed them */
     ptrdiff_t
@@ -231,6 +252,7 @@ typedef struct {
     int together;    /* vectors of units whose sums fill whole panels: a split by units cuts between such */
     ptrdiff_t chunk; /* steps of all rows whose input products are made at once, just before they are used */
     ptrdiff_t saved; /* in the scratch (B, saved*H), where nothing is saved that a later phase reads */
+    ptrdiff_t m;     /* likewise (B, H), before a projection */
     forward_sums sums[MOST_PHASES];
     forward_place places[];
 } forward_plan;
@@ -274,10 +296,10 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
     const rows_of_steps rows = {call->starts, call->steps, call->batch};
     const ptrdiff_t batch = max_of(1, call->batch);
     ptrdiff_t widest = 0, inputs = 0, cursor = 0, most = 0, row = 0;
-    if (!cell)
-        return LSTMC_UNKNOWN;
     for (int l = 0; l < call->num_layers; l++) {
-        widest = max_of(widest, call->layers[l].hidden);
+        if (!has_cell(cell, call->layers[l].weight_hr != NULL))
+            return LSTMC_UNKNOWN;
+        widest = max_of(widest, max_of(call->layers[l].hidden, call->layers[l].outputs));
         inputs = max_of(inputs, call->layers[l].inputs);
     }
     for (int p = 0; p < cell->num_phases; p++)
@@ -297,7 +319,7 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
 
     for (int l = 0; l < call->num_layers; l++) {
         const lstmc_forward_layer *layer = &call->layers[l];
-        const ptrdiff_t packed = lay_packed(plan->places[l].weights, cell, layer->inputs, layer->hidden);
+        const ptrdiff_t packed = lay_packed(&plan->places[l].weights, cell, layer);
         if (l % plan->group == 0) /* a group's place is the next one's too */
             cursor = 0;
         plan->places[l].packed = cursor;
@@ -305,7 +327,7 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
             cursor += packed;
         plan->places[l].states = cursor;
         if (!saves && !call->starts && l < call->num_layers - 1)
-            cursor += aligned(plan->chunk * call->batch * layer->hidden);
+            cursor += aligned(plan->chunk * call->batch * layer->outputs);
         most = max_of(most, cursor);
     }
     if (!saves && call->starts) /* one layer reads what the other writes: the layers take turns */
@@ -314,7 +336,8 @@ static ptrdiff_t NAME(plan_forward)(void *memory, const lstmc_forward *call)
             cursor = max_of(cursor, plan->places[l].states + aligned(call->starts[call->steps] * widest));
         }
     plan->saved = max_of(most, cursor);
-    cursor = plan->saved + (saves || cell->num_phases == 1 ? 0 : aligned(batch * cell->saved * widest));
+    plan->m = plan->saved + (saves || cell->num_phases == 1 ? 0 : aligned(batch * cell->saved * widest));
+    cursor = plan->m + (saves || !call->layers[0].weight_hr ? 0 : aligned(batch * widest));
     /* Members have as many rows each as the one that has most. */
     const ptrdiff_t most_rows = batch + (plan->split == BY_ROWS ? plan->threads - 1 : 0);
     cursor = lay_sums(plan->sums, cell, widest, plan->chunk, most_rows, cursor);

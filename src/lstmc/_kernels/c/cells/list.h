@@ -12,7 +12,21 @@
 #include "lstm.h"
 #include "rnn.h"
 
-static const cell *const cells[] = {&lstm, &gru, &gru_before, &rnn_tanh, &rnn_relu, &rnn_identity};
+static const cell *const cells[] = {
+    &lstm,
+    &lstm_peephole,
+    &lstm_coupled,
+    &lstm_coupled_peephole,
+    &lstm_clipped,
+    &lstm_peephole_clipped,
+    &lstm_coupled_clipped,
+    &lstm_coupled_peephole_clipped,
+    &gru,
+    &gru_before,
+    &rnn_tanh,
+    &rnn_relu,
+    &rnn_identity,
+};
 enum { CELLS = sizeof(cells) / sizeof(cells[0]) };
 
 /* The record of a cell by its number; NULL where there is none. */
@@ -31,6 +45,8 @@ static int gates_of(int number) { return cell_of(number) ? cell_of(number)->gate
 static int biases_of(int number) { return cell_of(number) ? cell_of(number)->biases : LSTMC_UNKNOWN; }
 
 static int saved_of(int number) { return cell_of(number) ? cell_of(number)->saved : LSTMC_UNKNOWN; }
+
+static int peepholes_of(int number) { return cell_of(number) ? cell_of(number)->num_peepholes : LSTMC_UNKNOWN; }
 
 static int states_of(int number) { return cell_of(number) ? 1 + cell_of(number)->has_c : LSTMC_UNKNOWN; }
 

@@ -21,6 +21,13 @@
 #if !defined(CELL_CARRIES_H)
 #define CELL_CARRIES_H 0
 #endif
+#if !defined(CELL_PEEPHOLES)
+#define CELL_PEEPHOLES 0
+#define CELL_SEES
+#endif
+#if !defined(CELL_CLIPS)
+#define CELL_CLIPS 0
+#endif
 
 #if !defined(PHASE) /* the cell has one, which does it all */
 #define ONE_PHASE 1
@@ -37,8 +44,8 @@
 #define PHASE_BIASES PHASE_GATES
 #endif
 
-_Static_assert(CELL_GATES <= MOST && CELL_SAVED <= MOST && CELL_BIASES >= CELL_GATES &&
-                   CELL_BIASES <= 2 * CELL_GATES,
+_Static_assert(CELL_GATES <= MOST && CELL_SAVED <= MOST && CELL_PEEPHOLES <= MOST_PEEPHOLES &&
+                   CELL_BIASES >= CELL_GATES && CELL_BIASES <= 2 * CELL_GATES,
                "counts of a cell that cell.h has room for");
 /* A call may write dgates over what is saved if that is of their size: it would lose the left operand. */
 _Static_assert(ONE_PHASE || (CELL_BIASES == CELL_GATES && CELL_SAVED > CELL_GATES && !CELL_HAS_C),
@@ -63,7 +70,7 @@ INLINE void OF_PHASE(find_sums)(const real *at[PHASE_GATES], const real *panels,
 
 /* One row, VL units from `unit` on, of which n exist. row_sums: the row's place in the sums; lanes of a sum
  * from `width` on are another's, and not stored. */
-INLINE void OF_PHASE(activate_units)(const forward_step *step, const real *bias,
+INLINE void OF_PHASE(activate_units)(const forward_step *step, const real *bias, const real *peepholes,
                                      const real *const sums[PHASE_GATES],
                                      const real *const recurrent[PHASE_GATES], ptrdiff_t row_sums,
                                      ptrdiff_t row, ptrdiff_t unit, ptrdiff_t width, ptrdiff_t n)
@@ -86,6 +93,10 @@ INLINE void OF_PHASE(activate_units)(const forward_step *step, const real *bias,
         u.c = load_n(step->c_before + here, n);
     for (int s = 0; s < PHASE_SAVES_FROM; s++)
         u.saved[s] = load_n(saved + s * step->hidden, n);
+    for (int k = 0; k < CELL_PEEPHOLES; k++)
+        u.peepholes[k] = load(peepholes + k * whole_vectors(step->hidden) + unit);
+    if (CELL_CLIPS)
+        u.clip = step->clip;
     OF_PHASE(forward)(&u);
     /* out: the states, and what is saved; the places of the next step are fetched, to be written to then */
     if (PHASE_IS_LAST)
@@ -128,14 +139,14 @@ static void OF_PHASE(activate)(const forward_step *restrict step, const phase_sh
             if (CELL_APART)
                 OF_PHASE(find_sums)(recurrent, share->recurrent, share->recurrent_panel, group, width);
             for (ptrdiff_t row = top; row < min_of(mine->to, top + at_once); row++)
-                OF_PHASE(activate_units)(step, bias, sums, recurrent, (row - mine->from) * PANEL, row, unit,
-                                         width, n);
+                OF_PHASE(activate_units)(step, bias, share->peepholes, sums, recurrent,
+                                         (row - mine->from) * PANEL, row, unit, width, n);
         }
 }
 
 /* One row, VL units from `unit` on, of which n exist. row_before: its row in what forward saved. */
-INLINE void OF_PHASE(differentiate_units)(const backward_step *step, ptrdiff_t row, ptrdiff_t row_before,
-                                          ptrdiff_t unit, ptrdiff_t n)
+INLINE void OF_PHASE(differentiate_units)(const backward_step *step, const clip_values *clips, ptrdiff_t row,
+                                          ptrdiff_t row_before, ptrdiff_t unit, ptrdiff_t n)
 {
     const ptrdiff_t hidden = step->hidden, here = row * hidden + unit;
     const ptrdiff_t carried = (unit / PANEL * step->batch + row) * PANEL + unit % PANEL;
@@ -170,6 +181,10 @@ INLINE void OF_PHASE(differentiate_units)(const backward_step *step, ptrdiff_t r
     u.h = load_n(step->h + there, n);
     if (CELL_CARRIES_H)
         u.h_before = load_n(step->h - step->state + there, n);
+    for (int k = 0; k < CELL_PEEPHOLES; k++)
+        u.peepholes[k] = load_n(step->peepholes + k * hidden + unit, n);
+    if (CELL_CLIPS)
+        u.low = clips->low, u.high = clips->high, u.bound = clips->bound;
     OF_PHASE(backward)(&u);
     /* what goes on to the step before by itself; the rest goes through the sums, by the product with R */
     if (CELL_HAS_C)
@@ -187,13 +202,16 @@ INLINE void OF_PHASE(differentiate_units)(const backward_step *step, ptrdiff_t r
 static void OF_PHASE(differentiate)(const backward_step *restrict step, const part *restrict mine)
 {
     const ptrdiff_t end = min_of(mine->last * PANEL, step->hidden);
+    clip_values clips;
+    if (CELL_CLIPS)
+        clips = values_at(step->clip);
     for (ptrdiff_t row = mine->from; row < mine->to; row++) {
         const ptrdiff_t row_before = step->repeat == 1 ? row : row / step->repeat;
         ptrdiff_t unit = mine->first * PANEL;
         for (; unit <= end - VL; unit += VL)
-            OF_PHASE(differentiate_units)(step, row, row_before, unit, VL);
+            OF_PHASE(differentiate_units)(step, &clips, row, row_before, unit, VL);
         if (unit < end)
-            OF_PHASE(differentiate_units)(step, row, row_before, unit, end - unit);
+            OF_PHASE(differentiate_units)(step, &clips, row, row_before, unit, end - unit);
     }
 }
 

@@ -13,6 +13,8 @@ static const cell CELL = {
     .saved = CELL_SAVED,
     .has_c = CELL_HAS_C,
     .carries_h = CELL_CARRIES_H,
+    .num_peepholes = CELL_PEEPHOLES,
+    .peepholes = {CELL_SEES},
     .num_phases = sizeof((const phase *[]){PHASES}) / sizeof(const phase *),
     .phases = {PHASES},
 };
@@ -27,3 +29,6 @@ static const cell CELL = {
 #undef CELL_SAVED
 #undef CELL_HAS_C
 #undef CELL_CARRIES_H
+#undef CELL_PEEPHOLES
+#undef CELL_SEES
+#undef CELL_CLIPS
