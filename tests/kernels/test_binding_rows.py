@@ -39,7 +39,7 @@ def packed_calls(forward=None, backward=None):
     }
     backward = {
         **saved, "dh0": ones(3, 4), "dc0": None, "dh": ones(6, 4), "dgates": ones(6, 4),
-        "dweights": Weights(*(w.copy() for w in weights)), **(backward or {}),
+        "dweights": weights.map(np.copy), **(backward or {}),
     }  # fmt: skip
     return (
         core.cell("rnn_tanh"),

@@ -47,6 +47,10 @@ class Weights(NamedTuple):
     weight_hr: Any = None
     peephole: Any = None
 
+    def map(self, function):
+        """Return the same of what a function makes of each array that there is."""
+        return Weights(*(array if array is None else function(array) for array in self))
+
 
 class ForwardLayer(NamedTuple):
     """One layer, forward: lstmc_forward_layer."""

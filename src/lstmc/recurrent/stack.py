@@ -121,9 +121,7 @@ class Recurrent(Layer):
 
     def weights(self):
         """Return the Weights of each layer and direction, as kernels take them: views, not copies."""
-        return [
-            Weights(*(w if w is None else w.view() for w in one)) for one in self.both_weights()[0]
-        ]
+        return [one.map(lambda w: w.view()) for one in self.both_weights()[0]]
 
     def both_weights(self):
         """Return the Weights of each layer and direction, and those of the gradients: its own views."""

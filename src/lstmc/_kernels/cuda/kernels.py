@@ -86,7 +86,7 @@ def recurrent_forward(cell, stacks, of, num_threads=None):
 
 def _layer_forward(cell, layer, x, y):
     """Run one layer; return its h of all steps. y None: only the next layer reads its output."""
-    weight_ih, weight_hh, bias = layer.weights
+    weight_ih, weight_hh, bias = layer.weights[:3]
     h, c, c_n, gates = layer.h, layer.c, layer.c_n, layer.gates
     on_current_device("the layer's weights", weight_hh)
     steps, batch, _ = x.shape
@@ -131,7 +131,7 @@ def recurrent_backward(cell, stacks, of, num_threads=None, repeat=1):
     """Differentiate a calls.BackwardStack: lstmc_backward of kernels.h."""
     check_num_threads(num_threads)
     (stack,) = stacks
-    layers, dx, dy, x = stack
+    layers, dx, dy, x = stack[:4]
     steps, batch = of.steps, of.batch * repeat
     for i in reversed(range(len(layers))):
         layer = layers[i]

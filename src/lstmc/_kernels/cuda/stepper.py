@@ -28,7 +28,7 @@ class RecurrentStepper:
         check_num_threads(num_threads)
         self = super().__new__(cls)
         self._weights = weights
-        self._copies = [tuple(w.copy() for w in layer) for layer in weights()]
+        self._copies = [tuple(w.copy() for w in layer[:3]) for layer in weights()]
         first, last = self._copies[0], self._copies[-1]
         self.dtype = first[0].dtype
         self._batch_rows, self._inputs = batch, first[0].shape[1]
