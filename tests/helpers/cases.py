@@ -4,8 +4,9 @@ A new cell is a row here and tests of its own equations. Deliberately without a 
 of lstmc itself: what judges a layer must not be wrong in the same way as the layer.
 """
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -24,17 +25,21 @@ class Cell:
         Of its problems and golden files.
     kind : str
         As reports, files and the command line call it.
-    make : partial of a class of lstmc
-        Takes input_size, hidden_size and the options that all recurrent layers have.
+    layer : class of lstmc
+    options : dict
+        What makes a layer of that class one of this cell; a function is one of the hidden units.
     states : tuple of str
         What a state holds.
     gates : tuple of str
         The row blocks of the weights.
+    weights : tuple of str
+        In the order of parameters().
     saved : tuple of str
         What the reference's forward returns, in order.
     forward, backward, step : functions
-        The reference's: of (x, *first, W, R, b), (dy, *dlast, x, *saved, W, R) and (x, *state, W, R, b).
-    moved_step : function of (from_x, r, bias, h, c, moved)
+        The reference's: of (x, *first, *weights), (dy, *dlast, x, *saved, *weights without the bias) and
+        (x, *state, *weights).
+    moved_step : function of (from_x, r, bias, h, c, moved, *weights beside)
         One step over complex numbers that returns h and c: from_x and r are x W' and R';
         moved(what) is added to c where it is made ("dc"), to the c that h is made of ("dc_through_h")
         and to the c that only the next step reads ("dc_later").
@@ -46,8 +51,8 @@ class Cell:
         The gates that lie in (0, 1); all others in (-1, 1), if anything bounds them.
     saturates : bool
         Whether anything bounds its values.
-    keeps : str or None
-        The gate that multiplies c, or h where there is no c, from step to step.
+    keeps : function of gates, or None
+        What multiplies c, or h where there is no c, from step to step.
     dsums_of_h : function of (dsums, gates)
         The gradients of what R makes of the sums, from those of what W makes.
     operands : function of (h_before, gates)
@@ -60,7 +65,7 @@ class Cell:
 
     name: str
     kind: str
-    make: partial
+    layer: type
     states: tuple
     gates: tuple
     saved: tuple
@@ -69,10 +74,12 @@ class Cell:
     step: Callable
     moved_step: Callable
     factors: Callable
+    options: dict = field(default_factory=dict)
+    weights: tuple = ("weight_ih", "weight_hh", "bias")
     torch: tuple | None = None
     sigmoids: tuple = ()
     saturates: bool = True
-    keeps: str | None = None
+    keeps: Callable | None = None
     dsums_of_h: Callable = lambda dsums, gates: dsums
     operands: Callable = lambda h_before, gates: [h_before] * max(1, len(gates))
     own_biases: int = 0
@@ -92,11 +99,40 @@ class Cell:
         """The gates that a trace has: none where the only one is h itself."""
         return self.gates if "gates" in self.saved else ()
 
+    def of(self, hidden):
+        """Return the options of a layer of so many units."""
+        return {k: v(hidden) if callable(v) else v for k, v in self.options.items()}
+
+    def make(self, input_size, hidden_size, *arguments, **options):
+        """Return a layer; it takes the options that all recurrent layers have."""
+        return self.layer(input_size, hidden_size, *arguments, **self.of(hidden_size), **options)
+
     def is_of(self, layer):
-        """Whether a layer is one of this cell."""
-        return isinstance(layer, self.make.func) and all(
-            getattr(layer, name) == value for name, value in self.make.keywords.items()
+        """Whether a layer is one of this cell, or of one that has more options."""
+        return isinstance(layer, self.layer) and all(
+            getattr(layer, name) == value for name, value in self.of(layer.hidden_size).items()
         )
+
+    @property
+    def least_hidden(self):
+        """The units that a layer has at least: a projection is narrower than what it projects."""
+        return 2 if "weight_hr" in self.weights else 1
+
+    def units(self, state, hidden):
+        """Return the units of a state: h may be projected."""
+        return self.of(hidden).get("proj_size", hidden) if state == "h" else hidden
+
+    def shapes(self, features, hidden):
+        """Return the shapes of the weights of one direction, in their order."""
+        rows, units = len(self.gates) * hidden, self.units("h", hidden)
+        shapes = {
+            "weight_ih": (rows, features),
+            "weight_hh": (rows, units),
+            "bias": (self.biases * hidden,),
+            "weight_hr": (units, hidden),
+            "peephole": (len(self.sigmoids) * hidden,),
+        }
+        return {name: shapes[name] for name in self.weights}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -108,40 +144,102 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def lstm_moved_step(from_x, r, bias, h, c, moved):
-    i, f, g, o = np.split(from_x + h @ r + bias, 4, axis=-1)
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g) + moved("dc")
-    h = sigmoid(o) * np.tanh(c + moved("dc_through_h"))
-    return h, c + moved("dc_later")
+def lstm(name="lstm", weights=(), coupled=False, clip=None, **options):
+    """Return the row of an LSTM; `weights` are those that it has beside the usual ones."""
+    gates = ("i", "g", "o") if coupled else ("i", "f", "g", "o")
+
+    def named(arrays):
+        return {**dict(zip(weights, arrays, strict=True)), "coupled": coupled}
+
+    def forward(x, h0, c0, weight_ih, weight_hh, bias, *beside):
+        usual = weight_ih, weight_hh, bias
+        return reference.lstm_forward(x, h0, c0, *usual, **named(beside), clip=clip)
+
+    def step(x, h, c, weight_ih, weight_hh, bias, *beside):
+        usual = weight_ih, weight_hh, bias
+        return reference.lstm_step(x, h, c, *usual, **named(beside), clip=clip)
+
+    def backward(dy, dh_n, dc_n, x, h, c, gates, *arrays, **options):
+        inside, arrays = (None, arrays) if clip is None else (arrays[0], arrays[1:])
+        usual = dy, dh_n, dc_n, x, h, c, gates, *arrays[:2]
+        return reference.lstm_backward(*usual, **named(arrays[2:]), inside=inside, **options)
+
+    def moved_step(from_x, r, bias, h, c, moved, *beside):
+        beside = dict(zip(weights, beside, strict=True))
+
+        def activated(function, sums):
+            if clip is None:
+                return function(sums)
+            return function(np.where(abs(sums.real) < clip, sums, clip * np.sign(sums.real)))
+
+        i, *f, g, o = np.split(from_x + h @ r + bias, len(gates), axis=-1)
+        looks = beside.get("peephole", np.zeros(len(gates) - 1))
+        p_i, *p_f, p_o = np.split(looks, len(gates) - 1, axis=-1)
+        i = activated(sigmoid, i + p_i * c)
+        f = 1 - i if coupled else activated(sigmoid, f[0] + p_f[0] * c)
+        c = f * c + i * activated(np.tanh, g) + moved("dc")
+        seen = c + moved("dc_through_h")
+        h = activated(sigmoid, o + p_o * seen) * np.tanh(seen)
+        if "weight_hr" in beside:
+            h = h @ np.swapaxes(beside["weight_hr"], -1, -2)
+        return h, c + moved("dc_later")
+
+    def factors(h, c, gates):
+        def slope(exact, sums):  # 0 at a limit
+            return exact * (1 if clip is None else abs(sums) < clip * (1 - 1e-6))
+
+        i, g, o = (gates[name] for name in "igo")
+        result = {
+            "1 - i" if coupled else "f": 1 - i if coupled else gates["f"],
+            "o (1 - tanh(c)^2)": o / np.cosh(c) ** 2,
+            "1 - g^2": slope(1 / np.cosh(np.arctanh(g)) ** 2, np.arctanh(g)),
+        }
+        for s in gates.keys() - {"g"}:
+            z = gates[s]
+            result[f"{s} (1 - {s})"] = slope(z - z * z, np.log(z) - np.log1p(-z))
+        return result
+
+    return Cell(
+        name=name,
+        kind="lstm",
+        layer=lstmc.LSTM,
+        options=options
+        | ({"coupled": True} if coupled else {})
+        | ({"clip": clip} if clip else {})
+        | ({"peephole": True} if "peephole" in weights else {}),
+        states=("h", "c"),
+        gates=gates,
+        weights=("weight_ih", "weight_hh", "bias", *weights),
+        saved=("h", "c", "gates", *(["inside"] if clip else [])),
+        forward=forward,
+        backward=backward,
+        step=step,
+        moved_step=moved_step,
+        factors=factors,
+        torch=("LSTM", {}) if name in ("lstm", "lstm_projected") else None,
+        sigmoids=("i", "o") if coupled else ("i", "f", "o"),
+        keeps=(lambda gates: 1 - gates["i"]) if coupled else (lambda gates: gates["f"]),
+        saved_beside=1 if "weight_hr" in weights else 0,
+        on_gpu=name == "lstm",
+    )
 
 
-def lstm_factors(h, c, gates):
-    i, f, g, o = (gates[name] for name in "ifgo")
-    return {
-        "f": f,
-        "o (1 - tanh(c)^2)": o / np.cosh(c) ** 2,
-        "1 - g^2": 1 / np.cosh(np.arctanh(g)) ** 2,
-        "i (1 - i)": i - i * i,
-        "f (1 - f)": f - f * f,
-        "o (1 - o)": o - o * o,
-    }
+def half(hidden):
+    """Return the projected units of so many: an odd number of most widths."""
+    return hidden // 2
 
 
-LSTM = Cell(
-    name="lstm",
-    kind="lstm",
-    make=partial(lstmc.LSTM),
-    states=("h", "c"),
-    gates=("i", "f", "g", "o"),
-    saved=("h", "c", "gates"),
-    forward=reference.lstm_forward,
-    backward=reference.lstm_backward,
-    step=reference.lstm_step,
-    moved_step=lstm_moved_step,
-    factors=lstm_factors,
-    torch=("LSTM", {}),
-    sigmoids=("i", "f", "o"),
-    keeps="f",
+# Such that of the sums of random problems a good third is limited, and of layers as they are made some.
+CLIP = 0.8
+
+LSTMS = (
+    lstm(),
+    lstm("lstm_peephole", ("peephole",)),
+    lstm("lstm_coupled", coupled=True),
+    lstm("lstm_coupled_peephole", ("peephole",), coupled=True),
+    lstm("lstm_clipped", clip=CLIP),
+    lstm("lstm_projected", ("weight_hr",), proj_size=half),
+    lstm("lstm_all", ("weight_hr", "peephole"), coupled=True, clip=CLIP, proj_size=half),
 )
 
 
@@ -186,7 +284,8 @@ def gru_dsums_of_h(dsums, gates):
 GRU = Cell(
     name="gru",
     kind="gru",
-    make=partial(lstmc.GRU, reset_after=True),
+    layer=lstmc.GRU,
+    options={"reset_after": True},
     states=("h",),
     gates=("r", "z", "n"),
     saved=("h", "gates", "recurrent"),
@@ -197,7 +296,7 @@ GRU = Cell(
     factors=gru_factors,
     torch=("GRU", {}),
     sigmoids=("r", "z"),
-    keeps="z",
+    keeps=lambda gates: gates["z"],
     dsums_of_h=gru_dsums_of_h,
     own_biases=1,
     saved_beside=1,
@@ -207,7 +306,8 @@ GRU = Cell(
 GRU_BEFORE = Cell(
     name="gru_before",
     kind="gru",
-    make=partial(lstmc.GRU, reset_after=False),
+    layer=lstmc.GRU,
+    options={"reset_after": False},
     states=("h",),
     gates=("r", "z", "n"),
     saved=("h", "gates"),
@@ -217,7 +317,7 @@ GRU_BEFORE = Cell(
     moved_step=gru_before_moved_step,
     factors=gru_factors,
     sigmoids=("r", "z"),
-    keeps="z",
+    keeps=lambda gates: gates["z"],
     operands=lambda h_before, gates: [h_before, h_before, gates["r"] * h_before],
     saved_beside=1,
     on_gpu=False,
@@ -238,7 +338,8 @@ def rnn(nonlinearity, activate, slope, **options):
     return Cell(
         name=f"rnn_{nonlinearity}",
         kind="rnn",
-        make=partial(lstmc.RNN, nonlinearity=nonlinearity),
+        layer=lstmc.RNN,
+        options={"nonlinearity": nonlinearity},
         states=("h",),
         gates=("h",),
         saved=("h",),
@@ -258,7 +359,7 @@ def tanh_slope(h):
 CELLS = {
     cell.name: cell
     for cell in (
-        LSTM,
+        *LSTMS,
         GRU,
         GRU_BEFORE,
         rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
@@ -271,6 +372,8 @@ CELLS = {
         ),
         rnn("identity", lambda z: z, lambda h: h * 0 + 1, saturates=False),
     )
+    # For the time being: only those whose options the layer has.
+    if set(cell.options) <= set(inspect.signature(cell.layer).parameters)
 }
 KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS.values()))
 
@@ -279,9 +382,12 @@ ONE_OF_EACH_KIND = tuple(
     next(cell.name for cell in CELLS.values() if cell.kind == kind) for kind in KINDS
 )
 IN_TORCH = tuple(cell.name for cell in CELLS.values() if cell.torch)
+# Those that have every option at once.
+OF_ALL_OPTIONS = tuple(cell.name for cell in CELLS.values() if len(cell.options) > 3)
 ON_GPU = tuple(cell.name for cell in CELLS.values() if cell.on_gpu)
 
 
 def cell_of(layer):
-    """Return the row of a recurrent layer; None of any other layer."""
-    return next((cell for cell in CELLS.values() if cell.is_of(layer)), None)
+    """Return the row of a recurrent layer, the one with the most options; None of any other layer."""
+    rows = [cell for cell in CELLS.values() if cell.is_of(layer)]
+    return max(rows, key=lambda cell: len(cell.options), default=None)

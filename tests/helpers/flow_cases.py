@@ -103,7 +103,7 @@ def make_case(name, cell, layers, dtype, form="time first"):
     if name == "nested":
         targets = 3 * rng.standard_normal((*order, CLASSES)).astype(dtype)
         return Case(net, x, state, targets=targets, form=form)
-    dy = rng.standard_normal((*order, HIDDEN)).astype(dtype)
+    dy = rng.standard_normal((*order, CELLS[cell].units("h", HIDDEN))).astype(dtype)
     return Case(net, x, state, dy=dy, form=form)
 
 

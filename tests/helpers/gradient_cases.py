@@ -19,7 +19,8 @@ def bare_case(cell, layers, dtype, form="time first"):
     rng = np.random.default_rng(seed_of(cell, layers, form))
     order = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
     net = make_cell(cell, FEATURES, HIDDEN, layers, dtype, batch_first=form == "batch first")
-    x, target = (rng.standard_normal((*order[form], n)).astype(dtype) for n in (FEATURES, HIDDEN))
+    widths = FEATURES, CELLS[cell].units("h", HIDDEN)
+    x, target = (rng.standard_normal((*order[form], n)).astype(dtype) for n in widths)
     return net, x, target, draw_state(net, () if form == "unbatched" else (BATCH,), rng)
 
 

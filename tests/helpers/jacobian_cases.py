@@ -71,7 +71,8 @@ def as_vector(parts):
 
 def as_parts(vectors, like):
     """The way back."""
-    pieces = np.split(vectors, len(like), axis=1)
+    ends = np.cumsum([len(part) * part.shape[2] for part in like])
+    pieces = np.split(vectors, ends[:-1], axis=1)
     return [v.reshape(len(v), len(a), -1).swapaxes(0, 1) for v, a in zip(pieces, like, strict=True)]
 
 

@@ -1,12 +1,13 @@
 """Stacks of recurrent layers as problems: made at random, solved by the reference and by lstmc.
 
 A problem is a dictionary with the keys of a golden recurrent file (golden/make_golden.py lists
-them): what goes in and the gradients that arrive. It may have "lengths", "resets", and 2
-"directions": then its states are (L*D, B, H), and dy is (T, B, D*H). A solution has the keys of
+them): what goes in and the gradients that arrive. It may have "lengths", "resets", "grad_clip", and 2
+"directions": then its states are (L*D, B, .), and dy is (T, B, D*P). A solution has the keys of
 what comes out. No test is here, and no tolerance.
 """
 
 import zlib
+from functools import partial
 
 import numpy as np
 from cases import CELLS, cell_of
@@ -47,12 +48,13 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
     """Draw a problem, in float64, of numbers that float32 holds exactly too.
 
     All states and all arriving gradients differ and none is zero. The recurrent weights are just
-    short of making a linear state grow.
+    short of making a linear state grow. Where a cell needs more units, it has its least.
     """
     case = cell, steps, batch, inputs, hidden, layers
     generator = np.random.default_rng(seed_of(*case, *[2] * (directions - 1)))
-    rows = hidden * len(CELLS[cell].gates)
-    biases = hidden * CELLS[cell].biases
+    row = CELLS[cell]
+    hidden = max(hidden, row.least_hidden)
+    units = row.units("h", hidden)
 
     def draw(*shape, scale=1.0):
         return np.round(1024 * scale * generator.standard_normal(shape)) / 1024
@@ -61,14 +63,19 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
     if directions == 2:
         problem["directions"] = 2
     for number, end in enumerate(suffixes(layers, directions)):
-        features = inputs if number < directions else directions * hidden
-        problem[f"weight_ih_{end}"] = draw(rows, features, scale=1 / np.sqrt(features))
-        problem[f"weight_hh_{end}"] = draw(rows, hidden, scale=0.9 / np.sqrt(hidden))
-        problem[f"bias_{end}"] = draw(biases)
-    problem["dy"] = draw(steps, batch, directions * hidden)
+        features = inputs if number < directions else directions * units
+        scales = {
+            "weight_ih": 1 / np.sqrt(features),
+            "weight_hh": 0.9 / np.sqrt(units),
+            "weight_hr": 1.5 / np.sqrt(hidden),
+            "peephole": 0.7,
+        }
+        for name, shape in row.shapes(features, hidden).items():
+            problem[f"{name}_{end}"] = draw(*shape, scale=scales.get(name, 1.0))
+    problem["dy"] = draw(steps, batch, directions * units)
     for state in states_of(cell):
-        problem[f"{state}0"] = draw(layers * directions, batch, hidden)
-        problem[f"d{state}_n"] = draw(layers * directions, batch, hidden)
+        shape = layers * directions, batch, row.units(state, hidden)
+        problem[f"{state}0"], problem[f"d{state}_n"] = draw(*shape), draw(*shape)
     return problem
 
 
@@ -80,7 +87,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
 def layer_weights(problem, end):
     """Return the weights whose names end in `end`, such as "l0_reverse"; a number is a layer's."""
     end = f"l{end}" if isinstance(end, int) else end
-    return [problem[f"{kind}_{end}"] for kind in ("weight_ih", "weight_hh", "bias")]
+    return [problem[f"{kind}_{end}"] for kind in CELLS[problem["cell"]].weights]
 
 
 def time_of(problem):
@@ -107,15 +114,17 @@ def reference_solution(problem):
     cell, ends = CELLS[problem["cell"]], suffixes_of(problem)
     y, last, saved = reference_forward(problem)
     dlast = [problem[f"d{state}_n"] for state in cell.states]
-    weights = [layer_weights(problem, end) for end in ends]
+    weights, backward = [layer_weights(problem, end) for end in ends], cell.backward
+    if "grad_clip" in problem:
+        backward = partial(backward, grad_clip=problem["grad_clip"])
     dx, dfirst, dweights = reference.stack_backward(
-        cell.backward, problem["dy"], dlast, saved, weights, problem.get("directions", 1)
+        backward, problem["dy"], dlast, saved, weights, problem.get("directions", 1)
     )
     result = {"y": y, "dx": dx}
     for state, final, initial in zip(cell.states, last, dfirst, strict=True):
         result |= {f"{state}_n": final, f"d{state}0": initial}
     for end, gradients in zip(ends, dweights, strict=True):
-        for kind, gradient in zip(("weight_ih", "weight_hh", "bias"), gradients, strict=True):
+        for kind, gradient in zip(cell.weights, gradients, strict=True):
             result[f"d_{kind}_{end}"] = gradient
     return result
 
@@ -137,9 +146,9 @@ def parts_of(state):
 
 def draw_state(layer, rows, rng):
     """Return a random state of a recurrent layer, in its own form; rows: (B,), () of one sequence."""
-    shape = (layer.num_layers * layer.num_directions, *rows, layer.hidden_size)
-    parts = [rng.standard_normal(shape).astype(layer.dtype) for _ in cell_of(layer).states]
-    return as_state(parts)
+    cell, count = cell_of(layer), layer.num_layers * layer.num_directions
+    shapes = [(count, *rows, cell.units(state, layer.hidden_size)) for state in cell.states]
+    return as_state([rng.standard_normal(shape).astype(layer.dtype) for shape in shapes])
 
 
 def first_state(problem):
@@ -152,11 +161,16 @@ def arriving_state(problem):
 
 def make_layer(problem, **options):
     """Return a layer with the problem's sizes, type and weights."""
-    x, (_, _, hidden) = problem["x"], problem["h0"].shape
+    x, cell = problem["x"], CELLS[problem["cell"]]
+    hidden = problem[f"{cell.states[-1]}0"].shape[
+        -1
+    ]  # of c, where there is one: h may be projected
     options = {"num_layers": problem["num_layers"], "dtype": x.dtype, **options}
     if problem.get("directions", 1) == 2:
         options["bidirectional"] = True
-    layer = CELLS[problem["cell"]].make(x.shape[-1], hidden, **options)
+    if "grad_clip" in problem:
+        options["grad_clip"] = problem["grad_clip"]
+    layer = cell.make(x.shape[-1], hidden, **options)
     for name in layer.parameters():
         layer[name][...] = problem[name]
     return layer

@@ -43,7 +43,7 @@ import lstmc
 # As good as central differences are; support.py says how good.
 DIFFERENCE_TOLERANCE = 1e-7
 
-WEIGHTS = ["weight_ih", "weight_hh", "bias"]
+WEIGHTS = ["weight_ih", "weight_hh", "bias"]  # of the usual cells
 
 
 # --------------------------------------------------------------------------------------------------
@@ -75,7 +75,8 @@ def naive_layer(layer, k, name, xs, first, nudge):
         from_x = (x + moved("dx", t)) @ np.swapaxes(weight("weight_ih", t), -1, -2)
         r = np.swapaxes(weight("weight_hh", t), -1, -2)
         bias = weight("bias", t) if layer.bias else 0
-        h, c = cell_of(layer).moved_step(from_x, r, bias, h, c, partial(moved, t=t))
+        beside = [weight(kind, t) for kind in cell_of(layer).weights[3:]]
+        h, c = cell_of(layer).moved_step(from_x, r, bias, h, c, partial(moved, t=t), *beside)
         h = h + moved("dh", t)
         ys.append(h + moved("dh_above", t))
         h = h + moved("dh_later", t)
@@ -171,7 +172,9 @@ def check_flow(case, flow, trace=None, at=(STEPS - 1,)):
         assert actual.cell == cell.kind
         exact = {}
         for part in PARTS if cell.has_c else ["dh", "dh_above", "dh_later", "dx"]:
-            features = layer.parameters()[f"weight_ih_l{k}"][1] if part == "dx" else hidden
+            features = cell.units(part[1], hidden)
+            if part == "dx":
+                features = layer.parameters()[f"weight_ih_l{k}"][1]
             exact[part] = slopes(case, name, part, (rows, features), trace)
             wanted = exact[part].sum(-1)
             assert_close(getattr(actual.gradients, part), wanted, tolerance, f"{name} {part}")
@@ -179,13 +182,13 @@ def check_flow(case, flow, trace=None, at=(STEPS - 1,)):
         if not cell.has_c:
             assert actual.dc is actual.dc_through_h is actual.dc_later is None
             assert actual.gradients.dc is actual.gradients.dc_through_h is None
-        for kind in WEIGHTS if layer.bias else WEIGHTS[:2]:
+        for kind in [kind for kind in cell.weights if layer.bias or kind != "bias"]:
             shape = layer.parameters()[f"{kind}_l{k}"]
             shape = shape if len(shape) == 2 else (1, *shape)  # so that it is added to every row
             wanted = norms(slopes(case, name, kind, shape, trace).sum(-1))
             assert_close(actual.weights[kind], wanted, tolerance, f"{name} {kind}")
         first = {
-            part: slopes(case, name, f"{part}0", (rows, hidden), trace, steps=1)
+            part: slopes(case, name, f"{part}0", (rows, cell.units(part, hidden)), trace, steps=1)
             for part in cell.states
         }
         wanted = naive_reach(exact, first, at)
@@ -420,6 +423,23 @@ def test_what_each_step_adds_to_the_weights(dtype, cell):
             assert_close(layer.weights[kind], norms(added), TOLERANCE[dtype], kind)
             assert_close(net.grad(f"{kind}_l{k}"), added.sum(0), TOLERANCE[dtype], kind)
         own = of_h[..., of_h.shape[-1] - CELLS[cell].own_biases * hidden :]
-        added = np.concatenate([dgates, own], axis=-1).sum(1)
-        assert_close(layer.weights["bias"], norms(added), TOLERANCE[dtype], "bias")
-        assert_close(net.grad(f"bias_l{k}"), added.sum(0), TOLERANCE[dtype], "bias")
+        vectors = {"bias": np.concatenate([dgates, own], axis=-1).sum(1)} | beside_weights(
+            CELLS[cell], problem, k, trace.layers[k], layer.gradients
+        )
+        for kind, added in vectors.items():
+            assert_close(layer.weights[kind], norms(added), TOLERANCE[dtype], kind)
+            assert_close(net.grad(f"{kind}_l{k}"), added.sum(0), TOLERANCE[dtype], kind)
+
+
+def beside_weights(cell, problem, k, trace, gradients):
+    """Return what each step adds to a projection and to peepholes, where there are any."""
+    added = {}
+    if "weight_hr" in cell.weights:
+        m = trace.gates["o"] * np.tanh(trace.c.astype(np.float64))
+        added["weight_hr"] = np.einsum("tbp,tbh->tph", gradients.dh, m)
+    if "peephole" in cell.weights:
+        before = np.concatenate([problem["c0"][k][None], trace.c[:-1]]).astype(np.float64)
+        blocks = dict(zip(cell.gates, np.split(gradients.dgates, len(cell.gates), axis=-1)))
+        of = {name: trace.c if name == "o" else before for name in cell.sigmoids}
+        added["peephole"] = np.concatenate([(blocks[n] * c).sum(1) for n, c in of.items()], axis=1)
+    return added

@@ -67,7 +67,7 @@ def check_gates(actual, cell, layer_trace, batch_axis=True):
         assert abs(actual.histograms[name].sum() - 1) < TOLERANCE
         assert_close(actual.histograms[name], counts / a.size, TOLERANCE, f"histogram of {name}")
     if cell.keeps:
-        f = values[cell.keeps].astype(np.float64)
+        f = cell.keeps({name: a.astype(np.float64) for name, a in values.items()})
         memory = [1 / np.mean([-math.log(v) for v in f[:, :, unit].flat]) for unit in range(HIDDEN)]
         assert_close(actual.memory, memory, TOLERANCE, "memory")
     else:

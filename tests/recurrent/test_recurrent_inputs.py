@@ -6,6 +6,7 @@ that is the same in another form.
 
 import numpy as np
 import pytest
+from cases import CELLS
 from recurrent_inputs import CASE, float32_problem, read_only, unaligned
 from stacks import (
     arriving_state,
@@ -81,10 +82,11 @@ def test_unbatched(cell, batch_first):
     actual = solution(bare, layer)
     for name, value in actual.items():
         assert_same_bits(value, expected[name].reshape(value.shape))
-    assert actual["y"].shape == (5, 9)
-    assert actual["h_n"].shape == actual["dh0"].shape == (2, 9)
+    units = CELLS[cell].units("h", 9)
+    assert actual["y"].shape == (5, units)
+    assert actual["h_n"].shape == actual["dh0"].shape == (2, units)
     _, _, trace = layer.forward(bare["x"])
-    assert trace.layers[0].h.shape == (5, 9)
+    assert trace.layers[0].h.shape == (5, units)
 
 
 def test_no_bias(isa, dtype, cell):
@@ -114,7 +116,7 @@ def test_no_steps_or_no_rows(isa, cell, steps, batch, threads):
     layer, x, state = make_layer(problem), problem["x"], first_state(problem)
     for training in (False, True):
         y, last, trace = layer.forward(x, state, training=training, num_threads=threads)
-        assert y.shape == (steps, batch, 9)
+        assert y.shape == (steps, batch, CELLS[cell].units("h", 9))
         assert_same_bits(last, state)
         for part, start in zip(parts_of(last), parts_of(state), strict=True):
             assert not np.may_share_memory(part, start)

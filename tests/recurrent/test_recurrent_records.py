@@ -47,14 +47,14 @@ def test_backward_that_records(isa, cell, layers, form, need_grads):
 
     top = records[-1]
     rows = 1 if form == "unbatched" else BATCH
-    assert top.dh_above.shape == (STEPS, rows, HIDDEN)
+    assert top.dh_above.shape == (STEPS, rows, CELLS[cell].units("h", HIDDEN))
     assert_same_bits(
         np.ascontiguousarray(top.dh_above), np.ascontiguousarray(case.time_first(case.dy))
     )
     for k, one in enumerate(records[1:]):
         assert_same_bits(one.dh, one.dh_above + one.dh_later)
         # What arrives through the final state is what the last step sends on to itself.
-        arriving = [a[k].reshape(rows, HIDDEN) for a in parts_of(dstate)]
+        arriving = [a[k].reshape(rows, -1) for a in parts_of(dstate)]
         assert_same_bits(one.dh_later[-1], arriving[0])
         if CELLS[cell].has_c:
             assert_same_bits(one.dc_later[-1], arriving[1])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import CELLS
 from recurrent_inputs import float32_problem, read_only, unaligned
 from stacks import as_type, first_state, make_layer, parts_of, random_problem
 from support import assert_same_bits
@@ -15,7 +16,8 @@ def test_stepper_forms(isa, dtype, cell):
     layer = make_layer(problem)
     expected = layer(problem["x"])[0]
     plain, flat, into, flat_into = (layer.stepper() for _ in range(4))
-    out, flat_out = np.empty((1, 9), dtype), np.empty(9, dtype)
+    units = CELLS[cell].units("h", 9)
+    out, flat_out = np.empty((1, units), dtype), np.empty(units, dtype)
     for x_t, y_t in zip(problem["x"], expected, strict=True):
         assert_same_bits(plain(x_t), y_t)
         assert_same_bits(flat(x_t[0]), y_t[0])
@@ -39,8 +41,8 @@ def test_stepper_state(cell):
     problem = float32_problem(cell)
     layer = make_layer(problem)
     stepper, other = layer.stepper(3), layer.stepper(3)
-    for part in parts_of(stepper.state):
-        assert part.shape == (2, 3, 9)
+    for part, like in zip(parts_of(stepper.state), parts_of(first_state(problem)), strict=True):
+        assert part.shape == like.shape
         assert not part.any()
     start = first_state(problem)
     stepper.state = start

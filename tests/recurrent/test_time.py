@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from cases import ONE_OF_EACH_KIND
+from cases import OF_ALL_OPTIONS, ONE_OF_EACH_KIND
 from stacks import (
     arriving_state,
     as_state,
@@ -63,7 +63,7 @@ def assert_solves(actual, expected, tolerance):
 
 @pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("stack", STACKS, ids=str)
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("cell", [*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS])
 def test_like_the_reference(cell, stack, time, isa, dtype):
     problem, expected = solved(cell, time, *stack)
     actual = solution(as_type(problem, dtype))
@@ -84,21 +84,21 @@ def test_every_cell(cell, directions, isa, dtype):
 @pytest.mark.parametrize(
     "sizes", [(90, 25, 17), (3, 70, 9), (40, 9, 130)], ids=["long", "many", "wide"]
 )
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("cell", [*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS])
 def test_blocks(cell, sizes, directions, isa, dtype):
     """Sizes that are cut in several blocks, of time and of rows."""
     problem, expected = solved(cell, "lengths and resets", 2, directions, 35, sizes)
     assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("cell", [*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS])
 def test_chunks_of_rows_that_become_fewer(cell, isa, dtype):
     """So many rows that backward makes several chunks of steps of them, the last ones longer."""
     problem, expected = solved(cell, "lengths", 1, 1, 5, (150, 30, INPUTS))
     assert_solves(solution(as_type(problem, dtype)), expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("cell", [*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS])
 def test_more_rows_in_a_step_than_a_block_has(cell, isa, dtype):
     """The gradient of R is then a sum over several blocks of the rows that steps began from."""
     problem, expected = solved(cell, "lengths", 1, 1, 3, (3, 1900, 2))
@@ -145,7 +145,7 @@ def test_few_steps_or_rows(cell, directions, sizes, time, dtype):
 
 @pytest.mark.parametrize("time", PARAMETERS)
 @pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("cell", [*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS])
 def test_derivatives(cell, directions, time, isa):
     """Every output of backward is the derivative of the kernels' own forward."""
     problem = problem_of(cell, time, 2, directions, 3, (4, 3, 2))

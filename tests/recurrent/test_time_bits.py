@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cases import ONE_OF_EACH_KIND
+from cases import CELLS, ONE_OF_EACH_KIND
 from stacks import (
     as_state,
     as_type,
@@ -173,8 +173,8 @@ def cut_by_hand(layer, problem):
     """
     x, resets, directions = problem["x"], problem["resets"], layer.num_directions
     steps, batch = x.shape[:2]
-    y = np.zeros((steps, batch, directions * layer.hidden_size), x.dtype)
     first = parts_of(first_state(problem))
+    y = np.zeros((steps, batch, directions * first[0].shape[2]), x.dtype)
     last = [np.zeros_like(part) for part in first]
     for b in range(batch):
         end = problem["lengths"][b] if "lengths" in problem else steps
@@ -257,14 +257,15 @@ def test_one_direction_is_the_other_turned_round(isa, dtype, cell):
     steps, ends = np.arange(STEPS)[:, None], problem["lengths"]
     at = np.where(steps < ends, ends - 1 - steps, steps)[:, :, None]
     turned = {key: np.take_along_axis(problem[key], at, 0) for key in ("x", "dy")}
-    turned["dy"] = np.roll(turned["dy"], 17, axis=2)
+    units = problem["h0"].shape[2]
+    turned["dy"] = np.roll(turned["dy"], units, axis=2)
     for name in states_of(cell):
         turned |= {key: problem[key][::-1].copy() for key in (f"{name}0", f"d{name}_n")}
-    for kind in ("weight_ih", "weight_hh", "bias"):
+    for kind in CELLS[cell].weights:
         one, other = f"{kind}_l0", f"{kind}_l0_reverse"
         turned |= {one: problem[other], other: problem[one]}
     expected, actual = solution(problem), solution(problem | turned)
-    y = np.roll(np.take_along_axis(actual["y"], at, 0), 17, axis=2)
+    y = np.roll(np.take_along_axis(actual["y"], at, 0), units, axis=2)
     assert_same_bits(y, expected["y"], "y")
     assert_same_bits(np.take_along_axis(actual["dx"], at, 0), expected["dx"], "dx")
     for name in states_of(cell):

@@ -6,7 +6,7 @@ reference, laid out in that order, and central differences of a walk of single s
 
 import numpy as np
 import pytest
-from cases import CELLS
+from cases import CELLS, OF_ALL_OPTIONS
 from stacks import (
     arriving_state,
     as_type,
@@ -68,7 +68,8 @@ def test_traces_are_those_of_the_reference(isa, dtype, cell, directions, time):
             gates = np.concatenate(list(one.gates.values()), axis=2)
             assert_close(gates, saved["gates"], tolerance, "gates")
     for d in range(directions):
-        half = y[..., d * 7 : (d + 1) * 7]
+        units = cell.units("h", 7)
+        half = y[..., d * units : (d + 1) * units]
         assert_same_bits(np.ascontiguousarray(half), trace.layers[d - directions].h.copy(), "y")
 
 
@@ -79,9 +80,13 @@ def test_traces_are_zero_beyond_an_end_and_read_only(dtype, cell, directions, ti
     _, _, trace, _, _ = traced(problem)
     padding = beyond(problem)
     for one in trace.layers:
-        for array in (one.h, one.h_before, *((one.c,) if one.c is not None else ()),
-                      *one.gates.values()):  # fmt: skip
-            assert array.shape == (STEPS, BATCH, 7)
+        projected = [one.h, one.h_before]
+        others = [*([one.c] if one.c is not None else []), *one.gates.values()]
+        for array, units in (
+            *((array, CELLS[cell].units("h", 7)) for array in projected),
+            *((array, 7) for array in others),
+        ):
+            assert array.shape == (STEPS, BATCH, units)
             assert array.dtype == dtype
             assert not array[padding].any()
             with pytest.raises(ValueError, match="read-only"):
@@ -125,7 +130,8 @@ def test_traces_of_one_sequence(dtype, cell, directions):
 
 @pytest.mark.parametrize(
     ("cell", "time"),
-    [("rnn_tanh", time) for time in TIMES] + [("gru", "resets"), ("lstm", "lengths and resets")],
+    [("rnn_tanh", time) for time in TIMES]
+    + [("gru", "resets"), *((cell, "lengths and resets") for cell in ("lstm", *OF_ALL_OPTIONS))],
 )
 @pytest.mark.parametrize("directions", [1, 2])
 def test_gradients_at_states(isa, cell, directions, time):
@@ -142,7 +148,7 @@ def test_gradients_at_states(isa, cell, directions, time):
                 y, last = walk(problem, {where: value})
                 return sum(np.sum(a * b) for a, b in zip(arriving, [y, *last], strict=True))
 
-            expected = numerical_gradient(loss, np.zeros((4, 3, 3)))
+            expected = numerical_gradient(loss, np.zeros((4, 3, CELLS[cell].units(name, 3))))
             assert_close(actual[name], expected, DIFFERENCE_TOLERANCE, f"d{name} of {number}")
 
 
@@ -170,9 +176,9 @@ def test_gradients_at_sums(dtype, cell, directions, time):
     assert_close(sum(one.dx for one in record[:directions]), dx, tolerance, "dx")
     between = sum(one.dx for one in record[directions:])
     for d in range(directions):
-        half = between[..., d * 7 : (d + 1) * 7]
-        assert_close(record[d].dh_above, half, tolerance, "what arrives from above")
-        top = np.where(padding[..., None], 0, problem["dy"])[..., d * 7 : (d + 1) * 7]
+        units = slice(d * CELLS[cell].units("h", 7), (d + 1) * CELLS[cell].units("h", 7))
+        assert_close(record[d].dh_above, between[..., units], tolerance, "what arrives from above")
+        top = np.where(padding[..., None], 0, problem["dy"])[..., units]
         assert_close(record[directions + d].dh_above, top, 0, "dy")
 
 

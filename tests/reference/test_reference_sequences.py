@@ -5,7 +5,7 @@ Its judges are a loop of single steps that asks at each one what a row does ther
 
 import numpy as np
 import pytest
-from cases import CELLS, ONE_OF_EACH_KIND
+from cases import CELLS, OF_ALL_OPTIONS, ONE_OF_EACH_KIND
 from reference_cases import DIFFERENCE_TOLERANCE, GOLDEN_TOLERANCE
 from stacks import (
     as_type,
@@ -45,7 +45,7 @@ DIFFERENTIATED = [("rnn_tanh", 1, 2, time) for time in TIMES] + [
         *(cell, *stack, "lengths and resets"),
         marks=pytest.mark.slow if stack == (2, 2) and cell != "gru" else (),
     )
-    for cell in ONE_OF_EACH_KIND
+    for cell in (*ONE_OF_EACH_KIND, *OF_ALL_OPTIONS)
     for stack in ((1, 1), (1, 2), (2, 2))
 ]
 

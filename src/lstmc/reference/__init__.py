@@ -5,9 +5,10 @@ kernels to it. It is deliberately not fast, not stateful and not defensive: it l
 Python, writes to none of its arguments, returns new arrays, and checks neither shapes nor types.
 Results have the type of the input, float32 or float64; losses and norms are Python floats.
 
-Shapes are written with T time steps, B batch rows, I input features, H hidden units, O output
-features and V words or classes. Sequences are time-major. Sequences of states have T + 1 slots:
-slot 0 is the initial state, slot t the state after t steps. ``dx`` means d loss / d x, always.
+Shapes are written with T time steps, B batch rows, I input features, H hidden units, P projected
+units (H without projection), O output features and V words or classes. Sequences are time-major.
+Sequences of states have T + 1 slots: slot 0 is the initial state, slot t the state after t steps.
+``dx`` means d loss / d x, always.
 
 References
 ----------
@@ -15,12 +16,17 @@ Huber (1964), Robust estimation of a location parameter.
 Elman (1990), Finding structure in time.
 Hochreiter & Schmidhuber (1997), Long short-term memory.
 Gers, Schmidhuber & Cummins (2000), Learning to forget: continual prediction with LSTM.
+Gers & Schmidhuber (2000), Recurrent nets that time and count.
 Tieleman & Hinton (2012), Lecture 6.5: RMSprop.
+Graves (2013), Generating sequences with recurrent neural networks.
 Cho et al. (2014), Learning phrase representations using RNN encoder-decoder.
+Sak, Senior & Beaufays (2014), Long short-term memory recurrent neural network architectures for
+large scale acoustic modeling.
 Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks.
 Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum.
 Schuster & Paliwal (1997), Bidirectional recurrent neural networks.
 Kingma & Ba (2015), Adam: a method for stochastic optimization.
+Greff, Srivastava, Koutník, Steunebrink & Schmidhuber (2017), LSTM: a search space odyssey.
 Loshchilov & Hutter (2019), Decoupled weight decay regularization.
 """
 

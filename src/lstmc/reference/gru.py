@@ -3,7 +3,7 @@
 import numpy as np
 
 from .linear import linear_backward
-from .lstm import sigmoid
+from .lstm import limit, sigmoid
 
 __all__ = ["gru_backward", "gru_forward", "gru_step"]
 
@@ -73,8 +73,8 @@ def gru_forward(x, h0, weight_ih, weight_hh, bias):
     return h, gates, recurrent
 
 
-def gru_backward(dh, dh_n, x, h, gates, recurrent, weight_ih, weight_hh):
-    """Back-propagation through time of `gru_forward`: exact, over all T steps.
+def gru_backward(dh, dh_n, x, h, gates, recurrent, weight_ih, weight_hh, *, grad_clip=None):
+    """Back-propagation through time of `gru_forward`: exact, over all T steps, unless it is limited.
 
     Parameters
     ----------
@@ -84,6 +84,9 @@ def gru_backward(dh, dh_n, x, h, gates, recurrent, weight_ih, weight_hh):
         Gradient arriving through the final state, on top of ``dh[-1]``.
     x, h, gates, recurrent, weight_ih, weight_hh
         What `gru_forward` took and returned.
+    grad_clip : float, optional
+        What the gradients of the sums, of W's and of R's, are limited to at each step, before anything is
+        computed from them (Graves 2013).
 
     Returns
     -------
@@ -104,8 +107,8 @@ def gru_backward(dh, dh_n, x, h, gates, recurrent, weight_ih, weight_hh):
         dn = dn * (1 - n**2)
         dr = dn * recurrent[t] * r * (1 - r)
         dz = dz * z * (1 - z)
-        dsums[t] = np.concatenate([dr, dz, dn], axis=-1)
-        drecurrent[t] = np.concatenate([dr, dz, dn * r], axis=-1)
+        dsums[t] = limit(np.concatenate([dr, dz, dn], axis=-1), grad_clip)
+        drecurrent[t] = limit(np.concatenate([dr, dz, dn * r], axis=-1), grad_clip)
         dh_next = dh_t * z + drecurrent[t] @ weight_hh
     dx, dweight_ih, dbias = linear_backward(dsums, x, weight_ih)
     _, dweight_hh, dbias_hh = linear_backward(drecurrent, h[:-1], weight_hh)

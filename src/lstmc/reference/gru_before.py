@@ -3,7 +3,7 @@
 import numpy as np
 
 from .linear import linear_backward
-from .lstm import sigmoid
+from .lstm import limit, sigmoid
 
 __all__ = ["gru_before_backward", "gru_before_forward", "gru_before_step"]
 
@@ -68,8 +68,8 @@ def gru_before_forward(x, h0, weight_ih, weight_hh, bias):
     return h, gates
 
 
-def gru_before_backward(dh, dh_n, x, h, gates, weight_ih, weight_hh):
-    """Back-propagation through time of `gru_before_forward`: exact, over all T steps.
+def gru_before_backward(dh, dh_n, x, h, gates, weight_ih, weight_hh, *, grad_clip=None):
+    """Back-propagation through time of `gru_before_forward`: exact, over all T steps, unless it is limited.
 
     Parameters
     ----------
@@ -79,6 +79,9 @@ def gru_before_backward(dh, dh_n, x, h, gates, weight_ih, weight_hh):
         Gradient arriving through the final state, on top of ``dh[-1]``.
     x, h, gates, weight_ih, weight_hh
         What `gru_before_forward` took and returned.
+    grad_clip : float, optional
+        What the gradients of the sums are limited to at each step, before anything is computed
+        from them (Graves 2013).
 
     Returns
     -------
@@ -97,11 +100,11 @@ def gru_before_backward(dh, dh_n, x, h, gates, weight_ih, weight_hh):
         dh_t = dh[t] + dh_next
         dz, dn = dh_t * (h[t] - n), dh_t * (1 - z)
         # n = tanh(W x + R (r * h_before) + b), r, z = sigmoid(...)
-        dn = dn * (1 - n**2)
+        dn = limit(dn * (1 - n**2), grad_clip)
         dlet = dn @ weight_hh[rows:]  # at r * h_before
         dr = dlet * h[t] * r * (1 - r)
         dz = dz * z * (1 - z)
-        dsums[t] = np.concatenate([dr, dz, dn], axis=-1)
+        dsums[t] = limit(np.concatenate([dr, dz, dn], axis=-1), grad_clip)
         dh_next = dh_t * z + dlet * r + dsums[t, :, :rows] @ weight_hh[:rows]
     dx, dweight_ih, dbias = linear_backward(dsums, x, weight_ih)
     let = gates[..., : rows // 2] * h[:-1]

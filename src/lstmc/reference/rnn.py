@@ -3,6 +3,7 @@
 import numpy as np
 
 from .linear import linear_backward
+from .lstm import limit
 
 __all__ = ["rnn_backward", "rnn_forward", "rnn_step"]
 
@@ -62,8 +63,8 @@ def rnn_forward(x, h0, weight_ih, weight_hh, bias, nonlinearity="tanh"):
     return h
 
 
-def rnn_backward(dh, dh_n, x, h, weight_ih, weight_hh, nonlinearity="tanh"):
-    """Back-propagation through time of `rnn_forward`: exact, over all T steps.
+def rnn_backward(dh, dh_n, x, h, weight_ih, weight_hh, nonlinearity="tanh", *, grad_clip=None):
+    """Back-propagation through time of `rnn_forward`: exact, over all T steps, unless it is limited.
 
     Parameters
     ----------
@@ -73,6 +74,9 @@ def rnn_backward(dh, dh_n, x, h, weight_ih, weight_hh, nonlinearity="tanh"):
         Gradient arriving through the final state, on top of ``dh[-1]``.
     x, h, weight_ih, weight_hh, nonlinearity
         What `rnn_forward` took and returned. The slope of relu at 0 is 0.
+    grad_clip : float, optional
+        What the gradients of the sums are limited to at each step, before anything is computed
+        from them (Graves 2013).
 
     Returns
     -------
@@ -90,7 +94,7 @@ def rnn_backward(dh, dh_n, x, h, weight_ih, weight_hh, nonlinearity="tanh"):
     da = np.empty_like(h[1:])  # with respect to the sums before the nonlinearity
     dh_next = dh_n
     for t in reversed(range(len(x))):  # da[t] belongs to the step from state t to state t + 1
-        da[t] = (dh[t] + dh_next) * slope(h[t + 1])
+        da[t] = limit((dh[t] + dh_next) * slope(h[t + 1]), grad_clip)
         dh_next = da[t] @ weight_hh
     dx, dweight_ih, dbias = linear_backward(da, x, weight_ih)
     _, dweight_hh, _ = linear_backward(da, h[:-1], weight_hh)

@@ -47,11 +47,11 @@ def layer_forward(forward, x, states, weights, lengths=None, resets=None, revers
         parts of the state and the weights, and returns the parts of the states first.
     x : (T, B, I) array
         Beyond a row's end it is not read.
-    states : sequence of (B, H) arrays
+    states : sequence of (B, P) or (B, H) arrays
         The parts of the initial state: h, or h and c. The reverse direction begins with it at the row's
         end.
     weights : sequence
-        weight_ih, weight_hh and bias, as `forward` takes them.
+        weight_ih, weight_hh, bias and those that the cell has beside them, as `forward` takes them.
     lengths : (B,) integer array, optional
         The steps of each row.
     resets : (T, B) boolean array, optional
@@ -61,7 +61,7 @@ def layer_forward(forward, x, states, weights, lengths=None, resets=None, revers
 
     Returns
     -------
-    y : (T, B, H) array
+    y : (T, B, P) array
         h after each step, at that step of x; zeros beyond a row's end.
     last : list of (B, H) arrays
         The state after the last step in the direction's order; the initial one of a row without steps.
@@ -91,8 +91,9 @@ def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
     Parameters
     ----------
     backward : function
-        The cell's: `rnn_backward`, `lstm_backward`, `gru_backward`, or one like them.
-    dy : (T, B, H) array
+        The cell's: `rnn_backward`, `lstm_backward`, `gru_backward`, or one like them, which takes the
+        weights without the bias.
+    dy : (T, B, P) array
         Gradient arriving at y; beyond a row's end it is not read.
     dlast : sequence of (B, H) arrays
         Gradient arriving through the parts of the last state.
@@ -107,17 +108,18 @@ def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
         At the parts of the initial state: zeros where it was discarded, and what arrives through the last
         state where a row has no steps.
     dweights : list of arrays
-        Of weight_ih, weight_hh and bias: sums over the pieces.
+        Of each of the weights: sums over the pieces.
     """
     dx = np.zeros_like(x)
     dfirst = [part.copy() for part in dlast]
     dweights = [np.zeros_like(weight) for weight in weights]
+    without_bias = [*weights[:2], *weights[3:]]
     for (rows, _, _, _), _ in saved:
         for part in dfirst:
             part[rows] = 0
     for (rows, span, begin, is_last), arrays in saved:
         arriving = [part[rows] if is_last else np.zeros_like(part[rows]) for part in dlast]
-        out = backward(_read(dy, rows, span, reverse), *arriving, *arrays, *weights[:2])
+        out = backward(_read(dy, rows, span, reverse), *arriving, *arrays, *without_bias)
         _read(dx, rows, span, reverse)[...] = out[0]
         for part, gradient in zip(dfirst, out[1:], strict=False):
             if begin == "state":
@@ -138,13 +140,13 @@ def stack_forward(forward, x, states, weights, directions=1, lengths=None, reset
         The parts of the initial state, the forward direction's of each layer before the reverse one's, as
         in PyTorch.
     weights : list of L*D sequences
-        weight_ih, weight_hh and bias of each, in that order.
+        Those of each, as for `layer_forward`.
     directions : {1, 2}
         D.
 
     Returns
     -------
-    y : (T, B, D*H) array
+    y : (T, B, D*P) array
     last : list of (L*D, B, H) arrays
     saved : list of L*D tuples
         What each direction read, and what it saved, for `stack_backward`.
@@ -171,7 +173,7 @@ def stack_backward(backward, dy, dlast, saved, weights, directions=1):
     ----------
     backward : function
         As for `layer_backward`.
-    dy : (T, B, D*H) array
+    dy : (T, B, D*P) array
     dlast : sequence of (L*D, B, H) arrays
     saved, weights, directions
         What `stack_forward` took and returned.
