@@ -105,6 +105,8 @@ class LayerTrace:
     h : ndarray (T, B, P)
     c : ndarray (T, B, H)
         The states after each step; c is None where the cell has none. Zeros beyond an end.
+    m : ndarray (T, B, H) or None
+        What h is a projection of, where it is one.
     h_before : ndarray (T, B, P)
         The hidden state that each step began from.
     gates : dict of str to ndarray (T, B, H)
@@ -147,6 +149,12 @@ class LayerTrace:
         """H."""
         return (self.all_h if self.all_m is None else self.all_m).shape[-1]
 
+    @property
+    def h_gate(self):
+        """The hidden state as reports show it, like a gate: nothing bounds a projection."""
+        gate = self.cell.h
+        return gate if self.all_m is None else gate._replace(activation="identity")
+
     # Views, or copies where rows have other places, are made when they are asked for: a training step asks
     # for none.
 
@@ -154,6 +162,11 @@ class LayerTrace:
     def h(self):
         """The hidden state after each step."""
         return self._shown(self.states(self.all_h))
+
+    @property
+    def m(self):
+        """What h is a projection of, (T, B, H); None where it is none."""
+        return None if self.all_m is None else self._shown(self.all_m)
 
     @property
     def c(self):

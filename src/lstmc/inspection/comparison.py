@@ -241,7 +241,7 @@ class Comparison(Report):
         cell = CONTESTANTS[kind].cell
         if not cell.keeps:
             return f"the {kind.upper()}'s recurrent matrix is {self.start}"
-        title = next(gate.title for gate in cell.gates if gate.name == cell.keeps)
+        title = next(gate.title for gate in cell.all_gates if gate.name == cell.keeps)
         gates = f"the {kind.upper()}'s {title.removesuffix(f' {cell.keeps}')}s"
         if self.forget == "spread":
             return f"{gates} keep for 1 to {self.problem.length} steps"

@@ -351,6 +351,19 @@ def _added(layer, trace, number, g):
         if own := layer.cell.own_biases * layer.hidden_size:  # of R's part of the last gates
             parts.append(of_h[..., -own:].sum(1, dtype=np.float64))
         added["bias"] = norms_over_time(layer.kernels.arrays.concatenate(parts, axis=-1))
+    of_layer, hidden = trace.layers[number], layer.hidden_size
+    if of_layer.all_m is not None:
+        added["weight_hr"] = contribution_norms(g.dh, of_layer.on_grid(of_layer.all_m))
+    if layer.cell.peepholes:
+        before, after = (
+            of_layer.on_grid(read(of_layer.all_c)).astype(np.float64)
+            for read in (of_layer.rows_before, of_layer.states)
+        )
+        seen = [
+            g.dgates[..., layer.cell.rows(name, hidden)] * (after if name == "o" else before)
+            for name in layer.cell.peepholes
+        ]
+        added["peephole"] = norms_over_time(np.concatenate(seen, axis=-1).sum(1))
     return added
 
 

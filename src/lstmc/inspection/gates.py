@@ -203,7 +203,7 @@ def _statistics(name, trace):
     cell, hidden = trace.cell, trace.h.shape[-1]
     arrays = {name: host(a) for name, a in {**trace.gates, "h": trace.h}.items()}
     values = {gate: trace.real(a) for gate, a in arrays.items()}  # (n, H)
-    gates = {gate.name: gate for gate in (*cell.gates, cell.h)}
+    gates = {gate.name: gate for gate in (*cell.all_gates, trace.h_gate)}
     histograms, ranges, low, high, beyond = {}, {}, {}, {}, {}
     for gate, a in values.items():
         bounds, limits = gates[gate].bounds, gates[gate].limits

@@ -63,7 +63,7 @@ def state_jacobian(layer, x=None, t0=0, t1=None, state=None, *, trace=None, num_
     ndarray (B, S, S), or (S, S) for an unbatched sequence
         ``[b, i, j]`` is d s_t1[i] / d s_t0[j] of row b; zero where the row is reset between the two. A
         state is one vector: h of all layers of the stack, the first one first (of both directions, each in
-        its own order), then c of all layers where the cell has it: S is L*D*H or 2*L*D*H.
+        its own order), then c of all layers where the cell has it: S is L*D*P or L*D*(P + H).
 
     Raises
     ------
@@ -99,8 +99,8 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
 
     Returns
     -------
-    ndarray (t+1, B, H, I), or (t+1, H, I) for an unbatched sequence
-        ``[s, b, i, j]`` is d y_t[i] / d x_s[j] of row b. Of a bidirectional layer (T, B, 2 H, I).
+    ndarray (t+1, B, P, I), or (t+1, P, I) for an unbatched sequence
+        ``[s, b, i, j]`` is d y_t[i] / d x_s[j] of row b. Of a bidirectional layer (T, B, 2 P, I).
 
     Raises
     ------
@@ -108,7 +108,7 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
         An argument does not fit, or the trace is another layer's.
     """
     trace = trace_of(layer, x, state, trace, num_threads, lengths, resets)
-    of, batch, inputs, hidden = trace.sequences, trace.batch, layer.input_size, layer.hidden_size
+    of, batch, inputs, outputs = trace.sequences, trace.batch, layer.input_size, layer.features_of_h
     if not of.steps:
         raise ValueError("x must have at least one step, got none")
     t = of.steps - 1 if t is None else t
@@ -116,15 +116,15 @@ def input_jacobian(layer, x=None, t=None, state=None, *, trace=None, num_threads
         raise ValueError(f"t must be a step in [0, {of.steps}), got {t!r}")
     arrays, ends, parts = layer.kernels.arrays, of.ends, []
     for d in range(layer.num_directions):
-        seeds = arrays.zeros(
-            (len(layer.cell.states), layer.num_layers, batch, hidden, hidden), layer.dtype
-        )
-        seeds[0, -1] = arrays.eye(hidden, dtype=layer.dtype)
-        dx = arrays.zeros((of.steps, batch * hidden, inputs), layer.dtype)
+        seeds = [
+            arrays.zeros((layer.num_layers, batch * outputs, units), layer.dtype)
+            for units in layer.state_sizes
+        ]
+        seeds[0][-1] = arrays.tile(arrays.eye(outputs, dtype=layer.dtype), (batch, 1))
+        dx = arrays.zeros((of.steps, batch * outputs, inputs), layer.dtype)
         after = t + 1 if not d else of.steps - t if of.are_rows else np.maximum(ends - t, 0)
-        seeds = seeds.reshape(*seeds.shape[:2], batch * hidden, hidden)
-        sweep_direction(layer, trace, seeds, after, 0, hidden, num_threads, d, dx)
-        parts.append(dx.reshape(of.steps, batch, hidden, inputs))
+        sweep_direction(layer, trace, seeds, after, 0, outputs, num_threads, d, dx)
+        parts.append(dx.reshape(of.steps, batch, outputs, inputs))
     out = parts[0][: t + 1] if len(parts) == 1 else arrays.concatenate(parts, axis=2)
     if not of.are_rows:
         out[:, ends <= t] = 0  # y is zero there, whatever x is

@@ -317,8 +317,8 @@ def plot_jacobian(
     title : str
     path : str or path, optional
         Where to write it as a PNG file.
-    parts : list of str, optional
-        What a state consists of, in parts of equal size, for the axes: as ``sweeps.state_parts(layer)``.
+    parts : list of (str, int), optional
+        What a state consists of, parts and their sizes, for the axes: as ``sweeps.state_parts(layer)``.
 
     Returns
     -------
@@ -346,24 +346,25 @@ def plot_jacobian(
     figure.colorbar(image, ax=axes, ticks=ticks, label="derivative, logarithmic scale")
     axes.set_xlabel("the earlier state" if parts else "number of the earlier vector")
     axes.set_ylabel("the later state" if parts else "number of the later vector")
-    for axis, numbers in zip((axes.yaxis, axes.xaxis), jacobian.shape):
+    for axis in (axes.yaxis, axes.xaxis):
         if parts:
-            _mark_parts(axis, numbers, parts)
+            _mark_parts(axis, parts)
         else:
             axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_title(title, fontsize=10)
     return _finish(figure, path)
 
 
-def _mark_parts(axis, numbers, parts):
-    """Label the parts of equal size that an axis of so many numbers consists of, and part them by lines."""
-    size = numbers / len(parts)
-    axis.set_ticks([size * (i + 0.5) - 0.5 for i in range(len(parts))], parts, fontsize=8)
+def _mark_parts(axis, parts):
+    """Label the parts, each a name and a size, that an axis consists of, and part them by lines."""
+    names, sizes = zip(*parts)
+    ends = np.cumsum(sizes)
+    axis.set_ticks(ends - np.array(sizes) / 2 - 0.5, names, fontsize=8)
     across = axis.axis_name == "x"
     axis.set_tick_params(length=0, labelrotation=90 if across and len(parts) > 4 else 0)
     draw = axis.axes.axvline if across else axis.axes.axhline
-    for i in range(1, len(parts)):
-        draw(size * i - 0.5, color="#888888", linewidth=0.8)
+    for end in ends[:-1]:
+        draw(end - 0.5, color="#888888", linewidth=0.8)
 
 
 def plot_comparisons(comparisons, path=None) -> Any:  # so that typed programs may call it

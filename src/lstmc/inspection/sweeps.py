@@ -31,21 +31,26 @@ def sweep(layer, trace, rows, t1, t0, threads):
     counted in each direction's own order.
     """
     batch, repeat, size = rows.shape
-    parts, hidden, directions = len(layer.cell.states), layer.hidden_size, layer.num_directions
-    shape = (batch * repeat, parts, layer.num_layers * directions, hidden)
-    # h, or h and c: each one contiguous array (L*D, B*R, H)
-    contiguous = layer.kernels.arrays.ascontiguousarray
-    carried = rows.reshape(shape).transpose(1, 2, 0, 3).copy()
+    arrays, directions = layer.kernels.arrays, layer.num_directions
+    count, start, parts = layer.num_layers * directions, 0, []
+    for units in layer.state_sizes:  # h, or h and c: each one contiguous array (L*D, B*R, .)
+        end = start + count * units
+        part = rows[..., start:end].reshape(batch * repeat, count, units)
+        parts.append(part.transpose(1, 0, 2).copy())
+        start = end
     for d in range(directions):
-        own = contiguous(carried[:, d::directions])
-        carried[:, d::directions] = sweep_direction(layer, trace, own, t1, t0, repeat, threads, d)
-    return contiguous(carried.transpose(2, 0, 1, 3)).reshape(batch, repeat, size)
+        own = [arrays.ascontiguousarray(part[d::directions]) for part in parts]
+        own = sweep_direction(layer, trace, own, t1, t0, repeat, threads, d)
+        for part, carried in zip(parts, own):
+            part[d::directions] = carried
+    flat = [part.transpose(1, 0, 2).reshape(batch * repeat, -1) for part in parts]
+    return arrays.concatenate(flat, axis=1).reshape(batch, repeat, size)
 
 
 def sweep_direction(layer, trace, carried, t1, t0, repeat, threads, direction, dx=None):
     """Carry gradients of one direction back, as ``recurrent.carry_back`` does, some steps at a time."""
-    _, _, rows, hidden = carried.shape
-    step_bytes = carried.itemsize * rows * hidden * max(1, layer.num_layers - 1)
+    _, rows, units = carried[-1].shape
+    step_bytes = layer.dtype.itemsize * rows * units * max(1, layer.num_layers - 1)
     at_once = max(1, SWEEP_BYTES // max(1, step_bytes))
     for last in range(int(np.max(t1, initial=t0)), t0, -at_once):
         first, until = max(t0, last - at_once), np.minimum(t1, last) if np.ndim(t1) else last
@@ -103,27 +108,34 @@ def row_groups(layer, batch, size):
 
 def state_size(layer):
     """Return the numbers of a state: h of all layers and directions, then c where the cell has it."""
-    return len(layer.cell.states) * layer.num_layers * layer.num_directions * layer.hidden_size
+    return layer.num_layers * layer.num_directions * sum(layer.state_sizes)
 
 
 def state_parts(layer, first=0):
-    """Return what the equal parts of a state are: "layer 0 h", "layer 0, reverse, h", ..., "layer 0 c".
+    """Return what the parts of a state are and their sizes: ("layer 0 h", H), ("layer 0, reverse, h", H), ...
 
     `first` is the number of the layer's first, if there are stacks below it in its network.
     """
     parts = []
-    for state in layer.cell.states:
+    for state, units in zip(layer.cell.states, layer.state_sizes):
         for number in range(layer.num_layers * layer.num_directions):
             above, reverse = divmod(number, layer.num_directions)
-            parts.append(f"layer {first + above}{', reverse,' * reverse} {state}")
+            parts.append((f"layer {first + above}{', reverse,' * reverse} {state}", units))
     return parts
 
 
 def places_of_directions(layer):
     """Return for each direction where its numbers are in a state."""
-    shape = (len(layer.cell.states), layer.num_layers * layer.num_directions, layer.hidden_size)
-    places = np.arange(state_size(layer)).reshape(shape)
-    return [places[:, d :: layer.num_directions].reshape(-1) for d in range(layer.num_directions)]
+    numbers, places = layer.num_layers * layer.num_directions, np.arange(state_size(layer))
+    parts, start = [], 0
+    for units in layer.state_sizes:
+        end = start + numbers * units
+        parts.append(places[start:end].reshape(numbers, units))
+        start = end
+    return [
+        np.concatenate([part[d :: layer.num_directions].reshape(-1) for part in parts])
+        for d in range(layer.num_directions)
+    ]
 
 
 def check_layer(layer):

@@ -327,7 +327,7 @@ def _of_gates(trace):
     cell = trace.cell
     gates = {name: trace.real(a) for name, a in trace.gates.items()}
     values = gates or {cell.h.name: trace.real(trace.h)}
-    limits = {gate.name: gate.limits for gate in cell.gates}
+    limits = {gate.name: gate.limits for gate in cell.all_gates}
     saturated = None
     if all(limits.values()):
         count = size = 0

@@ -20,7 +20,7 @@ def carry_back(layer, trace, carried, t0, t1, repeat, dx=None, num_threads=None,
     layer : Recurrent
         Of one direction, or of one layer.
     trace : RecurrentTrace
-    carried : ndarray (1 or 2, L, B * repeat, H)
+    carried : list of ndarray (L, B * repeat, P or H)
         The gradients of h, or of h and c, of all layers of this direction.
     t0 : int
     t1 : int or ndarray (B,)
@@ -33,7 +33,7 @@ def carry_back(layer, trace, carried, t0, t1, repeat, dx=None, num_threads=None,
 
     Returns
     -------
-    ndarray, in the shape of `carried`
+    list of ndarray, in the shapes of `carried`
         Zeros where a reset lies between.
     """
     numbers = range(direction, len(trace.layers), layer.num_directions)
@@ -48,26 +48,32 @@ def carry_back(layer, trace, carried, t0, t1, repeat, dx=None, num_threads=None,
         return out
     window = _Window(of, direction, t0, t1)
     if not len(window.at):  # no row has a step between the two
-        return carried.copy()
+        return [part.copy() for part in carried]
     saved = [window.of_layer(trace.layers[number]) for number in numbers]
-    parts, layers, _, hidden = carried.shape
-    together = carried.reshape(parts * layers, of.batch, repeat * hidden)
-    arriving = window.sequences.arriving(together).reshape(parts, layers, -1, hidden)
+    together = [part.reshape(len(part), of.batch, -1) for part in carried]
+    arriving = [
+        window.sequences.arriving(whole).reshape(len(part), -1, part.shape[2])
+        for whole, part in zip(together, carried)
+    ]
     out, steps = _run(
         layer, numbers, saved, arriving, window.sequences.rows, repeat, dx is not None, num_threads
     )
     if dx is not None:
         flat = dx.reshape(-1, repeat * dx.shape[2])
         flat[window.at] = steps.reshape(-1, flat.shape[1])
-    out = window.sequences.departing(out.reshape(parts * layers, -1, repeat * hidden), together)
-    out[:, window.cut] = 0
-    return out.reshape(carried.shape)
+    departing = []
+    for first, whole, part in zip(out, together, carried):
+        first = first.reshape(len(part), -1, whole.shape[2])
+        departed = window.sequences.departing(first, whole)
+        departed[:, window.cut] = 0
+        departing.append(departed.reshape(part.shape))
+    return departing
 
 
 def _run(layer, numbers, saved, carried, rows, repeat, wants_dx, num_threads):
     """Return the gradients at the first states, and those of the inputs of all steps or None."""
     arrays, weights = layer.kernels.arrays, layer.weights()
-    out, calls = arrays.empty_like(carried), []
+    out, calls = [arrays.empty_like(part) for part in carried], []
     for i, (number, (h, c, gates, m)) in enumerate(zip(numbers, saved)):
         dh_n, dh0 = carried[0][i], out[0][i]
         dc_n, dc0 = (carried[1][i], out[1][i]) if len(carried) == 2 else (None, None)
@@ -83,7 +89,7 @@ def _run(layer, numbers, saved, carried, rows, repeat, wants_dx, num_threads):
             shape = (rows.steps, rows.batch * repeat, shape[1])
         dx = arrays.empty(shape, layer.dtype)
     if rows.batch:
-        stack = BackwardStack(calls, dx, None, None)
+        stack = BackwardStack(calls, dx, None, None, layer.clip or 0.0)
         layer.kernels.recurrent_backward(layer.handle, [stack], rows, num_threads, repeat)
     return out, dx
 
