@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from cases import CELLS, IN_TORCH, ONE_OF_EACH_KIND
 from stacks import (
+    arriving_state,
     as_state,
     as_type,
+    first_state,
     make_layer,
     parts_of,
     random_problem,
@@ -124,6 +126,66 @@ def test_packed_sequences_and_both_directions(dtype, cell, number, directions, p
     assert set(actual) == set(expected)
     for name, value in expected.items():
         assert_close(actual[name], value, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("variational", [False, True])
+@pytest.mark.parametrize("number", range(3))
+def test_dropout_between_layers(dtype, variational, directions, packed, number):
+    """PyTorch's layers one by one, with the masks that our trace shows in between."""
+    steps, batch, inputs, hidden, _ = random_sizes(number)
+    layers, p = 3, 0.3
+    problem = random_problem("lstm", steps, batch, inputs, hidden, layers, directions)
+    if packed:
+        generator = np.random.default_rng(seed_of("lengths", number))
+        problem["lengths"] = generator.integers(1, steps + 1, batch)
+    problem = as_type(problem, dtype)
+    layer = make_layer(problem, dropout=p, variational=variational)
+    y, last, trace = layer.forward(
+        problem["x"], first_state(problem), lengths=problem.get("lengths")
+    )
+    dx, dstate = layer.backward(problem["dy"], trace, arriving_state(problem))
+
+    read = x = tensor(problem["x"])
+    first, final, modules = [tensor(problem[f"{name}0"]) for name in "hc"], [], []
+    for k in range(layers):
+        features = inputs if k == 0 else directions * hidden
+        module = torch.nn.LSTM(features, hidden, bidirectional=directions == 2, dtype=x.dtype)
+        ends = ("", "_reverse")[:directions]
+        with torch.no_grad():
+            for end in ends:
+                for kind in ("weight_ih", "weight_hh"):
+                    weight = torch.from_numpy(problem[f"{kind}_l{k}{end}"])
+                    getattr(module, f"{kind}_l0{end}").copy_(weight)
+                bias = torch.from_numpy(problem[f"bias_l{k}{end}"])
+                getattr(module, f"bias_ih_l0{end}").copy_(bias)
+                getattr(module, f"bias_hh_l0{end}").zero_()
+        modules += [(module, f"l{k}{end}", f"l0{end}") for end in ends]
+        if packed:
+            lengths = torch.from_numpy(problem["lengths"])
+            read = rnn_utils.pack_padded_sequence(read, lengths, enforce_sorted=False)
+        part = slice(k * directions, (k + 1) * directions)
+        read, state = module(read, tuple(one[part] for one in first))
+        if packed:
+            read, _ = rnn_utils.pad_packed_sequence(read, total_length=steps)
+        final.append(state)
+        if k < layers - 1:
+            read = read * torch.from_numpy(trace.masks[k].astype(dtype)) / (1 - p)
+    final = [torch.cat(part) for part in zip(*final, strict=True)]
+    arriving = [problem["dy"], *(problem[f"d{name}_n"] for name in "hc")]
+    torch.autograd.backward([read, *final], [torch.from_numpy(a.copy()) for a in arriving])
+
+    pairs = {"y": (y, read), "dx": (dx, x.grad)}
+    for i, name in enumerate("hc"):
+        pairs |= {f"{name}_n": (last[i], final[i]), f"d{name}0": (dstate[i], first[i].grad)}
+    for module, ours, theirs in modules:
+        for kind, name in (("weight_ih",) * 2, ("weight_hh",) * 2, ("bias", "bias_ih")):
+            pairs[f"{kind}_{ours}"] = (
+                layer.grad(f"{kind}_{ours}"), getattr(module, f"{name}_{theirs}").grad,
+            )  # fmt: skip
+    for name, (actual, expected) in pairs.items():
+        assert_close(actual, expected.detach().numpy(), TOLERANCE[dtype], name)
 
 
 @pytest.mark.parametrize("directions", [1, 2])

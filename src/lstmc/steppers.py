@@ -24,9 +24,10 @@ class Stepper(Bound):
 
     def __new__(cls, layer, batch, num_threads):
         """Pack the weights of a layer."""
-        return super().__new__(
-            cls, layer.handle, layer.weights, batch, num_threads, layer.clip or 0.0
-        )
+        more = {"initial": layer.initial_state} if layer.learn_initial_state else {}
+        if layer.clip is not None:
+            more["clip"] = layer.clip
+        return super().__new__(cls, layer.handle, layer.weights, batch, num_threads, **more)
 
     def __init__(self, layer, batch, num_threads):
         self._layer = layer
@@ -37,7 +38,7 @@ class Stepper(Bound):
 
     @property
     def state(self):
-        """The state: h (L, B, H), or (h, c). Reading copies; so does assigning, where None means zeros."""
+        """The state: h (L, B, H), or (h, c). Reading copies; so does assigning. None is as for forward."""
         parts = self.read_state()
         return parts[0] if len(parts) == 1 else tuple(parts)
 
@@ -48,7 +49,7 @@ class Stepper(Bound):
         self.write_state(self._layer.enter_state("state", state, self._batch, False))
 
     def reset(self, mask=None):
-        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true.
+        """Set the state to that of None: of all rows, or of those where mask, (B,) booleans, is true.
 
         Raises
         ------
@@ -138,7 +139,7 @@ class LayerStepper:
         self.state, self.taken = self._before, self.taken - 1
 
     def reset(self, mask=None):
-        """Set the state to zeros."""
+        """Set the state to None."""
         if mask is not None and self.state is not None:
             raise ValueError(
                 f"mask must be None: {type(self._layer).__name__} has no stepper that resets single rows"
@@ -255,7 +256,7 @@ class NetworkStepper(Bound):
             raise
 
     def reset(self, mask=None):
-        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
+        """Set the state to that of None: of all rows, or of those where mask, (B,) booleans, is true."""
         with self._alone(), self._all_or_none():
             for step in self._steppers:
                 if hasattr(step, "reset"):

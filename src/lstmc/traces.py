@@ -58,13 +58,17 @@ class RecurrentTrace(Trace):
     layers : list of LayerTrace
         One for each layer of the stack and each of its directions: ``layers[l * D + d]``.
     unbatched : bool
+    has_state : bool
+        Whether forward was given a state.
+    masks : tuple of ndarray (T, B, D*P) of bool, or None
+        What dropout kept of the output of each layer but the last; None where nothing is dropped.
     """
 
-    def __init__(self, owner, fingerprint, sequences, inputs, layers, unbatched):
+    def __init__(self, owner, fingerprint, sequences, inputs, layers, unbatched, has_state, masks):
         freeze(inputs)
         super().__init__(owner, fingerprint)
         self.sequences, self.inputs, self.layers = sequences, inputs, layers
-        self.unbatched = unbatched
+        self.unbatched, self.has_state, self.masks = unbatched, has_state, masks
 
     @property
     def steps(self):
@@ -87,13 +91,19 @@ class RecurrentTrace(Trace):
         return self.input_of(0)
 
     def input_of(self, layer):
-        """Return what a layer of the stack read, (T, B, .): x, or h of both directions of the layer below."""
+        """Return what a layer of the stack read, (T, B, .).
+
+        That is x, or h of both directions of the layer below, of which dropout may have taken a share.
+        """
         if not layer:
             return self.sequences.unpacked(self.inputs)
         directions = self.sequences.directions
         below = self.layers[(layer - 1) * directions : layer * directions]
         parts = [one.on_grid(one.states(one.all_h)) for one in below]
-        return parts[0] if directions == 1 else np.concatenate(parts, axis=2)
+        joined = parts[0] if directions == 1 else np.concatenate(parts, axis=2)
+        if self.masks is None:
+            return joined
+        return joined * self.masks[layer - 1] * joined.dtype.type(1 / (1 - self.owner.dropout))
 
 
 class LayerTrace:

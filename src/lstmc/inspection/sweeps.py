@@ -158,7 +158,7 @@ def trace_of(layer, x, state, trace, threads, lengths=None, resets=None):
     if trace is None:
         if x is None:
             raise ValueError("x must be given, or the trace of a forward call")
-        return layer.forward(x, state, num_threads=threads, lengths=lengths, resets=resets)[2]
+        return layer.forward(x, state, True, threads, lengths, resets, drop=False)[2]
     if any(one is not None for one in (x, state, lengths, resets)):
         raise ValueError(
             "trace holds what forward saw: x, state, lengths and resets must not be given"

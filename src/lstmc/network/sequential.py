@@ -283,7 +283,8 @@ class Sequential(Layer):
         ----------
         x : ndarray
             What the first layer takes, (B, T, ...) with ``batch_first``.
-        state : tuple with one entry per layer, or None for zeros
+        state : tuple with one entry per layer, or None, which each layer takes in its own way: as zeros,
+            or as the state that it has learned to begin with
         training : bool
             Return a trace, and drop where there is dropout.
         num_threads : int, optional
@@ -405,7 +406,7 @@ class Sequential(Layer):
         return tuple(state)
 
     def stepper(self, batch=1, num_threads=None):
-        """Return a NetworkStepper: it takes one step per call and has its own state, which starts at zeros.
+        """Return a NetworkStepper: it takes one step per call and has its own state, at first that of None.
 
         Parameters
         ----------

@@ -10,6 +10,7 @@ from .. import Layer
 _Array = NDArray[Any]
 _Rng = int | np.random.Generator | None
 _State = Any  # h (L*D, B, H), or (h, c)
+_Init = Literal["uniform", "orthogonal", "identity"]
 
 class _Stepper:
     state: _State
@@ -31,6 +32,10 @@ class Recurrent(Layer):
         device: str = "cpu",
         *,
         bidirectional: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        learn_initial_state: bool = False,
+        init: _Init = "uniform",
     ) -> None: ...
     @property
     def input_size(self) -> int: ...
@@ -46,6 +51,19 @@ class Recurrent(Layer):
     def bidirectional(self) -> bool: ...
     @property
     def num_directions(self) -> Literal[1, 2]: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def variational(self) -> bool: ...
+    @property
+    def learn_initial_state(self) -> bool: ...
+    @property
+    def init(self) -> str: ...
+    @property
+    def forget_bias(self) -> float | None: ...
+    @property
+    def chrono(self) -> float | None: ...
+    rng: Any  # a Generator, or None; set to an int, a Generator or None
     def __call__(
         self,
         x: _Array,
@@ -61,6 +79,7 @@ class Recurrent(Layer):
         num_threads: int | None = None,
         lengths: ArrayLike | None = None,
         resets: NDArray[np.bool_] | None = None,
+        drop: bool = True,
     ) -> tuple[_Array, _State, Any]: ...
     def backward(
         self,
@@ -83,6 +102,11 @@ class Recurrent(Layer):
     def named(self, kind: str, number: int) -> str: ...
     def part_name(self, number: int) -> str: ...
     def features(self, number: int) -> int: ...
+    @property
+    def features_of_h(self) -> int: ...
+    @property
+    def state_sizes(self) -> list[int]: ...
+    def initial_state(self) -> list[_Array] | None: ...
     def enter_state(
         self, name: str, state: _State, batch: int, unbatched: bool
     ) -> list[_Array]: ...
@@ -103,6 +127,10 @@ class RNN(Recurrent):
         device: str = "cpu",
         *,
         bidirectional: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        learn_initial_state: bool = False,
+        init: _Init = "uniform",
     ) -> None: ...
 
 class GRU(Recurrent):
@@ -120,10 +148,34 @@ class GRU(Recurrent):
         device: str = "cpu",
         *,
         bidirectional: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        learn_initial_state: bool = False,
+        init: _Init = "uniform",
         reset_after: bool = True,
+        chrono: float | None = None,
     ) -> None: ...
 
-class LSTM(Recurrent): ...
+class LSTM(Recurrent):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: DTypeLike = ...,
+        rng: _Rng = None,
+        device: str = "cpu",
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        learn_initial_state: bool = False,
+        init: _Init = "uniform",
+        forget_bias: float | None = None,
+        chrono: float | None = None,
+    ) -> None: ...
 
 KINDS: dict[str, type[Recurrent]]
 

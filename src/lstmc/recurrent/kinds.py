@@ -1,70 +1,89 @@
 """The recurrent layers, each by the name of its cell: see ``stack.Recurrent`` for what they do."""
 
-import numpy as np
+import inspect  # which NumPy has imported
 
 from ..cells import CELLS, lstm_cell
 from ..files import built_in
-from ..layer import check_flag, check_limit, fixed
+from ..layer import check_flag, check_limit, check_size, fixed
 from .stack import Recurrent
+from .weights import check_optional
 
 __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
 
 NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
-@built_in("input_size", "hidden_size", num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
-          dtype="float32", bidirectional=False)  # fmt: skip
+def recurrent(**own):
+    """Make a class the layer of a kind of cell; a decorator.
+
+    Its ``__init__`` names the parameters that it alone has and takes the rest as *args and **options; its
+    docstring describes them. Those of all kinds, which ``Recurrent`` takes and describes, are added to both.
+
+    Parameters
+    ----------
+    own
+        The defaults in files of what it alone has: see ``built_in``.
+    """
+
+    def complete(cls):
+        cls.__init__.__signature__ = _whole_signature(cls)
+        if cls.__doc__:  # not with python -OO
+            cls.__doc__ = _whole_docstring(cls)
+        return built_in(
+            "input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
+            bidirectional=False, dropout=0.0, variational=False, learn_initial_state=False, init="uniform",
+            grad_clip=None, **own,
+        )(cls)  # fmt: skip
+
+    return complete
+
+
+def _whole_signature(cls):
+    """Return the signature of a class's __init__ with the parameters that all kinds have."""
+    own, common = (inspect.signature(one.__init__).parameters for one in (cls, Recurrent))
+    by_place = {n: p for n, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+    by_name = {n: p for n, p in own.items() if p.kind is p.KEYWORD_ONLY}
+    # A parameter that both have stays where its class has it.
+    parameters = (by_place | {n: p for n, p in common.items() if n not in own} | by_name).values()
+    return inspect.Signature(sorted(parameters, key=lambda p: p.kind))
+
+
+def _whole_docstring(cls):
+    """Return the docstring of a class with the parameters and errors that all kinds have."""
+    heading = "Parameters\n----------\n"
+    own, common = (inspect.cleandoc(one.__doc__) for one in (cls, Recurrent))
+    title, _, own = own.partition(heading)
+    common, _, errors = common.partition(heading)[2].partition("\n\nRaises\n")
+    return f"{title}{heading}{common}\n{own}\n\nRaises\n{errors}\n"
+
+
+@recurrent(nonlinearity="tanh")
 class RNN(Recurrent):
     """The simple recurrent network (Elman 1990): h = nonlinearity(W x + R h_before + b).
 
     Parameters
     ----------
-    input_size : int
-        I, the features of x.
-    hidden_size : int
-        H, the hidden units of each layer.
-    num_layers : int
-        L, stacked layers: each reads the h of the one below.
     nonlinearity : "tanh", "relu" or "identity"
-    bias : bool
-    batch_first : bool
-        Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
-    dtype : float32 or float64
-    rng : int, numpy Generator or None
-        Draws the initial weights, uniform within 1/sqrt(H).
-    device : "cpu", "cuda" or "cuda:N"
-        Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
-    bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
-        layer above reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A size is not a positive integer, or the nonlinearity or the type is unknown.
     """
 
     nonlinearity = fixed("nonlinearity")
 
-    def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
-                 batch_first=False, dtype=np.float32, rng=None, device="cpu", *,
-                 bidirectional=False):  # fmt: skip
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", *args, **options
+    ):
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(
                 f"nonlinearity must be one of {', '.join(NONLINEARITIES)}, got {nonlinearity!r}"
             )
         self._nonlinearity, self._cell = nonlinearity, CELLS[f"rnn_{nonlinearity}"]
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
-                         bidirectional=bidirectional)  # fmt: skip
+        super().__init__(input_size, hidden_size, num_layers, *args, **options)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
         return {**super().options(), "nonlinearity": self._nonlinearity}
 
 
-@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
-          bidirectional=False, peephole=False, coupled=False, proj_size=0, clip=None,
-          grad_clip=None)  # fmt: skip
+@recurrent(peephole=False, coupled=False, proj_size=0, clip=None, forget_bias=None, chrono=None)
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
@@ -72,52 +91,49 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size : int
-        I, the features of x.
-    hidden_size : int
-        H, the hidden units of each layer.
-    num_layers : int
-        L, stacked layers: each reads the h of the one below.
-    bias : bool
-        One bias per gate: the sum of PyTorch's two.
-    batch_first : bool
-        Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
-    dtype : float32 or float64
-    rng : int, numpy Generator or None
-        Draws the initial weights, uniform within 1/sqrt(H).
-    device : "cpu", "cuda" or "cuda:N"
-        Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N.
-    bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
-        layer above reads both, the forward one's h first, and y is (T, B, 2 H). A GPU does not have it yet.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A size is not a positive integer, or the type is unknown.
+    peephole : bool
+        Whether i and f see c_before and o sees c, each unit's gates its own c by a weight: peephole_l0 (3*H,)
+        of i, f and o (Gers & Schmidhuber 2000).
+    coupled : bool
+        Whether f is 1 - i: there are three sums, of i, g and o (Greff et al. 2017).
+    proj_size : int
+        P, fewer than H: h is then W_hr (o tanh(c)) of P units, by weight_hr_l0 (P, H), so that R and the layer
+        above have fewer weights (Sak et al. 2014; PyTorch's proj_size). 0: there is no projection.
+    clip : float, optional
+        The limit of what goes into the activation of each gate, biases and peepholes included, on either side
+        (ONNX's clip). The gradient beyond it is zero.
+    forget_bias : float, optional
+        Added to the drawn biases of the forget gates. At 0 they are half shut, and what c holds is gone after
+        some steps, with the gradient; 1 is usual (Gers et al. 2000; Jozefowicz et al. 2015), and 5 keeps for
+        150 steps.
+    chrono : float, optional
+        T, 2 or more, the steps over which something is to be remembered. The biases of the forget gates
+        become log u, u uniform in [1, T - 1], those of the input gates -log u, so that units keep for 1 to T
+        steps (Tallec & Ollivier 2018).
     """
 
-    peephole, coupled, proj_size = map(fixed, ("peephole", "coupled", "proj_size"))
+    peephole, coupled = map(fixed, ("peephole", "coupled"))
+    forget_bias, chrono = map(fixed, ("forget_bias", "chrono"))
 
-    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
-                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False, peephole=False,
-                 coupled=False, proj_size=0, clip=None, grad_clip=None):  # fmt: skip
+    def __init__(self, *args, peephole=False, coupled=False, proj_size=0, clip=None,
+                 forget_bias=None, chrono=None, **options):  # fmt: skip
         self._peephole = check_flag("peephole", peephole)
         self._coupled = check_flag("coupled", coupled)
         self._clip = check_limit("clip", clip)
-        self._proj_size = proj_size
+        if proj_size != 0 or isinstance(proj_size, bool):
+            self._proj_size = check_size("proj_size", proj_size)
+        self._forget_bias = check_optional("forget_bias", forget_bias)
+        self._chrono = check_optional("chrono", chrono, least=2)
         self._cell = lstm_cell(coupled, peephole, clip is not None)
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
-                         bidirectional=bidirectional, grad_clip=grad_clip)  # fmt: skip
+        super().__init__(*args, **options)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        names = ("peephole", "coupled", "proj_size", "clip", "grad_clip")
+        names = ("peephole", "coupled", "proj_size", "clip", "forget_bias", "chrono")
         return super().options() | {name: getattr(self, name) for name in names}
 
 
-@built_in("input_size", "hidden_size", num_layers=1, bias=True, batch_first=False, dtype="float32",
-          bidirectional=False, reset_after=True)  # fmt: skip
+@recurrent(reset_after=True, chrono=None)
 class GRU(Recurrent):
     """The gated recurrent unit (Cho et al. 2014), its reset gate after the product with R or before it.
 
@@ -125,49 +141,28 @@ class GRU(Recurrent):
     PyTorch and cuDNN, n = tanh(W x + b_n + r (R h_before + b_R)). Before it, as first published and in ONNX
     by default (linear_before_reset=0), n = tanh(W x + R (r h_before) + b_n).
 
+    The biases are those of r, z and n and, after the product, n's recurrent one.
+
     Parameters
     ----------
-    input_size : int
-        I, the features of x.
-    hidden_size : int
-        H, the hidden units of each layer.
-    num_layers : int
-        L, stacked layers: each reads the h of the one below.
-    bias : bool
-        Four biases a unit: of r and z the sums of PyTorch's two, of n the input's, then the recurrent one.
-        Three, with the reset gate before the product: of r, z and n.
-    batch_first : bool
-        Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
-    dtype : float32 or float64
-    rng : int, numpy Generator or None
-        Draws the initial weights, uniform within 1/sqrt(H).
-    device : "cpu", "cuda" or "cuda:N"
-        Where the weights are. A GPU does not have this cell yet, and refuses it.
-    bidirectional : bool
-        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
-        layer above reads both, the forward one's h first, and y is (T, B, 2 H).
     reset_after : bool
         Whether the reset gate comes after the product with R.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A size is not a positive integer, the type is unknown, or the device does not have the cell.
+    chrono : float, optional
+        T, 2 or more, the steps over which something is to be remembered. The biases of z, which keeps, become
+        log u, u uniform in [1, T - 1], so that units keep for 1 to T steps (Tallec & Ollivier 2018).
     """
 
-    reset_after = fixed("reset_after")
+    reset_after, chrono = map(fixed, ("reset_after", "chrono"))
 
-    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
-                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False,
-                 reset_after=True):  # fmt: skip
+    def __init__(self, *args, reset_after=True, chrono=None, **options):
         self._reset_after = check_flag("reset_after", reset_after)
+        self._chrono = check_optional("chrono", chrono, least=2)
         self._cell = CELLS["gru" if reset_after else "gru_before"]
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dtype, rng, device,
-                         bidirectional=bidirectional)  # fmt: skip
+        super().__init__(*args, **options)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return {**super().options(), "reset_after": self._reset_after}
+        return {**super().options(), "reset_after": self._reset_after, "chrono": self._chrono}
 
 
 KINDS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # the recurrent layers by the kind of their cells

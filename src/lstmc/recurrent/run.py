@@ -2,12 +2,13 @@
 
 Rows are what ``Sequences`` says. One direction runs through all layers in one call. Of two directions each
 layer is a call, both side by side: the reverse one reads the same rows flipped, and their outputs, joined,
-are the input of the next layer.
+are the input of the next layer. With dropout between them each layer is a call as well.
 """
 
 from .._kernels.calls import BackwardLayer, BackwardStack, ForwardLayer, ForwardStack, Weights
 from .._kernels.cpu import gather_rows
 from ..traces import thawed
+from .dropout import dropped
 
 __all__ = ["Run"]
 
@@ -20,10 +21,12 @@ class Run:
     layer : Recurrent
     of : Sequences
     num_threads : int or None
+    masks : tuple of ndarray, or None
+        As ``RecurrentTrace`` has them.
     """
 
-    def __init__(self, layer, of, num_threads):
-        self.layer, self.of, self.num_threads = layer, of, num_threads
+    def __init__(self, layer, of, num_threads, masks=None):
+        self.layer, self.of, self.num_threads, self.masks = layer, of, num_threads, masks
         self.directions, self.features = layer.num_directions, layer.features_of_h
 
     def forward(self, x, initial, final, traces):
@@ -40,7 +43,7 @@ class Run:
         """
         layer, weights = self.layer, self.layer.both_weights()[0]
         for group in self._groups():
-            stacks = []
+            stacks, is_last = [], group[-1] + 1 == len(weights)
             for d in range(self.directions):
                 calls = []
                 for number in group[d :: self.directions]:
@@ -48,16 +51,17 @@ class Run:
                     saved = (t.all_h, t.all_c, t.all_gates, t.all_m) if t else ()
                     states = *_pair(final, number), *_pair(initial, number)
                     calls.append(ForwardLayer(weights[number], *states, *saved))
-                stacks.append(
-                    ForwardStack(calls, self._read_by(d, x), self._output(t), layer.clip or 0.0)
-                )
+                source, y = self._read_by(d, x), self._output(t, is_last)
+                stacks.append(ForwardStack(calls, source, y, layer.clip or 0.0))
             if self.of.count:
-                rows = self.of.rows_of_grid if self._writes_grid(t) else self.of.rows
+                rows = self.of.rows_of_grid if self._writes_grid(t, is_last) else self.of.rows
                 layer.kernels.recurrent_forward(layer.handle, stacks, rows, self.num_threads)
             outputs = [stack.y for stack in stacks]
             if outputs[0] is None:
                 outputs = self._outputs(traces, group[-1] + 1 - self.directions)
             x = self._joined(outputs)
+            if self.masks and not is_last:
+                x = self._dropped(x, group)
         return x
 
     def backward(self, dy, trace, arriving, departing, recorded=None, need_dx=True, consume=False,
@@ -84,12 +88,7 @@ class Run:
         rows = self.of.rows_of_grid if on_grid else self.of.rows
         for group in reversed(self._groups()):
             lowest = group[0] == 0
-            x = (
-                trace.inputs
-                if lowest
-                else self._joined(self._outputs(trace.layers, group[0] - directions))
-            )
-            stacks = []
+            x, stacks = trace.inputs if lowest else self._read(trace.layers, group), []
             for d in range(directions):
                 numbers, calls = group[d::directions], []
                 for i, number in enumerate(numbers):
@@ -126,16 +125,35 @@ class Run:
             if self.of.count:
                 layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)
+            if self.masks and not lowest:
+                dy = self._dropped(dy, self._below(group))
         return dy
 
-    # -- directions --------------------------------------------------------------------------------
+    # -- layers ------------------------------------------------------------------------------------
 
     def _groups(self):
-        """Return the numbers that go into one call: all, or of two directions those of one layer."""
+        """Return the numbers that go into one call: all, or those of one layer."""
         numbers = range(self.layer.num_layers * self.directions)
-        if self.directions == 1:
+        if self.directions == 1 and not self.masks:
             return [numbers]
         return [numbers[i : i + self.directions] for i in numbers[:: self.directions]]
+
+    def _below(self, group):
+        """Return the numbers of the layer below a group."""
+        return range(group[0] - self.directions, group[0])
+
+    def _read(self, traces, group):
+        """Return the rows that a group above another has read."""
+        below = self._below(group)
+        rows = self._joined(self._outputs(traces, below[0]))
+        return self._dropped(rows, below) if self.masks else rows
+
+    def _dropped(self, rows, group):
+        """Return what dropout leaves of the output of a group's layer, or of the gradient there."""
+        mask = self.masks[group[0] // self.directions]
+        return dropped(self.layer, rows, mask, self.of)
+
+    # -- directions --------------------------------------------------------------------------------
 
     def _read_by(self, d, rows):
         """Return the rows that a direction reads, in its order."""
@@ -143,16 +161,16 @@ class Run:
             self.of.flipped(_matrix(rows), self.num_threads, self.layer.pool.array) if d else rows
         )
 
-    def _output(self, trace):
+    def _output(self, trace, is_last):
         """Return an array for the output of one direction; None where it is copied from a trace."""
         of = self.of
-        if self._writes_grid(trace) or (of.order is None and not trace):
+        if self._writes_grid(trace, is_last) or (of.order is None and not trace):
             return of.grid(self.features, self.layer.empty)
         return None if trace else self.layer.empty((of.rows.count, self.features))
 
-    def _writes_grid(self, trace):
+    def _writes_grid(self, trace, is_last):
         """Whether kernels write the output as it is returned, beside the states that they save."""
-        return self.directions == 1 and trace is not None
+        return self.directions == 1 and trace is not None and is_last
 
     def _outputs(self, traces, number):
         """Return what the directions of the layer of this number wrote, each in its own order."""

@@ -158,9 +158,12 @@ class Sequences:
 
     # -- states ----------------------------------------------------------------------------------------
 
-    def entering(self, state):
-        """Return a state (L*D, B, .) as each sequence begins with it, (L*D, S, .): zeros after a reset."""
-        return self._moved(state, self._entered, True) if self.order is not None else state
+    def entering(self, state, initial=0):
+        """Return a state (L*D, B, .) as each sequence begins with it, (L*D, S, .).
+
+        After a reset that is `initial`, (L*D, 1, .) or zero.
+        """
+        return self._moved(state, self._entered, True, initial) if self.order is not None else state
 
     def leaving(self, last, state):
         """Return the states (L*D, S, .) after each sequence as those after each row (L*D, B, .).
@@ -189,9 +192,34 @@ class Sequences:
             out[:, self._empty] = gradient[:, self._empty]
         return out
 
-    def _moved(self, states, pairs, to_sequences):
+    def beginning(self, first, gradient, has_state):
+        """Return the sums (L*D, .) of the gradients at the states of sequences that began without a state.
+
+        Parameters
+        ----------
+        first : ndarray (L*D, S, .)
+            At the states that sequences begin with.
+        gradient : ndarray (L*D, B, .) or None
+            What arrives at the states after each row: a row without a step passes it on.
+        has_state : bool
+            Whether rows began with a state, so that only what follows a reset did not.
+        """
+        if self.order is None:
+            return first[:, :0].sum(1) if has_state else first.sum(1)
+        sums = np.zeros((len(first), first.shape[2]), first.dtype)
+        for d in range(self.directions):
+            part = first[d :: self.directions]
+            if has_state:
+                part = np.delete(part, self._entered[d][0], axis=1)
+            sums[d :: self.directions] = part.sum(1)
+        if gradient is not None and not has_state:
+            sums += gradient[:, self._empty].sum(1)
+        return sums
+
+    def _moved(self, states, pairs, to_sequences, rest=0):
         shape = (states.shape[0], self.count if to_sequences else self.batch, states.shape[2])
-        out = np.zeros(shape, states.dtype)
+        out = np.empty(shape, states.dtype)
+        out[...] = rest
         for d in range(self.directions):
             sequences, rows = pairs[d]
             to, source = (sequences, rows) if to_sequences else (rows, sequences)

@@ -1,149 +1,75 @@
-"""What every recurrent layer is: a stack of layers of one cell, forward, backward and step by step.
+"""What every recurrent layer does: forward, backward and step by step.
 
-The arithmetic is in the kernels, what differs between cells in their records. Here are shapes, states and
-what a trace holds.
+The arithmetic is in the kernels, what differs between cells in their records, what a layer is made of in
+options.py. Here are shapes, states and what a trace holds.
 """
-
-import math
 
 import numpy as np
 
-from .._kernels import cpu
-from .._kernels.calls import Weights
 from .._kernels.messages import shape_text
 from .._kernels.turns import in_turn
-from ..cells import Cell
-from ..files import generator
-from ..layer import Layer, check_flag, check_limit, check_size, fixed
+from ..layer import check_size
 from ..lengths import check_lengths, check_on_cpu, check_resets
 from ..steppers import stepper_of
 from ..traces import LayerTrace, RecurrentTrace, StateGradients
+from .dropout import draw_masks
+from .options import Options
 from .run import Run
 from .sequences import Sequences
 
 __all__ = ["Recurrent"]
 
-OPTIONS = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "bidirectional",
-)  # of all cells
 
+class Recurrent(Options):
+    """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM.
 
-class Recurrent(Layer):
-    """A stack of recurrent layers of one cell. Use a class that names its cell, such as LSTM."""
+    Parameters
+    ----------
+    input_size : int
+        I, the features of x.
+    hidden_size : int
+        H, the hidden units of each layer.
+    num_layers : int
+        L, stacked layers: each reads the h of the one below.
+    bias : bool
+        Whether each sum has a bias: one, where PyTorch has two to add.
+    batch_first : bool
+        Whether x and y are (B, T, .) instead of (T, B, .). States are not affected.
+    dtype : float32 or float64
+    rng : int, numpy Generator or None
+        Draws the initial weights, and then what is dropped.
+    device : "cpu", "cuda" or "cuda:N"
+        Where the weights are, and all arrays of its calls: NumPy's, or CuPy's on the current GPU or GPU N. A
+        GPU has neither a GRU nor variants of the LSTM, two directions, dropout, a learned initial state or
+        grad_clip yet.
+    bidirectional : bool
+        Whether each layer has a second direction, which reads the sequence from its end: D is 2 then. The
+        layer above reads both, the forward one's h first, and y is (T, B, 2 H).
+    dropout : float
+        The share, in [0, 1), of the output of each layer but the last that is zeroed in training; the rest is
+        scaled up by 1 / (1 - dropout). What a layer passes on in time is not dropped (Zaremba et al. 2014,
+        section 3.1).
+    variational : bool
+        Whether all steps of a sequence lose the same units (Gal & Ghahramani 2016), or each step its own.
+    learn_initial_state : bool
+        Whether the state that a sequence begins with, where none is given and after a reset, is made of
+        parameters, initial_h_l0 and so on, one for all rows: zeros at first. Otherwise it is zero.
+    grad_clip : float, optional
+        The limit, on either side, of the gradients of the sums at every step of backward, as they go on to the
+        weights, to x and to the step before (Graves 2013, section 2.1): those of W x and R h each, where a
+        cell keeps the two apart. What goes on in c by itself is not limited.
+    init : "uniform", "orthogonal" or "identity"
+        How weights are drawn. "uniform": all within 1/sqrt(H), as in PyTorch. "orthogonal": of each gate, R
+        orthogonal (Saxe et al. 2014) and W uniform within sqrt(6 / (I + H)) (Glorot & Bengio 2010), biases
+        zero. "identity", of an RNN that is no tanh: R the identity and biases zero, so that a state passes on
+        unchanged (Le et al. 2015), W uniform.
 
-    _not_pickled = (*Layer._not_pickled, "handle", "_stacks", "_stacked", "_whole")
-    cell: Cell = fixed("cell")
-    input_size, hidden_size, num_layers, bias, batch_first, bidirectional = map(fixed, OPTIONS)
-    num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
-    grad_clip = fixed("grad_clip")
-    clip = fixed("clip")
-    _proj_size, _clip = 0, None
-
-    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
-                 dtype=np.float32, rng=None, device="cpu", *, bidirectional=False,
-                 grad_clip=None):  # fmt: skip
-        self._bidirectional = check_flag("bidirectional", bidirectional)
-        self._grad_clip = check_limit("grad_clip", grad_clip)
-        self._num_directions = 1 + self._bidirectional
-        super().__init__(dtype, device)
-        self._input_size = check_size("input_size", input_size)
-        self._hidden_size = check_size("hidden_size", hidden_size)
-        self._num_layers = check_size("num_layers", num_layers)
-        self._bias = check_flag("bias", bias)
-        self._batch_first = check_flag("batch_first", batch_first)
-        bound = 1 / math.sqrt(self._hidden_size)
-        self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
-
-    def options(self):
-        """Return the arguments that make a layer like this one, as plain data."""
-        return {name: getattr(self, name) for name in OPTIONS} | {"dtype": self._dtype.name}
-
-    def use_kernels(self, kernels):
-        """Compute with the kernels of another device from now on."""
-        self.check_movable(kernels)
-        self.handle = kernels.cell(self._cell.name)
-        super().use_kernels(kernels)
-        self._stacks = self._whole = None  # made when they are first needed
-
-    def check_movable(self, kernels):
-        """Refuse to move to a device that does not have the cell, or both directions."""
-        kernels.cell(self._cell.name)
-        if self._bidirectional and kernels is not cpu:
-            raise ValueError("bidirectional must be False on a GPU, which has one direction as yet")
-
-    def parameters(self):
-        """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
-
-        For each layer l: weight_ih_l (G*H, I or D*H), weight_hh_l (G*H, H), bias_l (S*H,); where the layer is
-        bidirectional, then those of the reverse direction, which end in _reverse.
-        """
-        rows, shapes = len(self._cell.gates) * self._hidden_size, {}
-        for number in range(self._num_layers * self.num_directions):
-            shapes[self.named("weight_ih", number)] = (rows, self.features(number))
-            shapes[self.named("weight_hh", number)] = (rows, self.features_of_h)
-            if self._bias:
-                shapes[self.named("bias", number)] = (self._cell.biases * self._hidden_size,)
-            if self._proj_size:
-                shapes[self.named("weight_hr", number)] = (self._proj_size, self._hidden_size)
-            if self._cell.peepholes:
-                size = len(self._cell.peepholes) * self._hidden_size
-                shapes[self.named("peephole", number)] = (size,)
-        return shapes
-
-    def named(self, kind, number):
-        """Return the name of a weight of the stack's direction number l * D + d: "weight_ih_l0_reverse"."""
-        layer, direction = divmod(number, self.num_directions)
-        return f"{kind}_l{layer}{'_reverse' * direction}"
-
-    def part_name(self, number):
-        """Return the name of the stack's direction number l * D + d, as weights end in it: "l0_reverse"."""
-        return self.named("", number)[1:]
-
-    @property
-    def features_of_h(self):
-        """P, the units of the state h."""
-        return self._proj_size or self._hidden_size
-
-    @property
-    def state_sizes(self):
-        """The units of each part of the state: of h, or of h and c."""
-        return (self.features_of_h, self._hidden_size)[: len(self._cell.states)]
-
-    def features(self, number):
-        """Return the features that the stack's direction number l * D + d reads."""
-        first = number < self.num_directions
-        return self._input_size if first else self.num_directions * self.features_of_h
-
-    def weights(self):
-        """Return the Weights of each layer and direction, as kernels take them: views, not copies."""
-        return [one.map(lambda w: w.view()) for one in self.both_weights()[0]]
-
-    def both_weights(self):
-        """Return the Weights of each layer and direction, and those of the gradients: its own views."""
-        if self._stacks is None or self._stacked is not self._params:
-            # Without biases, kernels add zeros, and leave their gradient where nobody looks.
-            size = 0 if self._bias else self._cell.biases * self._hidden_size
-            self._stacks = [
-                [
-                    Weights(
-                        views[self.named("weight_ih", number)],
-                        views[self.named("weight_hh", number)],
-                        views[self.named("bias", number)] if self._bias else no_bias,
-                        views.get(self.named("weight_hr", number)),
-                        views.get(self.named("peephole", number)),
-                    )
-                    for number in range(self._num_layers * self.num_directions)
-                ]
-                for views in (self._params, self._grads)
-                for no_bias in (self.kernels.arrays.zeros(size, self._dtype),)
-            ]
-            self._stacked = self._params  # whose views these are
-        return self._stacks
+    Raises
+    ------
+    TypeError, ValueError
+        A size is not a positive integer, an option is unknown, options contradict each other, or the device
+        does not have one.
+    """
 
     # -- shapes at the edge ----------------------------------------------------------------------
 
@@ -220,13 +146,22 @@ class Recurrent(Layer):
             resets = resets.T if first else resets.reshape(steps, batch)
         return Sequences(steps, batch, lengths, resets, self.num_directions)
 
+    def _begin(self, batch):
+        """Return the state (L*D, B, .), by its parts, of rows for which none is given."""
+        count, arrays = self._num_layers * self.num_directions, self.kernels.arrays
+        parts = [arrays.zeros((count, batch, size), self._dtype) for size in self.state_sizes]
+        for part, initial in zip(parts, self.initial_state() or ()):
+            part[...] = initial[:, None]
+        return parts
+
     # -- calls -----------------------------------------------------------------------------------
 
     def __call__(self, x, state=None, lengths=None, resets=None):
         """Run without a trace for backward: return y and the state. See ``forward``."""
         return self.forward(x, state, training=False, lengths=lengths, resets=resets)[:2]
 
-    def forward(self, x, state=None, training=True, num_threads=None, lengths=None, resets=None):
+    def forward(self, x, state=None, training=True, num_threads=None, lengths=None, resets=None,
+                drop=True):  # fmt: skip
         """Run a sequence.
 
         Parameters
@@ -234,10 +169,10 @@ class Recurrent(Layer):
         x : ndarray (T, B, I), or (T, I) for one unbatched sequence
             (B, T, I) with ``batch_first``. Beyond a row's end it may hold anything.
         state : ndarray (L*D, B, H), or the tuple (h, c) of such for an LSTM, or None
-            The initial state, of each layer the forward direction's first; None means zeros. (L*D, H) for an
-            unbatched sequence.
+            The initial state, of each layer the forward direction's first; None means zeros, or what
+            ``learn_initial_state`` learned. (L*D, H) for an unbatched sequence.
         training : bool
-            Return a trace, for backward and inspection.
+            Return a trace, for backward and inspection, and drop where there is dropout.
         num_threads : int, optional
         lengths : integers (B,), optional
             How many steps each row has, 0 to T in any order; an integer for an unbatched sequence.
@@ -246,6 +181,8 @@ class Recurrent(Layer):
             lies on the two sides knows nothing of the other, in either direction. In the layout of x: (B,
             T) with ``batch_first``, (T,) for an unbatched sequence. A reset at step 0 discards the forward
             direction's `state`; beyond a row's end it means nothing.
+        drop : bool
+            If not, nothing is dropped in training either.
 
         Returns
         -------
@@ -268,12 +205,15 @@ class Recurrent(Layer):
         x_in, unbatched = self._enter("x", x, self._input_size)
         of = self._sequences(x_in, unbatched, lengths, resets)
         directions, hidden = self.num_directions, self._hidden_size
-        if state is None:
-            count, zeros = self._num_layers * directions, self.kernels.arrays.zeros
-            state = [zeros((count, of.batch, size), self._dtype) for size in self.state_sizes]
-        else:
+        has_state = state is not None
+        if has_state:
             state = self.enter_state("state", state, of.batch, unbatched)
-        initial = state if of.are_rows else [of.entering(part) for part in state]
+        else:
+            state = self._begin(of.batch)
+        initial = state
+        if not of.are_rows:
+            after_reset = self._begin(1)
+            initial = [of.entering(*parts) for parts in zip(state, after_reset)]
         final = [self.kernels.arrays.empty_like(part) for part in initial]
         inputs = of.packed(x_in, num_threads, self.pool.array)
         if training and inputs is x_in:
@@ -288,11 +228,14 @@ class Recurrent(Layer):
                 for _ in range(self._num_layers)
                 for d in range(directions)
             ]
-        y = Run(self, of, num_threads).forward(inputs, initial, final, layers)
+        masks = draw_masks(self, of) if training and drop and self._dropout else None
+        y = Run(self, of, num_threads, masks).forward(inputs, initial, final, layers)
         trace = None
         if training:
             saved = [one.frozen() for one in layers]
-            trace = RecurrentTrace(self, self.fingerprint(), of, inputs, saved, unbatched)
+            trace = RecurrentTrace(
+                self, self.fingerprint(), of, inputs, saved, unbatched, has_state, masks
+            )
         y = of.unpacked(y, num_threads, self._empty_rows)
         if not of.are_rows:
             final = [of.leaving(last, part) for last, part in zip(final, state)]
@@ -361,9 +304,14 @@ class Recurrent(Layer):
                 StateGradients.empty(t, self.pool, weights)
                 for t, weights in zip(trace.layers, self.both_weights()[0])
             ]
-        dx = Run(self, of, num_threads).backward(
+        dx = Run(self, of, num_threads, trace.masks).backward(
             dy, trace, arriving, departing, recorded, need_dx, consume, need_grads
         )
+        if need_grads and self._learn_initial_state:
+            for part, first, through in zip(self._cell.states, departing, gradient):
+                sums = of.beginning(first, through, trace.has_state)
+                for number, one in enumerate(sums):
+                    self._grads[self.named(f"initial_{part}", number)] += one
         if recorded:
             record.extend(one.settle() for one in recorded)
         if consume:
@@ -375,7 +323,7 @@ class Recurrent(Layer):
         return dx, self._leave_state(departing, unbatched)
 
     def stepper(self, batch=1, num_threads=None):
-        """Return a Stepper: it takes one step per call and has its own state, which starts at zeros.
+        """Return a Stepper: it takes one step per call and has its own state, at first that of None.
 
         It copies the weights; its ``refresh()`` copies them anew.
 

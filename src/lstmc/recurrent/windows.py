@@ -35,7 +35,14 @@ def carry_back(layer, trace, carried, t0, t1, repeat, dx=None, num_threads=None,
     -------
     list of ndarray, in the shapes of `carried`
         Zeros where a reset lies between.
+
+    Raises
+    ------
+    ValueError
+        Dropout took part in the trace.
     """
+    if trace.masks is not None:
+        raise ValueError("trace must be of a forward call with drop=False: this one dropped units")
     numbers = range(direction, len(trace.layers), layer.num_directions)
     of = trace.sequences
     if of.are_rows and np.ndim(t1) == 0:

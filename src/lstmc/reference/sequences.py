@@ -13,7 +13,7 @@ def _pieces(steps, batch, lengths, resets, reverse):
     """Return the pieces of all rows, each row's in the order in which the direction reads them.
 
     A piece is (rows, steps, how it begins, whether it is the row's last): slices of the batch and of
-    time, and "state" or "zeros". Rows without an end or a reset of their own are one piece together.
+    time, and "state" or "initial". Rows without an end or a reset of their own are one piece together.
     """
     if lengths is None and resets is None:
         return [(slice(0, batch), slice(0, steps), "state", True)] if steps else []
@@ -26,7 +26,7 @@ def _pieces(steps, batch, lengths, resets, reverse):
             spans.reverse()
         for i, span in enumerate(spans):
             discarded = resets is not None and not reverse and resets[0, b]
-            begin = "state" if i == 0 and not discarded else "zeros"
+            begin = "state" if i == 0 and not discarded else "initial"
             pieces.append((slice(b, b + 1), span, begin, i == len(spans) - 1))
     return pieces
 
@@ -37,7 +37,9 @@ def _read(array, rows, span, reverse):
     return piece[::-1] if reverse else piece
 
 
-def layer_forward(forward, x, states, weights, lengths=None, resets=None, reverse=False):
+def layer_forward(
+    forward, x, states, weights, lengths=None, resets=None, reverse=False, initial=None
+):
     """One direction of one layer over rows that may end early and begin anew.
 
     Parameters
@@ -56,8 +58,10 @@ def layer_forward(forward, x, states, weights, lengths=None, resets=None, revers
         The steps of each row.
     resets : (T, B) boolean array, optional
         Where a row is cut: a direction that comes to step t from step t - 1, or the other way round, goes
-        on from zeros. At step 0 the forward direction begins with zeros, and the reverse one has no cut.
+        on from `initial`. At step 0 the forward direction begins with that, and the reverse one has no cut.
     reverse : bool
+    initial : sequence of (H,) arrays, optional
+        The parts of the state after a reset; zeros by default.
 
     Returns
     -------
@@ -73,7 +77,11 @@ def layer_forward(forward, x, states, weights, lengths=None, resets=None, revers
     last, saved = [part.copy() for part in states], []
     for piece in _pieces(steps, batch, lengths, resets, reverse):
         rows, span, begin, is_last = piece
-        first = [part[rows] if begin == "state" else np.zeros_like(part[rows]) for part in states]
+        first = [part[rows] for part in states]
+        if begin == "initial":
+            first = [np.zeros_like(part) for part in first]
+            for part, value in zip(first, initial or (), strict=initial is not None):
+                part[:] = value
         read = _read(x, rows, span, reverse)
         out = forward(read, *first, *weights)
         out = out if isinstance(out, tuple) else (out,)
@@ -85,7 +93,7 @@ def layer_forward(forward, x, states, weights, lengths=None, resets=None, revers
     return y, last, saved
 
 
-def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
+def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False, initial=None):
     """Back-propagation through time of `layer_forward`.
 
     Parameters
@@ -97,7 +105,7 @@ def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
         Gradient arriving at y; beyond a row's end it is not read.
     dlast : sequence of (B, H) arrays
         Gradient arriving through the parts of the last state.
-    x, saved, weights, reverse
+    x, saved, weights, reverse, initial
         What `layer_forward` took and returned.
 
     Returns
@@ -108,12 +116,13 @@ def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
         At the parts of the initial state: zeros where it was discarded, and what arrives through the last
         state where a row has no steps.
     dweights : list of arrays
-        Of each of the weights: sums over the pieces.
+        Of each of the weights, and of the parts of `initial` if there are: sums over the pieces.
     """
     dx = np.zeros_like(x)
     dfirst = [part.copy() for part in dlast]
     dweights = [np.zeros_like(weight) for weight in weights]
     without_bias = [*weights[:2], *weights[3:]]
+    dinitial = [np.zeros_like(part) for part in initial or ()]
     for (rows, _, _, _), _ in saved:
         for part in dfirst:
             part[rows] = 0
@@ -124,12 +133,23 @@ def layer_backward(backward, dy, dlast, x, saved, weights, reverse=False):
         for part, gradient in zip(dfirst, out[1:], strict=False):
             if begin == "state":
                 part[rows] = gradient
+        for part, gradient in zip(dinitial, out[1:], strict=False):
+            if begin == "initial":
+                part += gradient.sum(axis=0)
         for total, gradient in zip(dweights, out[1 + len(dlast) :], strict=True):
             total += gradient
-    return dx, dfirst, dweights
+    return dx, dfirst, dweights + dinitial
 
 
-def stack_forward(forward, x, states, weights, directions=1, lengths=None, resets=None):
+def _dropped(y, masks, number, factor):
+    """Return what the masks keep of what the layer of this number returns, or of the gradient there."""
+    return y if masks is None or number >= len(masks) else y * masks[number] * factor
+
+
+def stack_forward(
+    forward, x, states, weights, directions=1, lengths=None, resets=None, initial=None, masks=None,
+    factor=1.0,
+):  # fmt: skip
     """Stacked layers, each of one direction or of two that are read side by side by the next.
 
     Parameters
@@ -143,6 +163,12 @@ def stack_forward(forward, x, states, weights, directions=1, lengths=None, reset
         Those of each, as for `layer_forward`.
     directions : {1, 2}
         D.
+    initial : list of L*D sequences, optional
+        The parts of the state after a reset, of each.
+    masks : list of L-1 (T, B, D*H) boolean arrays, optional
+        What dropout keeps of what each layer but the last returns.
+    factor : float
+        By which that is multiplied.
 
     Returns
     -------
@@ -157,16 +183,19 @@ def stack_forward(forward, x, states, weights, directions=1, lengths=None, reset
         for d in range(directions):
             first = [part[number + d] for part in states]
             y, end, pieces = layer_forward(
-                forward, x, first, weights[number + d], lengths, resets, d == 1
-            )
+                forward, x, first, weights[number + d], lengths, resets, d == 1,
+                initial and initial[number + d],
+            )  # fmt: skip
             parts.append(y)
             last.append(end)
             saved.append((x, pieces))
-        x = np.concatenate(parts, axis=2)
+        x = _dropped(np.concatenate(parts, axis=2), masks, number // directions, factor)
     return x, [np.stack(part) for part in zip(*last, strict=True)], saved
 
 
-def stack_backward(backward, dy, dlast, saved, weights, directions=1):
+def stack_backward(
+    backward, dy, dlast, saved, weights, directions=1, initial=None, masks=None, factor=1.0
+):
     """Back-propagation through time of `stack_forward`.
 
     Parameters
@@ -175,7 +204,7 @@ def stack_backward(backward, dy, dlast, saved, weights, directions=1):
         As for `layer_backward`.
     dy : (T, B, D*P) array
     dlast : sequence of (L*D, B, H) arrays
-    saved, weights, directions
+    saved, weights, directions, initial, masks, factor
         What `stack_forward` took and returned.
 
     Returns
@@ -186,12 +215,12 @@ def stack_backward(backward, dy, dlast, saved, weights, directions=1):
     """
     dfirst, dweights = [None] * len(weights), [None] * len(weights)
     for number in reversed(range(0, len(weights), directions)):
-        total = 0
+        total, dy = 0, _dropped(dy, masks, number // directions, factor)
         for d, arriving in enumerate(np.split(dy, directions, axis=2)):
             x, pieces = saved[number + d]
             dx, dfirst[number + d], dweights[number + d] = layer_backward(
                 backward, arriving, [part[number + d] for part in dlast], x, pieces,
-                weights[number + d], d == 1,
+                weights[number + d], d == 1, initial and initial[number + d],
             )  # fmt: skip
             total = total + dx
         dy = total

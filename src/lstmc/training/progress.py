@@ -26,7 +26,7 @@ class Progress:
     Attributes
     ----------
     state
-        The state of the network after the last window; None means zeros.
+        The state of the network after the last window; None before the first.
     sums : dict
         For the current epoch: tokens, the classes that logits are of, and the sums of losses, gradient norms
         and seconds.
@@ -57,7 +57,7 @@ class Progress:
         return f"Progress(sums={self.sums!r}, best={self.best!r})"
 
     def begin_epoch(self):
-        """Start an epoch: the state is zeros, and nothing is summed yet."""
+        """Start an epoch: the state is None, and nothing is summed yet."""
         self.state, self.sums = None, no_sums()
 
     @property

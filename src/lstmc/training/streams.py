@@ -216,7 +216,7 @@ def evaluate(net, tokens, batch=20, steps=100, num_threads=None):
     tokens : ndarray (n,) of integers
     batch : int
         How many streams; fewer if the text is shorter than two tokens for each. The state of
-        each starts at zeros and is carried to the end of the stream.
+        each starts anew and is carried to the end of the stream.
     steps : int
         How many steps are computed at once. It changes the result only by rounding.
     num_threads : int, optional

@@ -16,7 +16,9 @@ cdef class RecurrentStepper:
     cdef lstmc_forward_layer *layers
     cdef void *plan
     cdef object weights  # () -> a calls.Weights for each layer
-    cdef list form       # types and shapes of those
+    cdef object initial  # () -> an array (L, .) for each part of the state, or None: states begin with zeros
+    cdef list begins     # those arrays, as they were when the weights were copied
+    cdef list form       # types and shapes of the weights
     cdef list memory     # what the addresses in `layers` and `call` point into
     cdef int type_number, worth_releasing, busy
     cdef Py_ssize_t inputs, outputs
@@ -26,7 +28,7 @@ cdef class RecurrentStepper:
     cdef bint can_undo
     cdef readonly int64_t taken  # steps, without those that were undone
 
-    def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None, double clip=0):
+    def __cinit__(self, int cell, weights, Py_ssize_t batch, num_threads=None, initial=None, double clip=0):
         layers = weights()
         cdef Py_ssize_t n = len(layers)
         cdef Pool pool = Pool()
@@ -38,7 +40,7 @@ cdef class RecurrentStepper:
         self.dtype = first.weight_ih.dtype
         self.table = table_of(first.weight_ih)
         self.type_number = NPY_DOUBLE if self.dtype == np.float64 else NPY_FLOAT
-        self.weights = weights
+        self.weights, self.initial = weights, initial
         self.inputs = first.weight_ih.shape[1]
         cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, first, batch, batch)
         self.outputs = of.outputs
@@ -66,6 +68,7 @@ cdef class RecurrentStepper:
             of.inputs = of.outputs
         self.worth_releasing = operations > 20000  # some 0.5 microseconds; the GIL costs 0.035
         self.refresh()
+        self.clear_state()
         buffer = pool.take(scratch_bytes(self.table.plan_forward(self.plan, &self.call)))
         self.call.scratch = buffer.data()
         self.memory.append(buffer)
@@ -93,6 +96,9 @@ cdef class RecurrentStepper:
         layers = self.weights()
         if [form_of(one) for one in layers] != self.form:
             raise ValueError("the layer has other weights than those this stepper was made for: make a new one")
+        begins = None if self.initial is None else self.initial()
+        for array, part in zip(begins or (), self.parts):
+            address_of("initial", array, self.type_number, len(layers) * part.shape[3], False)
         of = stack_sizes(self.table, self.call.cell, self.type_number, layers[0], self.call.batch, self.call.batch)
         for packs in (False, True):
             of.inputs = self.inputs
@@ -105,6 +111,7 @@ cdef class RecurrentStepper:
                 if packs:
                     self.table.pack_layer(<void *>layer.packed, &layer, self.call.cell)
                 of.inputs = of.outputs
+        self.begins = begins
 
     def read_state(self):
         """Return a copy of the state: a list of arrays (L, B, H)."""
@@ -130,7 +137,8 @@ cdef class RecurrentStepper:
         self.can_undo = False
 
     def clear_state(self, cnp.ndarray mask=None):
-        """Set the state to zeros: of all rows, or of those where mask, (B,) booleans, is true."""
+        """Set the state to what it begins with: of all rows, or of those where mask, (B,) booleans, is true."""
+        cdef cnp.ndarray begins
         cdef Py_ssize_t batch = self.call.batch, rows = self.call.num_layers * batch, row, size
         cdef const char *chosen = NULL
         if mask is not None:
@@ -138,9 +146,14 @@ cdef class RecurrentStepper:
         self.check_idle()
         for part in range(len(self.parts)):
             size = PyArray_NBYTES(<cnp.ndarray>self.parts[part]) // (2 * rows)
+            begins = None if self.begins is None else self.begins[part]
             for row in range(rows):
-                if chosen == NULL or chosen[row % batch]:
+                if chosen != NULL and not chosen[row % batch]:
+                    continue
+                if begins is None:
                     memset(<char *>self.now(part) + row * size, 0, size)
+                else:
+                    memcpy(<char *>self.now(part) + row * size, <char *>PyArray_DATA(begins) + row // batch * size, size)
         self.can_undo = False
 
     cdef void *now(self, Py_ssize_t part) noexcept:
