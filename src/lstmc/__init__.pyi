@@ -32,6 +32,7 @@ from .inspection import (
     writers as writers,
 )
 from .layers import (
+    Activation as Activation,
     Dropout as Dropout,
     Embedding as Embedding,
     Last as Last,
@@ -174,6 +175,7 @@ def binary_cross_entropy(
     batch_first: bool = False,
 ) -> tuple[float, _Array]: ...
 def clip_grad_norm(net: Layer, max_norm: float, num_threads: int | None = None) -> float: ...
+def clip_grad_value(net: Layer, limit: float, num_threads: int | None = None) -> None: ...
 
 class _Optimiser:
     net: Layer

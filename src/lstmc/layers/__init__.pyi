@@ -1,6 +1,6 @@
 """The layers that are not recurrent, for type checkers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -76,10 +76,39 @@ class Embedding(Layer):
     ) -> tuple[None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
 
+class Activation(Layer):
+    @property
+    def function(self) -> str: ...
+    @property
+    def alpha(self) -> float | None: ...
+    @property
+    def negative_slope(self) -> float | None: ...
+    def __init__(
+        self,
+        function: Literal["tanh", "relu", "sigmoid", "softmax", "elu", "leaky_relu"],
+        alpha: float | None = None,
+        negative_slope: float | None = None,
+    ) -> None: ...
+    def forward(
+        self,
+        x: _Array,
+        state: _State = None,
+        training: bool = True,
+        num_threads: int | None = None,
+    ) -> tuple[_Array, _State, Any]: ...
+    def backward(
+        self, dy: _Array, trace: Any, dstate: _State = None, num_threads: int | None = None
+    ) -> tuple[_Array, _State]: ...
+    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
+
 class Dropout(Layer):
     p: float
     rng: np.random.Generator
-    def __init__(self, p: float = 0.5, rng: _Rng = None) -> None: ...
+    @property
+    def variational(self) -> bool: ...
+    @property
+    def needs_time(self) -> bool: ...
+    def __init__(self, p: float = 0.5, rng: _Rng = None, variational: bool = False) -> None: ...
     def forward(
         self, x: _Array, state: _State = None, training: bool = True, drop: bool = True
     ) -> tuple[_Array, _State, Any]: ...
