@@ -28,10 +28,10 @@ from .inspection import (
     writers,
 )
 from .layer import Layer
-from .layers import Dropout, Embedding, Last, Linear
+from .layers import Activation, Dropout, Embedding, Last, Linear
 from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
 from .network import Sequential
-from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
+from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .recurrent import GRU, LSTM, RNN
 from .training import (
     ExponentialDecay,
@@ -48,6 +48,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "SGD",
+    "Activation",
     "Adam",
     "AdamW",
     "Dropout",
@@ -78,6 +79,7 @@ __all__ = [
     "binary_cross_entropy",
     "check_gradients",
     "clip_grad_norm",
+    "clip_grad_value",
     "find_nonfinite",
     "gate_statistics",
     "get_matmul_precision",

@@ -31,6 +31,13 @@ from .inspection import (
     step_factors as step_factors,
     writers as writers,
 )
+from .layers import (
+    Activation as Activation,
+    Dropout as Dropout,
+    Embedding as Embedding,
+    Last as Last,
+    Linear as Linear,
+)
 from .network import Sequential as Sequential
 from .recurrent import GRU as GRU, LSTM as LSTM, RNN as RNN
 from .training import (
@@ -128,97 +135,6 @@ class Layer:
     def check_trace(self, trace: Any, dstate: _State = None) -> None: ...
     def check_form(self, trace: Any, dstate: _State = None) -> None: ...
 
-class Linear(Layer):
-    @property
-    def in_features(self) -> int: ...
-    @property
-    def out_features(self) -> int: ...
-    @property
-    def bias(self) -> bool: ...
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        dtype: DTypeLike = ...,
-        rng: _Rng = None,
-        device: _Device = "cpu",
-    ) -> None: ...
-    def forward(
-        self,
-        x: _Array,
-        state: _State = None,
-        training: bool = True,
-        num_threads: int | None = None,
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(
-        self,
-        dy: _Array,
-        trace: Any,
-        dstate: _State = None,
-        num_threads: int | None = None,
-        need_dx: bool = True,
-        need_grads: bool = True,
-    ) -> tuple[_Array | None, _State]: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
-
-class Embedding(Layer):
-    @property
-    def num_embeddings(self) -> int: ...
-    @property
-    def embedding_dim(self) -> int: ...
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        dtype: DTypeLike = ...,
-        rng: _Rng = None,
-        device: _Device = "cpu",
-    ) -> None: ...
-    def forward(
-        self,
-        x: _Array,
-        state: _State = None,
-        training: bool = True,
-        num_threads: int | None = None,
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(
-        self,
-        dy: _Array,
-        trace: Any,
-        dstate: _State = None,
-        num_threads: int | None = None,
-        need_dx: bool = True,
-        need_grads: bool = True,
-    ) -> tuple[None, _State]: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
-
-class Dropout(Layer):
-    p: float
-    rng: np.random.Generator
-    def __init__(self, p: float = 0.5, rng: _Rng = None) -> None: ...
-    def forward(
-        self, x: _Array, state: _State = None, training: bool = True, drop: bool = True
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
-
-class Last(Layer):
-    def __init__(self) -> None: ...
-    def __call__(
-        self, x: _Array, state: _State = None, lengths: ArrayLike | None = None
-    ) -> tuple[_Array, _State]: ...
-    def forward(
-        self,
-        x: _Array,
-        state: _State = None,
-        training: bool = True,
-        lengths: ArrayLike | None = None,
-    ) -> tuple[_Array, _State, Any]: ...
-    def backward(self, dy: _Array, trace: Any, dstate: _State = None) -> tuple[_Array, _State]: ...
-    def follow(self, directions: int) -> None: ...
-    def stepper(self, batch: int = 1, num_threads: int | None = None) -> Any: ...
-
 def softmax_cross_entropy(
     logits: _Array,
     targets: _Array,
@@ -259,6 +175,7 @@ def binary_cross_entropy(
     batch_first: bool = False,
 ) -> tuple[float, _Array]: ...
 def clip_grad_norm(net: Layer, max_norm: float, num_threads: int | None = None) -> float: ...
+def clip_grad_value(net: Layer, limit: float, num_threads: int | None = None) -> None: ...
 
 class _Optimiser:
     net: Layer

@@ -12,7 +12,8 @@ None. It says what it does with time, where that is not what most do, by attribu
   of the forward direction first. It takes lengths and resets, or a network refuses them.
 - ``keeps_features = True``: each feature of the output is made of the same feature of the input alone: the
   two directions stay apart, as ``Last`` needs them.
-- ``keeps_time = False``: its output has no axis of time, and no layer after it may need one.
+- ``keeps_time = False``: its output has no axis of time, and no layer after it may need one: none that is
+  recurrent, no Last, and none that says ``needs_time = True``.
 """
 
 import math
@@ -451,7 +452,7 @@ def float_array(kernels, name, value):
     ):
         got = value.dtype.name if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(f"{name} must be a float32 or float64 array, got {got}")
-    return kernels.checked(name, value, check_dtype(value.dtype.newbyteorder("=")), value.shape)
+    return kernels.checked(name, value, np.dtype(value.dtype.type), value.shape)
 
 
 def leading_rows(kernels, x, name, last, dtype):

@@ -6,13 +6,13 @@ optimiser is plain numbers and arrays, for checkpoints.
 
 import math
 import operator
-import sys
 
 import numpy as np
 
 from ._kernels import kernels_of
 from ._kernels.devices import copy_into
 from ._kernels.messages import kind_of
+from .checks import check_count, check_norm, check_number
 from .layer import check_writable, float_array
 
 __all__ = [
@@ -20,29 +20,9 @@ __all__ = [
     "Adam",
     "AdamW",
     "RMSprop",
-    "check_count",
-    "check_norm",
-    "check_number",
-    "check_real",
     "clip_grad_norm",
+    "clip_grad_value",
 ]
-
-
-def check_number(name, value, low=0.0, high=math.inf, open_low=False):
-    """Return a number as a float; refuse one outside [low, high), or (low, high) with `open_low`."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not (low < value if open_low else low <= value)
-        or not value < high
-        or value > sys.float_info.max
-    ):
-        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
-            f" and below {high:g}" if high < math.inf else ""
-        )
-        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r}")
-    return float(value)
 
 
 def clip_grad_norm(net, max_norm, num_threads=None):
@@ -68,6 +48,35 @@ def clip_grad_norm(net, max_norm, num_threads=None):
         max_norm is not a positive number.
     """
     max_norm = check_norm("max_norm", max_norm)
+    kernels, grads = _gradients(net)
+    return kernels.clip(grads, max_norm, num_threads)
+
+
+def clip_grad_value(net, limit, num_threads=None):
+    """Bring every element of the gradients that is beyond +-limit there, in place.
+
+    Unlike ``clip_grad_norm`` it changes the direction of the gradient (Mikolov 2012; Pascanu et al. 2013,
+    section 3.2, compare the two). NaN stays.
+
+    Parameters
+    ----------
+    net : Sequential or layer
+    limit : float
+        Positive. Infinity changes nothing.
+    num_threads : int, optional
+
+    Raises
+    ------
+    ValueError
+        limit is not a positive number.
+    """
+    limit = check_norm("limit", limit)
+    kernels, grads = _gradients(net)
+    kernels.clip_values(grads, limit, num_threads)
+
+
+def _gradients(net):
+    """Return the gradients of a network as one array that may be written, and the kernels of its device."""
     check_flat(net)
     grads = net.grads
     kernels = kernels_of(grads)
@@ -77,7 +86,7 @@ def clip_grad_norm(net, max_norm, num_threads=None):
     ):  # fmt: skip
         float_array(kernels, "grads", grads)  # says so if it is no array of floats
         raise ValueError("grads must be one contiguous array, of which all gradients are views")
-    return kernels.clip(check_writable("grads", grads), max_norm, num_threads)
+    return kernels, check_writable("grads", grads)
 
 
 def _number(name, doc, **bounds):
@@ -89,39 +98,10 @@ def _number(name, doc, **bounds):
     return property(operator.attrgetter("_" + name), write, doc=doc)
 
 
-def check_real(name, value):
-    """Return a number as a float, which may be infinite; refuse NaN and all else."""
-    value = value.item() if isinstance(value, np.generic) else value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    most = sys.float_info.max  # of integers: those beyond are no floats
-    if not number or not (-most <= value <= most or value in (-math.inf, math.inf)):
-        raise ValueError(f"{name} must be a number, got {value!r:.100}")
-    return float(value)
-
-
 def check_flat(net):
     """Refuse what does not have its parameters and gradients in two flat arrays."""
     if not hasattr(net, "params") or not hasattr(net, "grads"):
         raise TypeError(f"net must be a layer or a network, got {kind_of(net)}")
-
-
-def check_norm(name, value):
-    """Return the largest norm that gradients may have, a float; infinity stands for any."""
-    try:
-        positive = check_real(name, value) > 0
-    except ValueError:
-        positive = False
-    if not positive:
-        raise ValueError(f"{name} must be a positive number, got {value!r:.100}")
-    return float(value)
-
-
-def check_count(name, value):
-    """Return an int; refuse all but integers of 0 or more."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or not 0 <= value < 2**53:
-        raise ValueError(f"{name} must be an integer from 0 to 2**53, got {value!r:.100}")
-    return int(value)
 
 
 class Optimiser:

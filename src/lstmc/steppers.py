@@ -2,14 +2,16 @@
 
 import contextlib
 
+import numpy as np
+
 from ._kernels import kernels_of
 from ._kernels.binding.core import get_num_threads
 from ._kernels.environment import check_threads
 from ._kernels.messages import kind_of, located, shape_text
-from .layer import check_writable, leading_rows, write_out
+from .layer import check_writable, float_array, leading_rows, write_out
 from .traces import Bound
 
-__all__ = ["LinearStepper", "NetworkStepper", "stepper_of"]
+__all__ = ["LinearStepper", "NetworkStepper", "copying", "stepper_of"]
 
 IN_USE = "this stepper is in use by another thread: give each thread one of its own"
 
@@ -113,6 +115,19 @@ class LinearStepper(Bound):
         threads = get_num_threads() if self._threads is None else self._threads
         self._core(out.reshape(-1, self._outputs), rows, threads)
         return out
+
+
+def copying(layer):
+    """Return the step of a layer that copies x."""
+
+    def step(x, out=None):
+        is_plain = type(x) is np.ndarray and x.dtype.char in "fd" and x.dtype.isnative
+        kernels = layer.kernels if is_plain else kernels_of(x)
+        if not is_plain:
+            x = float_array(kernels, "x", x)
+        return x.copy() if out is None else write_out(kernels, out, x)
+
+    return step
 
 
 class LayerStepper:

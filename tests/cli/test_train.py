@@ -168,7 +168,7 @@ def test_what_was_learnt_before_divergence_is_kept(capsys):
     "option",
     ["--cell rnn", "--cell gru", "--level word", "--layers 2", "--hidden 13", "--embed 7", "--dropout 0.5",
      "--dtype float64", "--batch 9", "--steps 11", "--optimizer sgd", "--optimizer adamw",
-     "--optimizer rmsprop", "--lr 0.003",
+     "--optimizer rmsprop", "--lr 0.003", "--clip-value 0.001",
      "--clip 0.01", "--epochs 3", "--valid 0.2", "--seed 7", "--schedule step --decay 0.1",
      "--schedule exponential", "--schedule plateau --decay 0.001 --lr 0.5"],
 )  # fmt: skip
@@ -180,6 +180,17 @@ def test_every_option_takes_effect(option, undrawn):
     if "plateau" in option:  # not for the learning rate alone
         rates = [line["lr"] for line in metrics("other")]
         assert len(set(rates)) > 1
+
+
+def test_variational_takes_effect_and_is_kept(undrawn):
+    """In the model, and in the run that a resume goes on with."""
+    assert train("plain", "--dropout", 0.5) == 0
+    assert train("other", "--dropout", 0.5, "--variational") == 0
+    assert model_bytes("plain") != model_bytes("other")
+    model = LanguageModel.load("other/model.safetensors")
+    assert model.config["variational"]
+    assert run("train", "--out", "other", "--resume", "--epochs", 3) == 0
+    assert run("train", "--out", "plain", "--resume", "--variational", "--epochs", 3) == 1
 
 
 def test_decay_every_and_patience_take_effect(undrawn):
@@ -205,7 +216,7 @@ def test_defaults_are_those_that_help_tells(capsys):
     for name, value in cli_train.DEFAULTS.items():
         option = "--" + name.replace("_", "-")
         assert name == "file" or option in output
-        if value is not None and name != "file":
+        if value is not None and value is not False and name != "file":
             assert re.search(rf"{option} [^(]*\(default: {re.escape(str(value))}\)", output), option
     settings = cli_train.new_settings(cli.make_parser().parse_args(["train"]))
     assert (settings["hidden"], settings["batch"], settings["lr"]) == (128, 50, 2e-3)
@@ -386,6 +397,7 @@ def test_a_full_disk_is_told_in_one_line():
     ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
      "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru2",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
+     "train --variational", "train --clip-value 0",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
      "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],
 )  # fmt: skip

@@ -316,10 +316,13 @@ def test_lengths_and_resets_are_refused(cupy, option):
         net(cupy.ones((4, 2, 3), np.float32), **option)
 
 
-def test_last_is_refused(cupy):
-    """Where it is made, moved and called; nothing has moved then."""
-    message = "a GPU does not have the layer Last yet"
-    lstm, last = lstmc.LSTM(3, 4, device="cuda"), lstmc.Last()
+@pytest.mark.parametrize(
+    ("name", "make"), [("Last", lstmc.Last), ("Activation", lambda: lstmc.Activation("tanh"))]
+)
+def test_layers_that_are_refused(cupy, name, make):
+    """Where they are made, moved and called; nothing has moved then."""
+    message = f"a GPU does not have the layer {name} yet"
+    lstm, last = lstmc.LSTM(3, 4, device="cuda"), make()
     with pytest.raises(ValueError, match=message):
         lstmc.Sequential(lstm, last)
     assert not lstm.in_network

@@ -243,6 +243,17 @@ def test_clipping_what_is_not_finite(cupy, dtype, value):
     assert_same_bits(layer.grads.get(), before)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 33)], ids=str)
+def test_clipping_by_value(cupy, dtype, size):
+    layer, twin = (lstmc.Linear(*size, dtype=dtype, device=d) for d in ("cuda", "cpu"))
+    give_gradients(cupy, 0, layer, twin)
+    for one in (layer, twin):
+        one.grad("weight")[0, 0] = np.nan
+        lstmc.clip_grad_value(one, 0.3)
+    for name in twin.parameters():
+        assert_same_bits(layer.grad(name).get(), twin.grad(name))
+
+
 def test_clipping_large_numbers(cupy):
     """Their squares overflow float32."""
     layer = lstmc.Linear(2, 3, device="cuda")
@@ -273,6 +284,18 @@ def test_dropout(cupy, dtype, p):
     assert_close(y[passed], np.full(passed.sum(), 2 / (1 - p)), TOLERANCE[dtype])
     assert_close(dx, np.where(passed, arriving / (1 - p), 0), TOLERANCE[dtype])
     assert (x == 2).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 5, 33), (9, 130)], ids=str)
+def test_dropout_with_one_mask_for_all_steps(cupy, dtype, shape):
+    layer, arriving = lstmc.Dropout(0.4, rng=1, variational=True), draw(dtype, *shape)
+    y, _, trace = layer.forward(cupy.full(shape, 3, dtype))
+    dx, _ = layer.backward(cupy.asarray(arriving), trace)
+    passed = y.get() != 0
+    assert (passed == passed[0]).all()
+    assert abs(passed[0].mean() - 0.6) <= 4 * np.sqrt(0.24 / passed[0].size)
+    assert_close(y.get(), np.where(passed, 5, 0), TOLERANCE[dtype])
+    assert_close(dx.get(), np.where(passed, arriving / 0.6, 0), TOLERANCE[dtype])
 
 
 def test_masks_of_dropout(cupy, dtype):

@@ -80,6 +80,8 @@ LAYERS = {
     "linear": lambda: lstmc.Linear(3, 5, bias=False, rng=0),
     "embedding": lambda: lstmc.Embedding(3, 5, rng=0),
     "dropout": lambda: lstmc.Dropout(rng=0),
+    "variational dropout": lambda: lstmc.Dropout(0.2, rng=0, variational=True),
+    "activation": lambda: lstmc.Activation("elu", alpha=0.5),
     "last": lambda: lstmc.Sequential(lstmc.GRU(3, 5, reset_after=False), lstmc.Last()),
 }
 
@@ -357,16 +359,8 @@ def test_defaults_are_left_out():
 
 def test_the_options_of_the_format_are_those_of_the_classes():
     """The first format was laid down with the defaults of its time; a change of them wants a new format."""
-    assert set(description.OPTIONS) == {
-        "RNN",
-        "GRU",
-        "LSTM",
-        "Linear",
-        "Embedding",
-        "Dropout",
-        "Last",
-        "Sequential",
-    }
+    names = "RNN GRU LSTM Linear Embedding Activation Dropout Last Sequential"
+    assert set(description.OPTIONS) == set(names.split())
     for name, (required, defaults) in description.OPTIONS.items():
         if name == "Sequential":
             assert (required, defaults) == (("layers",), {"batch_first": False})
@@ -375,7 +369,7 @@ def test_the_options_of_the_format_are_those_of_the_classes():
         for other in ("rng", "device"):
             parameters.pop(other, None)
         assert set(parameters) == {*required, *defaults}
-        layer = getattr(lstmc, name)(*(3,) * len(required))
+        layer = getattr(lstmc, name)(*("tanh" if one == "function" else 3 for one in required))
         assert {k: v for k, v in layer.options().items() if k in defaults} == defaults
 
 
@@ -442,7 +436,7 @@ def test_what_trains_is_printed():
     model = lstmc.LanguageModel(lstmc.Vocabulary("abc", "char"), hidden=4, embed=3)
     assert repr(model) == (
         "LanguageModel(<Vocabulary of 3 characters>, cell='lstm', layers=2, hidden=4, embed=3, "
-        "dropout=0.0, dtype='float32')"
+        "dropout=0.0, dtype='float32', variational=False)"
     )
     _, _, trace = net.forward(np.zeros((3, 2), int))
     assert repr(trace) == "<trace of Sequential>"

@@ -119,7 +119,7 @@ class Example:
 
     def make_net(self):
         options = {"dtype": np.dtype(self.dtype), "rng": 1}
-        kinds = "lstm", "rnn", "gru", "linear", "embedding", "dropout", "last", "network"
+        kinds = "lstm", "rnn", "gru", "linear", "embedding", "dropout", "activation", "last", "network"
         self.kind = self.choose(*kinds)
         self.features = H
         if self.kind in ("lstm", "rnn", "gru"):
@@ -135,7 +135,10 @@ class Example:
             return lstmc.Embedding(V, H, **options)
         if self.kind == "dropout":
             self.features = I
-            return lstmc.Dropout(0.5, rng=1)
+            return lstmc.Dropout(0.5, rng=1, variational=self.draw(st.booleans()))
+        if self.kind == "activation":
+            self.features = I
+            return lstmc.Activation(self.choose("tanh", "softmax", "elu"))
         if self.kind == "last":
             self.features = I
             return lstmc.Last()

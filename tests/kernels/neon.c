@@ -244,15 +244,25 @@ static void losses(const double *number, int threads)
                       threads));
 }
 
-/* exp, tanh, sigmoid and log1p, and that denormals are flushed inside a kernel and nowhere else. */
+/* exp, log1p and the activations, and that denormals are flushed inside a kernel and nowhere else. */
 static void functions(const double *number, int threads)
 {
     const double tiny = kernels->real_size == 4 ? 0x1p-127 : 0x1p-1023; /* half the smallest normal number */
     char *denormal = take(sizeof(double));
-    kernels->map(find("exp"), find("x_over_4"), LSTMC_EXP, number[0]);
-    kernels->map(find("tanh"), find("x"), LSTMC_VTANH, number[0]);
-    kernels->map(find("sigmoid"), find("x"), LSTMC_SIGMOID, number[0]);
-    kernels->map(find("log1p"), find("x_within_1"), LSTMC_LOG1P, number[0]);
+    const ptrdiff_t n = number[0];
+    const char *const names[] = {"relu", "elu", "leaky_relu"}, *const gradients[] = {"drelu", "delu",
+                                                                                     "dleaky"};
+    kernels->activate(find("exp"), find("x_over_4"), LSTMC_EXP, 0, n, threads);
+    kernels->activate(find("tanh"), find("x"), LSTMC_VTANH, 0, n, threads);
+    kernels->activate(find("sigmoid"), find("x"), LSTMC_SIGMOID, 0, n, threads);
+    kernels->activate(find("log1p"), find("x_within_1"), LSTMC_LOG1P, 0, n, threads);
+    kernels->activate_backward(find("dtanh"), find("dy"), find("tanh"), LSTMC_VTANH, 0, n, threads);
+    kernels->activate_backward(find("dsigmoid"), find("dy"), find("sigmoid"), LSTMC_SIGMOID, 0, n, threads);
+    for (int i = 0; i < 3; i++) {
+        kernels->activate(find(names[i]), find("x"), LSTMC_RELU + i, 0.5, n, threads);
+        kernels->activate_backward(find(gradients[i]), find("dy"), find(names[i]), LSTMC_RELU + i, 0.5, n,
+                                   threads);
+    }
     put(denormal, 0, tiny);
     kernels->scale(denormal, 1, 1, threads);
     if (get(denormal, 0) != 0)

@@ -116,7 +116,14 @@ def functions(n):
     x = np.round(np.linspace(-12, 12, n) * 1024) / 1024
     expected = {"exp": np.exp(x / 4), "tanh": np.tanh(x), "sigmoid": reference.sigmoid(x)}
     expected["log1p"] = np.log1p(np.abs(x) / 12)
-    return [n], {"x": x, "x_over_4": x / 4, "x_within_1": np.abs(x) / 12}, expected
+    dy = drawn("functions", n)(n)
+    for name, gradient in (("tanh", "dtanh"), ("sigmoid", "dsigmoid"), ("relu", "drelu"),
+                           ("elu", "delu"), ("leaky_relu", "dleaky")):  # fmt: skip
+        options = {"function": name, "alpha": 0.5, "negative_slope": 0.5}
+        expected[name] = reference.activation_forward(x, **options)
+        expected[gradient] = reference.activation_backward(dy, x, **options)
+    inputs = {"x": x, "x_over_4": x / 4, "x_within_1": np.abs(x) / 12, "dy": dy}
+    return [n], inputs, expected
 
 
 def cases():

@@ -74,6 +74,12 @@ CALLS = {
     ),
     "norm": ({"a": ones(12)}, "", {}),
     "scale": ({"a": ones(12)}, "a", {"factor": 2.0}),
+    "clip_values": ({"a": ones(12)}, "a", {"limit": 0.5}),
+    "activate": ({"y": ones(12), "x": ones(12)}, "y", {"function": 1, "slope": 0.0}),
+    "activate_backward": (
+        {name: ones(12) for name in ("dx", "dy", "y")}, "dx", {"function": 1, "slope": 0.0},
+    ),
+    "softmax_backward": ({name: ones(ROWS, OUTPUTS) for name in ("dx", "dy", "y")}, "dx", {}),
     "sgd": (
         {name: ones(12) for name in ("params", "velocity", "grads")},
         "params velocity",

@@ -1,6 +1,6 @@
 """Tests of the C interface through cffi, from the declarations that kernels.h itself has.
 
-They reach what Python does not: the accuracy of exp, tanh and sigmoid. The judges are NumPy's double
+They reach what Python does not: the accuracy of exp, expm1, tanh and sigmoid. The judges are NumPy's double
 precision, and for double the wider long double.
 """
 
@@ -46,8 +46,11 @@ def test_what_is_unknown_is_refused(ffi, table, dtype):
         forward.layers, backward.layers = layer, ffi.new("lstmc_backward_layer[1]")
         plan = ffi.new("char[]", max(table.forward_plan_size(1), table.backward_plan_size()))
         assert table.plan_forward(plan, forward) == table.plan_backward(plan, backward) == unknown
-        out = ffi.from_buffer(x)
-        assert table.map(out, out, number, x.size) == unknown
+    out, a = ffi.from_buffer(x), ffi.from_buffer(np.ones(3, dtype))
+    for number in (-1, 7, 99):
+        assert table.activate(out, a, number, 1, 3, 1) == unknown
+    for number in (-1, FUNCTIONS["exp"], FUNCTIONS["log1p"], 7, 99):
+        assert table.activate_backward(out, a, a, number, 1, 3, 1) == unknown
     assert (x == 0).all()
     library = ffi.dlopen(core.__file__)
     assert library.lstmc_table(2, ffi.NULL) == library.lstmc_table(16, ffi.NULL) == ffi.NULL
@@ -78,20 +81,21 @@ def test_bindings_and_stub_follow_the_header():
 
 
 # --------------------------------------------------------------------------------------------------
-# exp, tanh, sigmoid and log1p
+# exp, tanh, sigmoid, log1p and expm1
 # --------------------------------------------------------------------------------------------------
 
-FUNCTIONS = {"exp": 0, "tanh": 1, "sigmoid": 2, "log1p": 3}
+# By number; that of ELU, whose slope is 1 here, is expm1 of what is not above 0.
+FUNCTIONS = {"exp": 0, "tanh": 1, "sigmoid": 2, "log1p": 3, "expm1": 5}
 
 # Bounds of the errors in units in the last place: the table in vmath.h.
-BOUNDS = {"exp": 1.1, "tanh": 2.6, "sigmoid": 2.5, "log1p": 1.4}
+BOUNDS = {"exp": 1.1, "tanh": 2.6, "sigmoid": 2.5, "log1p": 1.4, "expm1": 1.3}
 
 
 def as_kernel(ffi, table, function, x):
-    """Return what a table's map() makes of an array."""
+    """Return what a table's activate() makes of an array."""
     y = np.empty_like(x)
     out, a = ffi.from_buffer(y), ffi.from_buffer(x)
-    table.map(out, a, FUNCTIONS[function], x.size)
+    table.activate(out, a, FUNCTIONS[function], 1, x.size, 1)
     return y
 
 
@@ -102,8 +106,8 @@ def exactly(function, x):
         return np.exp(x)
     if function == "tanh":
         return np.tanh(x)
-    if function == "log1p":
-        return np.log1p(x)
+    if function in ("log1p", "expm1"):
+        return getattr(np, function)(x)
     decay = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, decay) / (1 + decay)
 
@@ -138,7 +142,8 @@ def arguments(dtype, function):
     dense = np.concatenate([generator.uniform(0, end, 200_000) for end in (1, 10, highest)])
     x = np.concatenate([magnitudes, -magnitudes, dense, -dense, [0.0, -0.0, 1.0, -1.0]])
     x = x.astype(dtype)
-    return x[(x >= 0) & (x <= 1)] if function == "log1p" else x
+    within = {"log1p": (x >= 0) & (x <= 1), "expm1": x <= 0}
+    return x[within.get(function, slice(None))]
 
 
 needs_long_double = pytest.mark.skipif(
@@ -160,14 +165,15 @@ def test_accuracy(ffi, table, dtype, function):
 
 
 # What the functions are from 128 on, and from -128 down.
-AT_THE_ENDS = {"exp": (np.inf, 0), "tanh": (1, -1), "sigmoid": (1, 0)}
+AT_THE_ENDS = {"exp": (np.inf, 0), "tanh": (1, -1), "sigmoid": (1, 0), "expm1": (None, -1)}
 
 # And, to 1e-18 of it, what they are of numbers below 2**-30.
 NEAR_ZERO = {"exp": lambda x: 1 + x, "tanh": lambda x: x, "sigmoid": lambda x: 0.5 + x / 4,
-             "log1p": lambda x: x - x * x / 2}  # fmt: skip
+             "log1p": lambda x: x - x * x / 2, "expm1": lambda x: x + x * x / 2}  # fmt: skip
 
-# The floats that each is asked for, by their bits: all, the positive ones, those from 0 to 1.
-ALL_FLOATS = {"exp": 2**32, "tanh": 2**31, "sigmoid": 2**32, "log1p": 0x3F800001}
+# The floats that each is asked for, by their bits: all, the positive ones, those from 0 to 1; the negative
+# ones, by those of their size.
+ALL_FLOATS = {"exp": 2**32, "tanh": 2**31, "sigmoid": 2**32, "log1p": 0x3F800001, "expm1": 2**31}
 
 
 @pytest.mark.slow
@@ -176,7 +182,7 @@ ALL_FLOATS = {"exp": 2**32, "tanh": 2**31, "sigmoid": 2**32, "log1p": 0x3F800001
 def test_accuracy_over_all_floats(ffi, function):
     """All 2^32 of them, but NaN, on all instruction sets: what vmath.h says of f32 is so.
 
-    Of tanh the positive half: that it is odd is tested by itself. Of log1p all that it takes.
+    Of tanh the positive half: that it is odd is tested by itself. Of log1p and expm1 all that they take.
     """
     library = ffi.dlopen(core.__file__)
     tables = {isa: library.lstmc_table(4, isa.encode()) for isa in core.instruction_sets()}
@@ -185,7 +191,7 @@ def test_accuracy_over_all_floats(ffi, function):
     for start in range(0, ALL_FLOATS[function], step):
         end = min(start + step, ALL_FLOATS[function])
         x = np.arange(start, end, dtype=np.uint64).astype(np.uint32).view(np.float32)
-        x = x[~np.isnan(x)]
+        x = x[~np.isnan(x)] * np.float32(-1 if function == "expm1" else 1)
         if not x.size:
             continue
         if np.abs(x).min() >= 128:
@@ -226,6 +232,7 @@ def test_saturation_is_exact(ffi, table, dtype):
     x = np.array([800, 1e3, 1e30, np.finfo(dtype).max, np.inf], dtype)
     assert (as_kernel(ffi, table, "sigmoid", -x) == 0).all()
     assert (as_kernel(ffi, table, "exp", -x) == 0).all()
+    assert (as_kernel(ffi, table, "expm1", -x) == -1).all()
     assert np.isposinf(as_kernel(ffi, table, "exp", x)).all()
     edge = np.array([HIGHEST[dtype] * (1 - 1e-6), HIGHEST[dtype] * (1 + 1e-6)], dtype)
     assert np.isposinf(as_kernel(ffi, table, "exp", edge)).tolist() == [False, True]

@@ -256,7 +256,12 @@ def test_flat_functions_keep_within_bounds(ffi, table, dtype, n):
         for guarded in (p, g, first, sums, mask, targets):
             guarded.check("an array")
             assert np.isfinite(guarded.array).all()
-    table.map(second.pointer, p.pointer, 1, n)
+    table.clip_values(p.pointer, 0.7, n, 1)
+    assert np.abs(p.array).max() <= 0.7
+    for function in range(7):
+        table.activate(second.pointer, p.pointer, function, 0.5, n, 1)
+    for function in (1, 2, 4, 5, 6):
+        table.activate_backward(first.pointer, g.pointer, second.pointer, function, 0.5, n, 1)
     for guarded in (p, g, first, second, sums):
         guarded.check("an array")
         assert np.isfinite(guarded.array).all()
@@ -274,6 +279,10 @@ def test_losses_and_embeddings_keep_within_bounds(ffi, table, dtype, columns):
     table.softmax(out.pointer, a.pointer, rows, columns, 1)
     sum_tolerance = 1e-5 if dtype == np.float32 else 1e-12
     assert_close(out.array.sum(axis=1), np.ones(rows), sum_tolerance)
+    dx = Guarded(ffi, (rows, columns), dtype)
+    table.softmax_backward(dx.pointer, a.pointer, out.pointer, rows, columns, 1)
+    dx.check("dx of softmax")
+    assert np.abs(dx.array.sum(axis=1)).max() <= 100 * sum_tolerance
     losses_pointer = ffi.cast("double *", losses.pointer)
     inputs = a.pointer, tokens, -1, rows, columns, 1
     table.softmax_cross_entropy(out.pointer, losses_pointer, *inputs)

@@ -26,6 +26,7 @@ from threading import Lock, Thread
 from binding import MUTANTS as OF_BINDING
 from gpu import MUTANTS as OF_GPU
 from kernels import MUTANTS as OF_KERNELS
+from layers import MUTANTS as OF_LAYERS
 from recurrent import MUTANTS as OF_RECURRENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,22 +35,25 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "recurrent/test_time",
          "recurrent/test_time_bits", "recurrent/test_time_traces", "recurrent/test_time_errors",
-         "test_layers", "test_losses", "test_losses_masks", "test_optim", "kernels/test_binding",
+         "layers/test_layers", "layers/test_activations", "layers/test_dropout",
+         "test_losses", "test_losses_masks", "test_optim", "test_clipping", "kernels/test_binding",
          "kernels/test_binding_rows", "kernels/test_c_api", "kernels/test_c_api_bounds",
          "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
          "network/test_network", "network/test_time", "network/test_last",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
-FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_optim", "test_layers"],
-         "c/rows.h": ["test_layers", "recurrent/test_time"],
-         "c/linear.h": ["test_layers"], "c/optimisers.h": ["test_optim"],
+FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "layers/test_layers"],
+         "c/flat/activations.h": ["layers/test_activations"],
+         "c/rows.h": ["layers/test_layers", "recurrent/test_time"],
+         "c/linear.h": ["layers/test_layers"], "c/flat/optimisers.h": ["test_optim", "test_clipping"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
          "binding/steppers.pxi": ["recurrent/test_recurrent_inputs", "recurrent/test_recurrent_errors",
                               "recurrent/test_recurrent_steppers"],
          "binding/checks.pxi": ["kernels/test_binding"],
          "c/team.c": ["kernels/test_team", "recurrent/test_recurrent_inputs"],
          "c/team.h": ["kernels/test_team"], "c/team/threads.c": ["kernels/test_team"],
+         "../layers/dropout.py": ["layers/test_dropout"],
          "../recurrent/sequences.py": ["recurrent/test_time_errors", "recurrent/test_time"],
          "../recurrent/run.py": ["recurrent/test_time", "recurrent/test_time_traces"],
          "../recurrent/windows.py": ["inspection/test_jacobians"],
@@ -58,7 +62,7 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_optim", "test_la
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
-MUTANTS = OF_KERNELS + OF_BINDING + OF_RECURRENT + OF_GPU
+MUTANTS = OF_KERNELS + OF_LAYERS + OF_BINDING + OF_RECURRENT + OF_GPU
 
 
 def run(command, folder, environment, timeout):

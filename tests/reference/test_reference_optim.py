@@ -162,6 +162,13 @@ def test_clip_grad_norm_by_a_factor_below_all_numbers():
     assert_close(clipped, np.full(4, 0.5), 1e-6)
 
 
+def test_clip_grad_value():
+    grads = np.array([3.0, -0.5, -4.0, np.nan, np.inf], np.float32)
+    clipped = reference.clip_grad_value(grads, 2.5)
+    assert clipped.dtype == np.float32
+    np.testing.assert_array_equal(clipped, [2.5, -0.5, -2.5, np.nan, 2.5])
+
+
 @pytest.mark.parametrize("value", [1e20, 1e30, 3e38, -1e25])
 def test_a_first_step_is_the_rate_however_large_the_gradient(value):
     """Kingma & Ba, section 2.1: m and the root of v are the gradient then."""

@@ -288,7 +288,8 @@ def other_net(**options):
         lstmc.Linear(9, 5),
     )
     optimiser = options.get("optimiser", lstmc.Adam)(net, 1e-2, **options.get("with", {}))
-    return lstmc.Trainer(net, optimiser, trainer.batch, trainer.steps, options.get("clip", 5.0))
+    limits = {"clip": options.get("clip", 5.0), "clip_value": options.get("clip_value")}
+    return lstmc.Trainer(net, optimiser, trainer.batch, trainer.steps, **limits)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +302,7 @@ def other_net(**options):
         ({"with": {"weight_decay": 0.1}}, "optimiser.options.weight_decay must be 0.0, .* got 0.1"),
         ({"clip": 1.0}, "clip must be 5.0, as it was when training began, got 1.0"),
         ({"clip": None}, "clip must be 5.0, as it was when training began, got None"),
+        ({"clip_value": 2}, "clip_value must be None, as it was when training began, got 2.0"),
     ],
 )
 def test_another_network_or_optimiser_is_refused(checkpoint, options, message):

@@ -57,6 +57,9 @@ def test_the_network_is_the_one_that_was_asked_for():
     assert {layer.p for layer in dropping if isinstance(layer, Dropout)} == {0.3}
     masks = {layer.rng.random() for layer in dropping if isinstance(layer, Dropout)}
     assert len(masks) == 3, "each layer drops on its own"
+    for variational in (False, True):
+        drop = make(dropout=0.3, variational=variational).net.layers[1]
+        assert drop.variational is variational
     assert isinstance(make().net.layers[1], LSTM)
     assert isinstance(dropping[2], RNN)
 
@@ -251,6 +254,7 @@ def test_without_a_prompt_a_text_starts_as_after_a_newline():
         (lambda m: make(cell="gru2"), "cell must be one of lstm, gru, rnn, got 'gru2'"),
         (lambda m: make(hidden=0), "hidden must be"),
         (lambda m: make(dropout=1.0), "dropout must be"),
+        (lambda m: make(variational=True), "variational needs dropout above 0, got 0"),
         (lambda m: make(WORDS).step("the cat"), "token must be one word"),
         (lambda m: make(TOKENS).step("the cat"), "token must be one token"),
     ],
@@ -306,6 +310,7 @@ def test_a_perplexity_beyond_all_numbers():
         {},
         {"cell": "gru"},
         {"cell": "rnn", "dropout": 0.2},
+        {"dropout": 0.2, "variational": True},
         {"vocabulary": WORDS, "layers": 1},
         {"vocabulary": TOKENS},
     ],
@@ -389,7 +394,8 @@ def test_a_model_of_the_version_before_is_read(tmp_path):
     model = make(dropout=0.25)
     arrays = {name: array.copy() for name, array in model.net.items()}
     vocabulary = {"level": model.vocabulary.level, "tokens": model.vocabulary.tokens}
-    old = {"format": "lstmc language model 1", "config": model.config, "vocabulary": vocabulary}
+    config = {name: value for name, value in model.config.items() if name != "variational"}
+    old = {"format": "lstmc language model 1", "config": config, "vocabulary": vocabulary}
     write_safetensors(tmp_path / "model", arrays, old)
     loaded = LanguageModel.load(tmp_path / "model")
     assert loaded.net.description == model.net.description

@@ -1,5 +1,6 @@
 """Training: windows, carried state, early stopping, and going on to the bit when interrupted."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -130,6 +131,24 @@ def test_the_state_is_carried_across_windows_and_zeroed_at_the_start_of_an_epoch
         assert not np.array_equal(params, train_by_hand(2, **wrong)[0])
 
 
+def test_gradients_are_clipped_by_value_and_then_by_their_norm():
+    limits, norms = {"clip_value": 1e-3, "clip": 0.01}, []
+    trainer, net = make_trainer("sgd", dropout=0.0, **limits), make_net(0.0)
+    optimiser = OPTIMISERS["sgd"](net)
+    for x, targets in itertools.islice(windows(streams(TRAIN, 4), 20), 1):
+        logits, _, trace = net.forward(x)
+        net.backward(lstmc.softmax_cross_entropy(logits, targets)[1], trace)
+        assert np.abs(net.grads).max() > 1e-3
+        net.grads[...] = np.clip(net.grads, -1e-3, 1e-3)
+        norms.append(lstmc.clip_grad_norm(net, 0.01))
+        assert norms[0] > 0.01
+        optimiser.step()
+    interrupt(trainer, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(TRAIN)
+    assert np.array_equal(trainer.net.params, net.params)
+
+
 def test_one_and_two_threads_train_to_the_same_bits():
     trainers = [make_trainer(), make_trainer()]
     trainers[1].num_threads = 2
@@ -200,6 +219,8 @@ def test_what_does_not_belong_together_is_refused():
         Trainer(net, lstmc.Adam(net), 4, 20, schedule=lstmc.StepDecay(lstmc.Adam(net), 0.5))
     with pytest.raises(ValueError, match="clip must be a positive number"):
         Trainer(net, lstmc.Adam(net), 4, 20, clip=0)
+    with pytest.raises(ValueError, match="clip_value must be a positive number, got -1"):
+        Trainer(net, lstmc.Adam(net), 4, 20, clip_value=-1)
 
 
 # -- what one sees --------------------------------------------------------------------------------

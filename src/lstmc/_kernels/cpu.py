@@ -11,11 +11,14 @@ from .binding.core import (
     LinearStepper,
     Pool,
     RecurrentStepper,
+    activate,  # noqa: F401 a GPU has no activation layers
+    activate_backward,  # noqa: F401 likewise
     adam,
     binary_cross_entropy,
     cell,
     checked,
     checked_tokens,
+    clip_values,
     embedding_backward,
     embedding_forward,
     fingerprint,
@@ -30,6 +33,7 @@ from .binding.core import (
     scale,
     sgd,
     softmax,
+    softmax_backward,  # noqa: F401 likewise
     softmax_cross_entropy,
     squared_error,
 )
@@ -47,6 +51,7 @@ __all__ = [
     "checked",
     "checked_tokens",
     "clip",
+    "clip_values",
     "dropout_mask",
     "embedding_backward",
     "embedding_forward",

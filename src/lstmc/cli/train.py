@@ -44,9 +44,10 @@ FILES = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "loss.p
 # For options that are not given; a resumed run uses what it began with.
 DEFAULTS = {
     "file": None, "cell": "lstm", "level": "char", "layers": 2, "hidden": 128, "embed": 128,
-    "dropout": 0.0, "dtype": "float32", "device": "cpu", "min_count": 1, "batch": 50, "steps": 50,
-    "optimizer": "adam", "lr": None, "clip": 5.0, "schedule": "none", "decay": None, "decay_every": None,
-    "epochs": 10, "patience": None, "valid": 0.1, "seed": 0,
+    "dropout": 0.0, "variational": False, "dtype": "float32", "device": "cpu", "min_count": 1,
+    "batch": 50, "steps": 50, "optimizer": "adam", "lr": None, "clip": 5.0, "clip_value": None,
+    "schedule": "none", "decay": None, "decay_every": None, "epochs": 10, "patience": None,
+    "valid": 0.1, "seed": 0,
 }  # fmt: skip
 # What no machine has room for is refused before it is tried.
 MOST = {"layers": 1000, **dict.fromkeys(("hidden", "embed", "batch", "steps"), 2**31)}
@@ -80,7 +81,11 @@ def adder(group):
     def add(name, help, default=None, **kind):
         if default is None:
             default = DEFAULTS.get(name.lstrip("-").replace("-", "_"))
-        suffix = "" if default is None or "default" in help else f" (default: {default})"
+        suffix = (
+            ""
+            if default is None or default is False or "default" in help
+            else f" (default: {default})"
+        )
         group.add_argument(name, help=help + suffix, **kind)
 
     return add
@@ -96,6 +101,8 @@ def add_network_options(add):
     add("--hidden", type=count, metavar="N", help="units of each")
     add("--embed", type=count, metavar="N", help="features of the embedding")
     add("--dropout", type=share, metavar="P", help="share dropped between layers")
+    add("--variational", action="store_const", const=True,
+        help="drop the same at all steps of a window; needs --dropout")  # fmt: skip
     add("--dtype", choices=("float32", "float64"), help="type of all numbers")
     add("--device", metavar="DEVICE", help='"cpu", or "cuda" for a GPU, "cuda:1" for the second')
     add("--min-count", type=count, metavar="N",
@@ -109,6 +116,8 @@ def add_training_options(add):
     add("--optimizer", choices=tuple(OPTIMIZERS), help="how weights follow gradients")
     add("--lr", type=positive, metavar="X", help="learning rate (default: 0.002; sgd: 1)")
     add("--clip", type=positive, metavar="X", help="upper limit of the gradient's norm")
+    add("--clip-value", type=positive, metavar="X",
+        help="upper limit of the size of each of its elements, before --clip (default: none)")  # fmt: skip
     add("--schedule", choices=SCHEDULES,
         help="when the learning rate is multiplied by --decay: every --decay-every epochs, every "
         "epoch, or when --decay-every epochs have not improved validation")  # fmt: skip
@@ -139,6 +148,8 @@ def new_settings(args):
         settings["lr"] = OPTIMIZERS[settings["optimizer"]][1]
     if settings["level"] == "char" and "min_count" in given:
         raise UsageError("--min-count needs --level word or token")
+    if settings["variational"] and not settings["dropout"]:
+        raise UsageError("--variational needs --dropout above 0")
     if settings["schedule"] == "none" and {"decay", "decay_every"} & given.keys():
         raise UsageError("--decay and --decay-every need --schedule")
     if settings["schedule"] == "exponential" and "decay_every" in given:
@@ -187,8 +198,10 @@ def is_setting(name, value):
         return isinstance(value, str) and value in choices[name]
     if name in ("file", "device", "dtype"):
         return isinstance(value, str) or (value is None and name == "file")
+    if name == "variational":
+        return isinstance(value, bool)
     if value is None:
-        return name in ("clip", "decay", "decay_every", "patience")
+        return name in ("clip", "clip_value", "decay", "decay_every", "patience")
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
         return False
     return value <= MOST.get(name, math.inf)
@@ -260,7 +273,7 @@ def prepare(settings, text_id, out):
     # A word that is in the validation text alone is <unk>; there is no such token for characters.
     source = text if level == "char" else text[:cut]
     vocabulary = Vocabulary.from_text(source, level, settings["min_count"])
-    names = ("cell", "layers", "hidden", "embed", "dropout", "dtype", "device")
+    names = ("cell", "layers", "hidden", "embed", "dropout", "variational", "dtype", "device")
     options = {name: settings[name] for name in names}
     model = LanguageModel(vocabulary, rng=settings["seed"], **options)
     train_ids, valid_ids = vocabulary.encode(text[:cut]), vocabulary.encode(text[cut:])
@@ -284,7 +297,8 @@ def make_trainer(settings, net):
         "exponential": lambda: ExponentialDecay(optimiser, factor),
         "plateau": lambda: PlateauDecay(optimiser, factor, patience=every),
     }[settings["schedule"]]()
-    return Trainer(net, optimiser, settings["batch"], settings["steps"], settings["clip"], schedule)
+    return Trainer(net, optimiser, settings["batch"], settings["steps"], settings["clip"], schedule,
+                   clip_value=settings["clip_value"])  # fmt: skip
 
 
 def clear_folder(out, overwrite):

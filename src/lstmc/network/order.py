@@ -48,7 +48,7 @@ def check_time(leaves):
     directions, mixer, end, places = 0, "", "", {}
     for name, layer in leaves:
         recurrent, last = directions_of(layer), isinstance(layer, Last)
-        if end and (recurrent or last):
+        if end and (recurrent or last or getattr(layer, "needs_time", False)):
             raise ValueError(f"{name} must not follow {end}, whose output has no axis of time")
         if recurrent:
             directions, mixer = recurrent, ""

@@ -64,8 +64,9 @@ class Sequential(Layer):
         if len(devices) > 1:
             raise ValueError(f"layers must share one device, got {', '.join(sorted(devices))}")
         super().__init__(types.pop() if types else np.float32, devices.pop() if devices else "cpu")
-        for last in followed:
-            last.check_movable(self.kernels)
+        for _, leaf in _leaves(layers):
+            if hasattr(leaf, "check_movable"):
+                leaf.check_movable(self.kernels)
         self._layers, self._batch_first = layers, check_flag("batch_first", batch_first)
         self._join(shapes)
         for last, directions in followed.items():

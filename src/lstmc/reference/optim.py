@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["adam", "clip_grad_norm", "rmsprop", "sgd"]
+__all__ = ["adam", "clip_grad_norm", "clip_grad_value", "rmsprop", "sgd"]
 
 
 def clip_grad_norm(grads, max_norm):
@@ -30,6 +30,22 @@ def clip_grad_norm(grads, max_norm):
     if np.isfinite(norm) and norm > max_norm:
         grads = (wide / norm * max_norm).astype(np.asarray(grads).dtype)
     return grads, norm
+
+
+def clip_grad_value(grads, limit):
+    """Limit every element of gradients to +-limit; Mikolov (2012).
+
+    Parameters
+    ----------
+    grads : array
+        NaN stays.
+    limit : float
+
+    Returns
+    -------
+    grads : array
+    """
+    return np.clip(grads, -limit, limit).astype(np.asarray(grads).dtype)
 
 
 def _mean_of_squares(mean, grads, decay):

@@ -128,6 +128,7 @@ class Trainer:
         num_threads: int | None = None,
         watch: Watch | None = None,
         *,
+        clip_value: float | None = None,
         loss: Literal["cross_entropy"] | _Loss = "cross_entropy",
     ) -> None: ...
     def fit(
@@ -163,6 +164,8 @@ class LanguageModel:
         dtype: DTypeLike = ...,
         rng: _Rng = None,
         device: str = "cpu",
+        *,
+        variational: bool = False,
     ) -> None: ...
     def step(self, token: str | int) -> _Array: ...
     def reset(self) -> None: ...

@@ -10,9 +10,9 @@ import numpy as np
 
 from .._kernels import kernels_of
 from .._kernels.devices import copy_into, host
+from ..checks import check_count, check_real
 from ..files import FORMAT, check_kind, describe, read_safetensors, write_safetensors
 from ..layers import Dropout, Embedding, Linear
-from ..optim import check_count, check_real
 from .progress import Progress, no_best, no_sums
 
 __all__ = ["check_note", "load_checkpoint", "read_note", "save_checkpoint"]
@@ -91,6 +91,7 @@ def _setting(trainer):
         "steps": trainer.steps,
         "loss": _loss_name(trainer.loss),
         "clip": None if trainer.clip == math.inf else float(trainer.clip),
+        "clip_value": None if trainer.clip_value in (None, math.inf) else trainer.clip_value,
         "generators": [
             rng.bit_generator.state["bit_generator"] for rng in _generators(trainer.net)
         ],
@@ -187,7 +188,7 @@ def load_checkpoint(trainer, path):
 
 
 def _check_setting(trainer, metadata):
-    """Refuse a checkpoint of another network, optimiser, schedule, batch, steps or clip.
+    """Refuse a checkpoint of another network, optimiser, schedule, batch, steps or clipping.
 
     The rate, which the checkpoint brings, the patience and the number of epochs, which are arguments of fit,
     and the threads may be others.

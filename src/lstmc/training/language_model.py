@@ -19,7 +19,7 @@ from ..files import (
     read_safetensors,
     write_safetensors,
 )
-from ..layer import check_dtype, check_share, check_size
+from ..layer import check_dtype, check_flag, check_share, check_size
 from ..losses import softmax_cross_entropy
 from ..recurrent import KINDS
 from .description import config_of, network_description
@@ -53,6 +53,9 @@ class LanguageModel:
         Draws the initial weights and what is dropped.
     device : "cpu", "cuda" or "cuda:N"
         Where the network is; ``net.to`` moves it. Probabilities are NumPy arrays in any case.
+    variational : bool
+        Whether all steps of a window have the same dropout (Gal & Ghahramani 2016; see ``Dropout``). It needs
+        `dropout` above 0.
 
     Attributes
     ----------
@@ -69,7 +72,7 @@ class LanguageModel:
     """
 
     def __init__(self, vocabulary, cell="lstm", layers=2, hidden=128, embed=128, dropout=0.0,
-                 dtype=np.float32, rng=None, device="cpu"):  # fmt: skip
+                 dtype=np.float32, rng=None, device="cpu", *, variational=False):  # fmt: skip
         if not isinstance(vocabulary, Vocabulary):
             raise TypeError(f"vocabulary must be a Vocabulary, got {type(vocabulary).__name__}")
         if cell not in KINDS:
@@ -81,7 +84,10 @@ class LanguageModel:
             "embed": check_size("embed", embed),
             "dropout": check_share("dropout", dropout),
             "dtype": check_dtype(dtype).name,
+            "variational": check_flag("variational", variational),
         }
+        if config["variational"] and not config["dropout"]:
+            raise ValueError("variational needs dropout above 0, got 0")
         description = network_description(len(vocabulary), **config)
         net = make(description, rng=check_rng(rng))
         self._begin(vocabulary, net.to(device), config)

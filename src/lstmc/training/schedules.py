@@ -2,8 +2,8 @@
 
 import math
 
+from ..checks import check_count, check_number, check_real
 from ..layer import check_size
-from ..optim import check_count, check_number, check_real
 
 __all__ = ["ExponentialDecay", "PlateauDecay", "StepDecay"]
 

@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass
 
 from .._kernels.devices import copy_into
+from ..checks import check_norm
 from ..files import RecordFile, check_writable_folder
 from ..inspection.watch import find_nonfinite
 from ..layer import check_size
 from ..losses import check_returned, softmax_cross_entropy
-from ..optim import check_norm, clip_grad_norm
+from ..optim import clip_grad_norm, clip_grad_value
 from .checkpoints import check_note, load_checkpoint, save_checkpoint
 from .display import Display
 from .interrupts import Interrupted, Interrupts, interrupts
@@ -75,6 +76,9 @@ class Trainer:
     num_threads : int, optional
     watch : Watch, optional
         The watch of that network: it is called on every window.
+    clip_value : float, optional
+        The largest size of any element of the gradient. It comes before `clip`, if both are given: the norm
+        that is limited, and that ``fit`` reports, is that of what is left.
     loss : "cross_entropy", or a function
         A function is called with the network's output and the targets, and returns the mean loss and its
         gradient at the output, as ``softmax_cross_entropy`` does.
@@ -102,7 +106,7 @@ class Trainer:
     """
 
     def __init__(self, net, optimiser, batch=None, steps=None, clip=5.0, schedule=None, num_threads=None,
-                 watch=None, *, loss="cross_entropy"):  # fmt: skip
+                 watch=None, *, clip_value=None, loss="cross_entropy"):  # fmt: skip
         check_time_major(net)
         if watch is not None and watch.net is not net:
             raise ValueError("watch must be of this net, got one of another")
@@ -116,6 +120,7 @@ class Trainer:
         self.batch = None if batch is None else check_size("batch", batch)
         self.steps = None if steps is None else check_size("steps", steps)
         self.clip = math.inf if clip is None else check_norm("clip", clip)
+        self.clip_value = None if clip_value is None else check_norm("clip_value", clip_value)
         self.num_threads, self.watch, self.loss = num_threads, watch, loss
         self.checkpoint_seconds = 60.0
         self.note, self.history, self.ended = {}, [], None
@@ -131,7 +136,7 @@ class Trainer:
         return (
             f"<Trainer of {self.net.num_parameters:,} parameters after {self.epoch} epochs and "
             f"{self.window} windows: {self.optimiser!r}, batch={self.batch}, steps={self.steps}, "
-            f"clip={clip}{schedule}>"
+            f"clip={clip}, clip_value={self.clip_value}{schedule}>"
         )
 
     # -- training ---------------------------------------------------------------------------------
@@ -301,6 +306,8 @@ class Trainer:
             self.watch(float(loss), dy, trace)
         net.zero_grad()
         net.backward(dy, trace, num_threads=threads, need_dx=False, consume=True)
+        if self.clip_value is not None:
+            clip_grad_value(net, self.clip_value, threads)
         norm = float(clip_grad_norm(net, self.clip, threads))
         loss = float(loss)
         if not (math.isfinite(norm) and math.isfinite(loss)):

@@ -36,6 +36,16 @@ cdef extern from "team.h" nogil:
     int lstmc_team_crowd(int)
 
 include "kernels.pxi"
+
+# The functions that activate() and activate_backward() take here, by name.
+ACTIVATIONS = {
+    "tanh": LSTMC_VTANH,
+    "relu": LSTMC_RELU,
+    "sigmoid": LSTMC_SIGMOID,
+    "elu": LSTMC_ELU,
+    "leaky_relu": LSTMC_LEAKY_RELU,
+}
+
 include "threads.pxi"
 include "memory.pxi"
 include "checks.pxi"

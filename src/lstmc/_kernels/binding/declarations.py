@@ -61,6 +61,21 @@ FLAT = {
         "arrays": {"dweight": "dweight.size", "dy": "rows * columns"},
         "ids": {"tokens": ("rows", "dweight.shape[0]", None)},
     },
+    "activate": {
+        "sizes": {"n": "x.size"},
+        "arrays": dict.fromkeys(("y", "x"), "n"),
+        "same": ("y", "x"),
+    },
+    "activate_backward": {
+        "sizes": {"n": "y.size"},
+        "arrays": dict.fromkeys(("dx", "dy", "y"), "n"),
+        "same": ("dx", "dy"),
+    },
+    "softmax_backward": {
+        "sizes": {"rows": "y.shape[0]", "columns": "y.shape[1]"},
+        "arrays": dict.fromkeys(("dx", "dy", "y"), "rows * columns"),
+        "same": ("dx", "dy"),
+    },
     "softmax": {
         "sizes": SOFTMAX,
         "arrays": dict.fromkeys(("out", "logits"), "rows * columns"),
@@ -97,6 +112,7 @@ FLAT = {
         "scratch": {"sums": SQUARES},
     },
     "scale": {"sizes": {"n": "a.size"}, "arrays": {"a": "n"}},
+    "clip_values": {"sizes": {"n": "a.size"}, "arrays": {"a": "n"}},
     "sgd": {
         "sizes": {"n": "params.size"},
         "arrays": dict.fromkeys(("params", "velocity", "grads"), "n"),
@@ -249,6 +265,9 @@ def binding(text, name):
     body = [f'"""Call {name} of kernels.h, which says what each argument is."""', *lines]
     if result == "double":
         body += ["cdef double value", "with nogil:", f"    value = {call}", "return value"]
+    elif result == "int":
+        body += ["cdef int value", "with nogil:", f"    value = {call}"]
+        body += ["if value == LSTMC_UNKNOWN:", f'    raise ValueError("{name} does not have it")']
     else:
         body += ["with nogil:", f"    {call}"]
     return f"def {name}({takes}):\n" + "".join(f"    {line}\n" for line in body)

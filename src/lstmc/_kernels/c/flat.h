@@ -1,4 +1,4 @@
-/* What works on flat arrays: softmax and losses, norms. Optimisers are in optimisers.h.
+/* What works on flat arrays: softmax and losses, norms. Activations and optimisers are in flat/.
  *
  * Sums over an array go over fixed blocks in a fixed order, so that they do not depend on threads.
  */

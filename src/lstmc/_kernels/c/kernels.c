@@ -14,43 +14,9 @@
 
 #include "linear.h"
 #include "flat.h"
+#include "flat/activations.h"
 #include "rows.h"
-#include "optimisers.h"
-
-typedef struct {
-    real *out;
-    const real *a;
-    int function;
-    ptrdiff_t n;
-} NAME(map_work);
-
-/* By a team of one, for its flushing of denormals. */
-static void NAME(map_member)(void *work, const team *member)
-{
-    const NAME(map_work) *w = work;
-    (void)member;
-    for (ptrdiff_t i = 0; i < w->n; i += VL) {
-        const ptrdiff_t n = min_of(VL, w->n - i);
-        const vec x = load_n(w->a + i, n);
-        vec y = x;
-        switch (w->function) {
-        case LSTMC_EXP: y = v_exp(x); break;
-        case LSTMC_VTANH: y = v_tanh(x); break;
-        case LSTMC_SIGMOID: y = v_sigmoid(x); break;
-        case LSTMC_LOG1P: y = v_log1p(x); break;
-        }
-        store_n(w->out + i, y, n);
-    }
-}
-
-static int NAME(map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n)
-{
-    NAME(map_work) work = {out, a, function, n};
-    if (function < LSTMC_EXP || function > LSTMC_LOG1P)
-        return LSTMC_UNKNOWN;
-    lstmc_team_run(1, NAME(map_member), &work);
-    return 0;
-}
+#include "flat/optimisers.h"
 
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
@@ -85,15 +51,18 @@ const lstmc_kernels NAME(lstmc_kernels) = {
     .embedding_forward = NAME(embedding_forward),
     .embedding_backward = NAME(embedding_backward),
     .softmax = NAME(softmax),
+    .softmax_backward = NAME(softmax_backward),
+    .activate = NAME(activate),
+    .activate_backward = NAME(activate_backward),
     .softmax_cross_entropy = NAME(softmax_cross_entropy),
     .squared_error = NAME(squared_error),
     .huber = NAME(huber),
     .binary_cross_entropy = NAME(binary_cross_entropy),
     .norm = NAME(norm),
     .scale = NAME(scale),
+    .clip_values = NAME(clip_values),
     .sgd = NAME(sgd),
     .adam = NAME(adam),
     .rmsprop = NAME(rmsprop),
-    .map = NAME(map),
     .fingerprint = NAME(fingerprint),
 };

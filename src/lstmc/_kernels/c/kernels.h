@@ -32,7 +32,16 @@
 typedef void lstmc_real; /* float or double, as the table says */
 
 enum { LSTMC_UNKNOWN = -1 }; /* returned for a number that names no cell or function */
-enum { LSTMC_EXP = 0, LSTMC_VTANH = 1, LSTMC_SIGMOID = 2, LSTMC_LOG1P = 3 }; /* function of map() */
+/* function of activate() */
+enum {
+    LSTMC_EXP = 0,
+    LSTMC_VTANH = 1,
+    LSTMC_SIGMOID = 2,
+    LSTMC_LOG1P = 3,
+    LSTMC_RELU = 4,
+    LSTMC_ELU = 5,
+    LSTMC_LEAKY_RELU = 6
+};
 
 /* One layer of a stack, forward. What is of c is NULL where the cell has none, what is of m and W_hr where
    there is no projection, which a cell may have that has one phase and does not carry h on by itself. */
@@ -203,6 +212,20 @@ typedef struct lstmc_kernels {
     void (*embedding_backward)(lstmc_real *dweight, const lstmc_real *dy, const int64_t *tokens,
                                ptrdiff_t rows, ptrdiff_t columns, int threads);
 
+    /* activations; flat/activations.h */
+
+    /* y (n,) = function(x) of each element, as the cells compute it; may be x itself. slope, at least 0: what
+       x is multiplied by where it is negative (LSTMC_LEAKY_RELU), or exp(x) - 1 is (LSTMC_ELU). exp and log1p
+       are for tests of their accuracy. 0, or LSTMC_UNKNOWN. */
+    int (*activate)(lstmc_real *y, const lstmc_real *x, int function, double slope, ptrdiff_t n, int threads);
+    /* dx (n,), written, may be dy itself: dy times the derivative, from y as activate() left it. At 0 it is
+       that of the negative side. 0, or LSTMC_UNKNOWN, of exp and log1p too. */
+    int (*activate_backward)(lstmc_real *dx, const lstmc_real *dy, const lstmc_real *y, int function,
+                             double slope, ptrdiff_t n, int threads);
+    /* dx (rows, columns), written, from y as softmax() below left it; may be dy itself. */
+    void (*softmax_backward)(lstmc_real *dx, const lstmc_real *dy, const lstmc_real *y, ptrdiff_t rows,
+                             ptrdiff_t columns, int threads);
+
     /* losses and norms; flat.h */
 
     /* out (rows, columns): softmax of each row of logits, which may be out itself. */
@@ -231,9 +254,11 @@ typedef struct lstmc_kernels {
        only if an element or the norm itself is. sums as above. */
     double (*norm)(double *sums, const lstmc_real *a, ptrdiff_t n, int threads);
     void (*scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads); /* a *= factor */
+    /* What of a lies beyond +-limit becomes that; NaN stays. limit: at least 0. */
+    void (*clip_values)(lstmc_real *a, double limit, ptrdiff_t n, int threads);
 
     /* optimisers, one step over n parameters: params and the states after it are updated in place;
-       optimisers.h. eps: at least the smallest normal number. */
+       flat/optimisers.h. eps: at least the smallest normal number. */
     void (*sgd)(lstmc_real *params, lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads,
                 double lr, double momentum, int nesterov, double weight_decay, ptrdiff_t n, int threads);
     void (*adam)(lstmc_real *params, lstmc_real *m, lstmc_real *v, const lstmc_real *grads,
@@ -243,8 +268,6 @@ typedef struct lstmc_kernels {
                     lstmc_real *velocity /* NULL without momentum */, const lstmc_real *grads, double lr,
                     double alpha, double eps, double momentum, double weight_decay, ptrdiff_t n, int threads);
 
-    /* out = function(a), as the cells compute it: for tests of its accuracy. 0, or LSTMC_UNKNOWN. */
-    int (*map)(lstmc_real *out, const lstmc_real *a, int function, ptrdiff_t n);
     /* A number of `size` bytes: changing any of them changes it, but for one case in 2^32. The same in all
      * tables. */
     uint64_t (*fingerprint)(const void *bytes, size_t size);

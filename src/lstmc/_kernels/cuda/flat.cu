@@ -1,6 +1,6 @@
 /* What works on flat arrays: the embedding, dropout, softmax and losses, norms, optimisers.
  *
- * The same functions as ../c/flat.h, ../c/rows.h and ../c/optimisers.h. Sums over an array go over fixed
+ * The same functions as ../c/flat.h, ../c/rows.h and ../c/flat/optimisers.h. Sums over an array go over fixed
  * blocks in a fixed order. Where one call takes several launches, numbers pass between them on the device:
  * nothing waits for the host.
  */

@@ -261,7 +261,8 @@ def dropout_mask(rng, share, shape):
 
 
 def masked(y, x, mask, factor):
-    """Write y = x * mask * factor."""
+    """Write y = x * mask * factor; the mask may be a view that repeats itself."""
+    mask = cupy.ascontiguousarray(mask)
     launch(flat_kernel("masked", y.dtype), y.size, y, x, mask, number(factor), i64(y.size))
 
 
@@ -375,6 +376,12 @@ def scale(a, factor, num_threads=None):
     """Multiply a flat array by a number, in place."""
     check_num_threads(num_threads)
     launch(flat_kernel("scale", a.dtype), a.size, a, number(factor), i64(a.size))
+
+
+def clip_values(a, limit, num_threads=None):
+    """Bring what of a flat array lies beyond +-limit there, in place; NaN stays."""
+    check_num_threads(num_threads)
+    cupy.clip(a, -limit, limit, out=a)
 
 
 def sgd(params, velocity, grads, lr, momentum, nesterov, weight_decay, num_threads=None):

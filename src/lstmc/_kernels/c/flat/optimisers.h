@@ -1,10 +1,10 @@
-/* Optimisers, one step over flat arrays, and the scaling of one. */
+/* Optimisers, one step over flat arrays, and the scaling and clipping of one. */
 #ifndef LSTMC_OPTIMISERS_H
 #define LSTMC_OPTIMISERS_H
 
 #include <float.h>
 
-#include "flat.h"
+#include "../flat.h"
 
 #if LSTMC_REAL == 32
 #define REAL_MAX FLT_MAX
@@ -109,6 +109,14 @@ static void NAME(scale_member)(void *work, const team *member)
         store_n(w->params + i, load_n(w->params + i, n) * w->lr, n);
 }
 
+/* lr is the limit. */
+static void NAME(clip_values_member)(void *work, const team *member)
+{
+    const NAME(optimiser_work) *w = work;
+    FOR_VECTORS(w)
+        store_n(w->params + i, at_most(at_least(load_n(w->params + i, n), -w->lr), w->lr), n);
+}
+
 /* PyTorch's form of momentum (Sutskever et al. 2013): velocity = momentum * velocity + d, without the rate.
  */
 static void NAME(sgd_member)(void *work, const team *member)
@@ -180,6 +188,12 @@ static void NAME(scale)(lstmc_real *a, double factor, ptrdiff_t n, int threads)
 {
     NAME(optimiser_work) work = {.params = a, .lr = (real)factor, .n = n};
     lstmc_team_run(flat_threads(threads, n), NAME(scale_member), &work);
+}
+
+static void NAME(clip_values)(lstmc_real *a, double limit, ptrdiff_t n, int threads)
+{
+    NAME(optimiser_work) work = {.params = a, .lr = (real)limit, .n = n};
+    lstmc_team_run(flat_threads(threads, n), NAME(clip_values_member), &work);
 }
 
 static void NAME(sgd)(lstmc_real *params, lstmc_real *velocity, const lstmc_real *grads, double lr,

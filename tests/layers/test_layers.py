@@ -1,4 +1,4 @@
-"""Tests of Embedding, Linear and Dropout, judged by the reference, derivatives and statistics."""
+"""Tests of Embedding and Linear, judged by the reference and derivatives; and of what all layers share."""
 
 import numpy as np
 import pytest
@@ -228,63 +228,6 @@ def test_tokens_that_are_refused(tokens, error, message):
 
 
 # --------------------------------------------------------------------------------------------------
-# Dropout
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 0.9])
-def test_dropout(dtype, p):
-    n = 200_000
-    layer = lstmc.Dropout(p, rng=seed_of("dropout", p))
-    (dy,) = draw(dtype, (n,))
-    y, _, trace = layer.forward(np.full(n, 2, dtype))
-    kept = y != 0
-    assert y.dtype == dtype
-    # Four standard deviations of a mean of n coin tosses.
-    assert abs(kept.mean() - (1 - p)) <= 4 * np.sqrt(p * (1 - p) / n)
-    assert_close(y[kept], np.full(kept.sum(), 2 / (1 - p)), TOLERANCE[dtype])
-    dx, _ = layer.backward(dy, trace)
-    assert_close(dx, np.where(kept, dy / (1 - p), 0), TOLERANCE[dtype])
-    neighbours = np.mean(kept[1:] & kept[:-1])
-    assert abs(neighbours - (1 - p) ** 2) <= 8 * np.sqrt(p * (1 - p) / n)  # which overlap
-
-
-def test_dropout_drops_in_training_alone():
-    layer = lstmc.Dropout(0.5, rng=1)
-    (x,) = draw(np.float32, (4, 3, 5))
-    before = layer.rng.bit_generator.state
-    for y in (layer(x)[0], layer.forward(x, training=False)[0], layer.stepper()(x)):
-        assert_same_bits(y, x)
-    assert layer.rng.bit_generator.state == before
-
-
-def test_seeds_of_dropout():
-    (x,) = draw(np.float32, (50,))
-    first, second, other = (lstmc.Dropout(rng=seed).forward(x)[0] for seed in (1, 1, 2))
-    assert_same_bits(first, second)
-    assert first.tobytes() != other.tobytes()
-    generator = np.random.default_rng(1)
-    assert_same_bits(lstmc.Dropout(rng=generator).forward(x)[0], first)
-
-
-@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan"), "0.5", None])
-def test_shares_that_are_refused(p):
-    with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\), got"):
-        lstmc.Dropout(p)
-
-
-def test_what_dropout_refuses():
-    layer = lstmc.Dropout()
-    with pytest.raises(TypeError, match="x must be a float32 or float64 array, got int64"):
-        layer.forward(np.arange(3))
-    _, _, trace = layer.forward(np.ones(3, np.float32))
-    with pytest.raises(ValueError, match=r"dy must be \(3,\), got \(2,\)"):
-        layer.backward(np.ones(2, np.float32), trace)
-    with pytest.raises(TypeError, match="dy must be float32, got float64"):
-        layer.backward(np.ones(3), trace)
-
-
-# --------------------------------------------------------------------------------------------------
 # Initial values
 # --------------------------------------------------------------------------------------------------
 
@@ -340,6 +283,7 @@ FIXED = {
     "Linear": lambda: lstmc.Linear(3, 4),
     "Embedding": lambda: lstmc.Embedding(3, 4),
     "Dropout": lambda: lstmc.Dropout(),
+    "Activation": lambda: lstmc.Activation("elu"),
     "Sequential": lambda: lstmc.Sequential(lstmc.Linear(3, 4)),
 }
 
@@ -383,17 +327,3 @@ def test_shapes_of_a_network_are_the_callers():
     net = lstmc.Sequential(lstmc.Linear(3, 4))
     net.parameters().clear()
     assert set(net.parameters()) == {"0.weight", "0.bias"}
-
-
-def test_a_share_of_dropout_that_changes():
-    """It is checked, takes effect, and a trace keeps the one that forward used."""
-    layer, x = lstmc.Dropout(0.5, rng=1), np.ones(1000, np.float32)
-    y, _, trace = layer.forward(x)
-    for p in (1, -0.1, "0.5", None, np.nan):
-        with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\), got"):
-            layer.p = p
-    layer.p = 0.9
-    assert_same_bits(layer.backward(x, trace)[0], y)
-    assert set(np.unique(layer.forward(x)[0])) == {0, np.float32(10)}
-    layer.rng = 7
-    assert_same_bits(layer.forward(x)[0], lstmc.Dropout(0.9, rng=7).forward(x)[0])
