@@ -35,6 +35,9 @@ class Options(Layer):
     dropout, variational, learn_initial_state, init, grad_clip = map(fixed, OPTIONS[6:])
     proj_size, clip = map(fixed, ("proj_size", "clip"))
     _proj_size, _clip = 0, None  # unless the cell is an LSTM
+    # Set once, as every call reads them: P, the features of h, and so of the output of each direction, which
+    # is H without a projection; the features of each part of a state; and clip and grad_clip, 0 for none.
+    features_of_h, state_sizes, limits = map(fixed, ("features_of_h", "state_sizes", "limits"))
     num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
     forget_bias = chrono = None  # unless a cell has gates that keep a state
 
@@ -63,6 +66,9 @@ class Options(Layer):
                 "dropout must be 0 with num_layers=1: it is between the layers of a stack"
             )
         self._init = init
+        self._features_of_h = self._proj_size or self._hidden_size
+        self._state_sizes = (self._features_of_h, self._hidden_size)[: len(self._cell.states)]
+        self._limits = self._clip or 0.0, self._grad_clip or 0.0
         check_beginning(self)
         rng = generator(rng)
         self._allocate(None, {})
@@ -126,16 +132,6 @@ class Options(Layer):
                 for part, size in zip(self._cell.states, self.state_sizes):
                     shapes[self.named(f"initial_{part}", number)] = (size,)
         return shapes
-
-    @property
-    def features_of_h(self):
-        """P, the features of h, and so of the output of each direction: H without a projection."""
-        return self._proj_size or self._hidden_size
-
-    @property
-    def state_sizes(self):
-        """The features of each part of a state: of h, or of h and c."""
-        return [self.features_of_h, self._hidden_size][: len(self._cell.states)]
 
     def named(self, kind, number):
         """Return the name of a weight of the stack's direction number l * D + d: "weight_ih_l0_reverse"."""

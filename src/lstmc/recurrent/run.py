@@ -52,7 +52,7 @@ class Run:
                     states = *_pair(final, number), *_pair(initial, number)
                     calls.append(ForwardLayer(weights[number], *states, *saved))
                 source, y = self._read_by(d, x), self._output(t, is_last)
-                stacks.append(ForwardStack(calls, source, y, layer.clip or 0.0))
+                stacks.append(ForwardStack(calls, source, y, layer.limits[0]))
             if self.of.count:
                 rows = self.of.rows_of_grid if self._writes_grid(t, is_last) else self.of.rows
                 layer.kernels.recurrent_forward(layer.handle, stacks, rows, self.num_threads)
@@ -120,8 +120,7 @@ class Run:
                 if recorded:
                     above = recorded[numbers[-1]].dh_above
                     above[...] = 0 if arrives is None else arrives.reshape(above.shape)
-                limits = layer.clip or 0.0, layer.grad_clip or 0.0
-                stacks.append(BackwardStack(calls, dx, arrives, source, *limits))
+                stacks.append(BackwardStack(calls, dx, arrives, source, *layer.limits))
             if self.of.count:
                 layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)

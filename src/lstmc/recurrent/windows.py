@@ -96,7 +96,7 @@ def _run(layer, numbers, saved, carried, rows, repeat, wants_dx, num_threads):
             shape = (rows.steps, rows.batch * repeat, shape[1])
         dx = arrays.empty(shape, layer.dtype)
     if rows.batch:
-        stack = BackwardStack(calls, dx, None, None, layer.clip or 0.0)
+        stack = BackwardStack(calls, dx, None, None, layer.limits[0])
         layer.kernels.recurrent_backward(layer.handle, [stack], rows, num_threads, repeat)
     return out, dx
 
