@@ -11,10 +11,12 @@ what lstmc exports is used, apart from the choice of an instruction set, which h
 import argparse
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import tempfile
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,33 @@ try:
 except ImportError:  # where the binding was before it had a folder
     from lstmc._kernels import _core as core
 
+# Of the options of an LSTM, by the name of a case; a function is one of the hidden units.
+VARIANTS = {
+    "lstm_coupled_peephole": {"coupled": True, "peephole": True},
+    "lstm_clipped": {"clip": 0.5, "grad_clip": 0.01},
+    "lstm_projected": {"proj_size": lambda hidden: hidden // 2},
+    "lstm_all": {
+        "coupled": True,
+        "peephole": True,
+        "clip": 0.5,
+        "proj_size": lambda hidden: hidden // 2,
+    },
+}
+
+
+def variant(options, inputs, hidden, *more, **others):
+    own = {key: value(hidden) if callable(value) else value for key, value in options.items()}
+    return lstmc.LSTM(inputs, hidden, *more, **own, **others)
+
+
 CELLS = {
     "lstm": lambda *sizes, **options: lstmc.LSTM(*sizes, **options),
+    **{
+        name: partial(variant, options)
+        for name, options in VARIANTS.items()
+        if set(options)
+        <= set(inspect.signature(lstmc.LSTM).parameters)  # an older version has none
+    },
     **({"gru": lstmc.GRU} if hasattr(lstmc, "GRU") else {}),  # an older version has none
     **(
         {"gru_before": lambda *sizes, **options: lstmc.GRU(*sizes, reset_after=False, **options)}
@@ -119,7 +146,8 @@ def recurrent(case, cell, dtype, size, layers, with_state, bias, threads):
     steps, batch, inputs, hidden = size
     draw = drawing(dtype, cell, size, layers)
     layer = CELLS[cell](inputs, hidden, layers, bias=bias, dtype=dtype, rng=3)
-    x, dy = draw(steps, batch, inputs), draw(steps, batch, hidden)
+    units = layer["weight_hh_l0"].shape[1]
+    x, dy = draw(steps, batch, inputs), draw(steps, batch, units)
     state, dstate = None, None
     if with_state:
         state, dstate = (states(layer, draw, batch) for _ in range(2))
@@ -303,8 +331,10 @@ def report(name, case, net, x, targets=None):
 def inspection(case, cell, dtype):
     draw = drawing(dtype, "inspection", cell)
     layer = CELLS[cell](3, 9, 2, dtype=dtype, rng=11)
-    net = lstmc.Sequential(CELLS[cell](3, 9, 2, dtype=dtype, rng=12), lstmc.Linear(9, 4, rng=13,
-                           dtype=dtype))  # fmt: skip
+    units = layer["weight_hh_l0"].shape[1]
+    net = lstmc.Sequential(
+        CELLS[cell](3, 9, 2, dtype=dtype, rng=12), lstmc.Linear(units, 4, rng=13, dtype=dtype)
+    )
     x, state = draw(12, 3, 3), states(layer, draw, 3)
     show(f"{case} state_jacobian", lstmc.state_jacobian(layer, x, 2, 9, state))
     show(f"{case} input_jacobian", lstmc.input_jacobian(layer, x, 4, state))
@@ -317,7 +347,7 @@ def inspection(case, cell, dtype):
     show(f"{case} step_factors", lstmc.step_factors(layer, trace))
     targets = generator("targets", cell).integers(0, 4, (12, 3))
     report("network", case, net, x, targets)
-    flow = lstmc.gradient_flow(layer, x, dy=draw(12, 3, 9), at=[3, 11], arrays=True)
+    flow = lstmc.gradient_flow(layer, x, dy=draw(12, 3, units), at=[3, 11], arrays=True)
     names = ("dh_above", "dh_later", "dh", "dc_later", "dc_through_h", "dc", "dgates", "dx")
     arrays = [[getattr(part.gradients, name) for name in names] for part in flow.layers]
     show(f"{case} gradient_flow with arrays", flow.to_dict(), arrays)

@@ -7,7 +7,7 @@ test: it asserts nothing about lstmc and does not import it.
 
 Each recurrent file `<cell>_<layers>.npz` holds
     cell, num_layers, torch_version
-    x (T, B, I), h0 (L, B, H), for an LSTM c0
+    x (T, B, I), h0 (L, B, H), for an LSTM c0; h0, y and the like have P units with projection
     weight_ih_l0, weight_hh_l0, bias_l0, ... with PyTorch's names and gate order (i, f, g, o; r, z, n),
         but one bias: the sum of PyTorch's two; for a GRU r and z's sums, n's first, n's second
     y (T, B, H), h_n (L, B, H), for an LSTM c_n
@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent
 # By cell: PyTorch's module, its options, and the names of what its state holds.
 MODULES = {
     "lstm": (torch.nn.LSTM, {}, ("h", "c")),
+    "lstm_projected": (torch.nn.LSTM, {"proj_size": lambda hidden: hidden // 2}, ("h", "c")),
     "gru": (torch.nn.GRU, {}, ("h",)),
     "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}, ("h",)),
     "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}, ("h",)),
@@ -42,6 +43,9 @@ RECURRENT_CASES = {
     "lstm_1": (11, 5, 3, 7, 17),
     "lstm_2": (12, 4, 3, 5, 9),
     "lstm_3": (13, 5, 2, 4, 7),
+    "lstm_projected_1": (61, 5, 3, 7, 17),
+    "lstm_projected_2": (62, 4, 3, 5, 9),
+    "lstm_projected_3": (63, 5, 2, 4, 7),
     "gru_1": (51, 5, 3, 7, 17),
     "gru_2": (52, 4, 3, 5, 9),
     "gru_3": (53, 5, 2, 4, 7),
@@ -58,6 +62,7 @@ def make_module(name, input_size, hidden_size):
     """Return the cell's name, the number of layers, and the PyTorch module of a case."""
     cell, _, layers = name.rpartition("_")
     kind, options, _ = MODULES[cell]
+    options = {k: v(hidden_size) if callable(v) else v for k, v in options.items()}
     options = {"num_layers": int(layers), "dtype": torch.float64, **options}
     return cell, int(layers), kind(input_size, hidden_size, **options)
 
@@ -83,7 +88,7 @@ def weights_and_gradients(module, num_layers):
     """Return the weights by name and, under d_ and the same name, their gradients."""
     arrays = {}
     for layer in range(num_layers):
-        for kind in ("weight_ih", "weight_hh"):
+        for kind in ("weight_ih", "weight_hh", *(["weight_hr"] if module.proj_size else [])):
             parameter = getattr(module, f"{kind}_l{layer}")
             arrays[f"{kind}_l{layer}"] = parameter
             arrays[f"d_{kind}_l{layer}"] = parameter.grad
@@ -107,7 +112,8 @@ def make_recurrent(name, seed, steps, batch, input_size, hidden_size):
     _, _, state_names = MODULES[cell]
 
     x = random_tensor(generator, steps, batch, input_size)
-    first = [random_tensor(generator, layers, batch, hidden_size) for _ in state_names]
+    widths = {"h": module.proj_size or hidden_size, "c": hidden_size}
+    first = [random_tensor(generator, layers, batch, widths[state]) for state in state_names]
     y, last = module(x, tuple(first) if len(first) > 1 else first[0])
     last = last if len(first) > 1 else (last,)
     dy = random_tensor(generator, *y.shape)

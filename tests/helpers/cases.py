@@ -5,6 +5,7 @@ of lstmc itself: what judges a layer must not be wrong in the same way as the la
 """
 
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,7 +111,8 @@ class Cell:
     def is_of(self, layer):
         """Whether a layer is one of this cell, or of one that has more options."""
         return isinstance(layer, self.layer) and all(
-            getattr(layer, name) == value for name, value in self.of(layer.hidden_size).items()
+            getattr(layer, name, None) == value
+            for name, value in self.of(layer.hidden_size).items()
         )
 
     @property
@@ -144,8 +146,22 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def lstm(name="lstm", weights=(), coupled=False, clip=None, **options):
-    """Return the row of an LSTM; `weights` are those that it has beside the usual ones."""
+def half(hidden):
+    """Return the projected units of so many."""
+    return hidden // 2
+
+
+# Such that of the sums of random problems more than a third is limited, and some of layers as they are made.
+CLIP = 0.8
+
+
+def lstm(coupled=False, peephole=False, clipped=False, projected=False):
+    """Return the row of an LSTM with these options."""
+    words = {"coupled": coupled, "peephole": peephole, "clipped": clipped, "projected": projected}
+    options = {"coupled": coupled, "peephole": peephole, "clip": CLIP if clipped else None}
+    options |= {"proj_size": half if projected else None}
+    weights = ("weight_hr",) * projected + ("peephole",) * peephole  # beside the usual ones
+    clip = options["clip"]
     gates = ("i", "g", "o") if coupled else ("i", "f", "g", "o")
 
     def named(arrays):
@@ -159,10 +175,10 @@ def lstm(name="lstm", weights=(), coupled=False, clip=None, **options):
         usual = weight_ih, weight_hh, bias
         return reference.lstm_step(x, h, c, *usual, **named(beside), clip=clip)
 
-    def backward(dy, dh_n, dc_n, x, h, c, gates, *arrays, **options):
+    def backward(dy, dh_n, dc_n, x, h, c, gates, *arrays, **more):
         inside, arrays = (None, arrays) if clip is None else (arrays[0], arrays[1:])
         usual = dy, dh_n, dc_n, x, h, c, gates, *arrays[:2]
-        return reference.lstm_backward(*usual, **named(arrays[2:]), inside=inside, **options)
+        return reference.lstm_backward(*usual, **named(arrays[2:]), inside=inside, **more)
 
     def moved_step(from_x, r, bias, h, c, moved, *beside):
         beside = dict(zip(weights, beside, strict=True))
@@ -200,47 +216,31 @@ def lstm(name="lstm", weights=(), coupled=False, clip=None, **options):
         return result
 
     return Cell(
-        name=name,
+        name="_".join(["lstm", *(word for word, is_so in words.items() if is_so)]),
         kind="lstm",
         layer=lstmc.LSTM,
-        options=options
-        | ({"coupled": True} if coupled else {})
-        | ({"clip": clip} if clip else {})
-        | ({"peephole": True} if "peephole" in weights else {}),
+        options={name: value for name, value in options.items() if value},
         states=("h", "c"),
         gates=gates,
         weights=("weight_ih", "weight_hh", "bias", *weights),
-        saved=("h", "c", "gates", *(["inside"] if clip else [])),
+        saved=("h", "c", "gates") + ("inside",) * clipped,
         forward=forward,
         backward=backward,
         step=step,
         moved_step=moved_step,
         factors=factors,
-        torch=("LSTM", {}) if name in ("lstm", "lstm_projected") else None,
+        torch=None if coupled or peephole or clipped else ("LSTM", {}),
         sigmoids=("i", "o") if coupled else ("i", "f", "o"),
         keeps=(lambda gates: 1 - gates["i"]) if coupled else (lambda gates: gates["f"]),
-        saved_beside=1 if "weight_hr" in weights else 0,
-        on_gpu=name == "lstm",
+        saved_beside=int(projected),
+        on_gpu=not any(words.values()),
     )
 
 
-def half(hidden):
-    """Return the projected units of so many: an odd number of most widths."""
-    return hidden // 2
-
-
-# Such that of the sums of random problems a good third is limited, and of layers as they are made some.
-CLIP = 0.8
-
-LSTMS = (
-    lstm(),
-    lstm("lstm_peephole", ("peephole",)),
-    lstm("lstm_coupled", coupled=True),
-    lstm("lstm_coupled_peephole", ("peephole",), coupled=True),
-    lstm("lstm_clipped", clip=CLIP),
-    lstm("lstm_projected", ("weight_hr",), proj_size=half),
-    lstm("lstm_all", ("weight_hr", "peephole"), coupled=True, clip=CLIP, proj_size=half),
-)
+# By name, with all combinations of options.
+LSTMS = {
+    cell.name: cell for cell in itertools.starmap(lstm, itertools.product([False, True], repeat=4))
+}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -359,7 +359,13 @@ def tanh_slope(h):
 CELLS = {
     cell.name: cell
     for cell in (
-        *LSTMS,
+        LSTMS["lstm"],
+        LSTMS["lstm_peephole"],
+        LSTMS["lstm_coupled"],
+        LSTMS["lstm_coupled_peephole"],
+        LSTMS["lstm_clipped"],
+        LSTMS["lstm_projected"],
+        LSTMS["lstm_coupled_peephole_clipped_projected"],
         GRU,
         GRU_BEFORE,
         rnn("tanh", np.tanh, tanh_slope, torch=("RNN", {"nonlinearity": "tanh"})),
@@ -375,6 +381,8 @@ CELLS = {
     # For the time being: only those whose options the layer has.
     if set(cell.options) <= set(inspect.signature(cell.layer).parameters)
 }
+# All that there are, for tests of how options go together.
+ROWS = LSTMS | CELLS
 KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS.values()))
 
 # By name: the first cell of each kind, those that PyTorch has, and those that run on a GPU.
@@ -389,5 +397,5 @@ ON_GPU = tuple(cell.name for cell in CELLS.values() if cell.on_gpu)
 
 def cell_of(layer):
     """Return the row of a recurrent layer, the one with the most options; None of any other layer."""
-    rows = [cell for cell in CELLS.values() if cell.is_of(layer)]
+    rows = [cell for cell in ROWS.values() if cell.is_of(layer)]
     return max(rows, key=lambda cell: len(cell.options), default=None)

@@ -1,7 +1,7 @@
 """Networks whose gradients are checked: see inspection/test_gradient_check.py."""
 
 import numpy as np
-from cases import CELLS
+from cases import ROWS
 from stacks import draw_state, seed_of
 
 import lstmc
@@ -11,7 +11,7 @@ STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 3, 2, 3, 4, 6
 
 def make_cell(cell, inputs, hidden, layers, dtype, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    return CELLS[cell].make(inputs, hidden, **options)
+    return ROWS[cell].make(inputs, hidden, **options)
 
 
 def bare_case(cell, layers, dtype, form="time first"):
@@ -19,7 +19,7 @@ def bare_case(cell, layers, dtype, form="time first"):
     rng = np.random.default_rng(seed_of(cell, layers, form))
     order = {"time first": (STEPS, BATCH), "batch first": (BATCH, STEPS), "unbatched": (STEPS,)}
     net = make_cell(cell, FEATURES, HIDDEN, layers, dtype, batch_first=form == "batch first")
-    widths = FEATURES, CELLS[cell].units("h", HIDDEN)
+    widths = FEATURES, ROWS[cell].units("h", HIDDEN)
     x, target = (rng.standard_normal((*order[form], n)).astype(dtype) for n in widths)
     return net, x, target, draw_state(net, () if form == "unbatched" else (BATCH,), rng)
 

@@ -1,7 +1,7 @@
 """Layers whose Jacobians are taken, and the judge: central differences of a twin in float64."""
 
 import numpy as np
-from cases import CELLS, cell_of
+from cases import ROWS, cell_of
 from stacks import (
     as_state,
     draw_state,
@@ -27,7 +27,7 @@ FORMS = ["time first", "batch first", "unbatched"]
 
 def make_layer(cell, layers=1, dtype=np.float64, hidden=HIDDEN, features=FEATURES, **options):
     options = {"num_layers": layers, "dtype": dtype, "rng": 1, **options}
-    return CELLS[cell].make(features, hidden, **options)
+    return ROWS[cell].make(features, hidden, **options)
 
 
 def make_case(cell, layers=1, dtype=np.float64, form="time first", steps=STEPS):
@@ -118,7 +118,7 @@ def own_steps(problem, row, direction):
 
 def own_state_jacobian(problem, row, direction, t0, t1):
     """Differentiate the state of one row's direction after t1 of its steps by that after t0: (S, S)."""
-    cell, directions = CELLS[problem["cell"]], problem.get("directions", 1)
+    cell, directions = ROWS[problem["cell"]], problem.get("directions", 1)
     weights = [layer_weights(problem, end) for end in suffixes_of(problem)[direction::directions]]
     x, cuts = own_steps(problem, row, direction)
     first = [problem[f"{name}0"][direction::directions, row : row + 1] for name in cell.states]
@@ -143,7 +143,7 @@ def own_state_jacobian(problem, row, direction, t0, t1):
 def state_jacobians(problem, t0, t1):
     """The same of all rows and directions, which know nothing of each other: (B, S, S)."""
     directions, batch = problem.get("directions", 1), problem["x"].shape[1]
-    parts, hidden = len(CELLS[problem["cell"]].states), problem["h0"].shape[2]
+    parts, hidden = len(ROWS[problem["cell"]].states), problem["h0"].shape[2]
     count = len(suffixes_of(problem))
     out = np.zeros((batch, parts, count, hidden, parts, count, hidden))
     for row in range(batch):

@@ -10,14 +10,15 @@ import zlib
 from functools import partial
 
 import numpy as np
-from cases import CELLS, cell_of
+from cases import ROWS, cell_of
+from support import numerical_gradient
 
 from lstmc import reference
 
 
 def states_of(cell):
     """Return the names of what the state of a cell holds."""
-    return CELLS[cell].states
+    return ROWS[cell].states
 
 
 def as_type(problem, dtype):
@@ -52,7 +53,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
     """
     case = cell, steps, batch, inputs, hidden, layers
     generator = np.random.default_rng(seed_of(*case, *[2] * (directions - 1)))
-    row = CELLS[cell]
+    row = ROWS[cell]
     hidden = max(hidden, row.least_hidden)
     units = row.units("h", hidden)
 
@@ -87,7 +88,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
 def layer_weights(problem, end):
     """Return the weights whose names end in `end`, such as "l0_reverse"; a number is a layer's."""
     end = f"l{end}" if isinstance(end, int) else end
-    return [problem[f"{kind}_{end}"] for kind in CELLS[problem["cell"]].weights]
+    return [problem[f"{kind}_{end}"] for kind in ROWS[problem["cell"]].weights]
 
 
 def time_of(problem):
@@ -97,7 +98,7 @@ def time_of(problem):
 
 def reference_forward(problem):
     """Return y, the parts of the final state and what is saved, as the reference has them."""
-    cell = CELLS[problem["cell"]]
+    cell = ROWS[problem["cell"]]
     first = [problem[f"{state}0"] for state in cell.states]
     weights = [layer_weights(problem, end) for end in suffixes_of(problem)]
     options = {"directions": problem.get("directions", 1), **time_of(problem)}
@@ -111,7 +112,7 @@ def reference_states(problem):
 
 def reference_solution(problem):
     """Run the layers forward and backward; return what comes out by golden key."""
-    cell, ends = CELLS[problem["cell"]], suffixes_of(problem)
+    cell, ends = ROWS[problem["cell"]], suffixes_of(problem)
     y, last, saved = reference_forward(problem)
     dlast = [problem[f"d{state}_n"] for state in cell.states]
     weights, backward = [layer_weights(problem, end) for end in ends], cell.backward
@@ -161,7 +162,7 @@ def arriving_state(problem):
 
 def make_layer(problem, **options):
     """Return a layer with the problem's sizes, type and weights."""
-    x, cell = problem["x"], CELLS[problem["cell"]]
+    x, cell = problem["x"], ROWS[problem["cell"]]
     hidden = problem[f"{cell.states[-1]}0"].shape[
         -1
     ]  # of c, where there is one: h may be projected
@@ -204,3 +205,22 @@ def solution(problem, layer=None, num_threads=None, **backward_options):
         problem["dy"], trace, arriving_state(problem), num_threads=num_threads, **backward_options
     )
     return collect(layer, problem, y, state, dx, dstate)
+
+
+def differences(problem, layer):
+    """Differentiate a layer's forward by central differences: yield golden key and gradient, one by one."""
+    arriving = [problem["dy"], *parts_of(arriving_state(problem))]
+    inputs = {"dx": "x"} | {f"d{state}0": f"{state}0" for state in states_of(problem["cell"])}
+    inputs |= {f"d_{name}": name for name in layer.parameters()}
+    for output, name in inputs.items():
+
+        def loss(value, name=name):
+            changed = {**problem, name: value}
+            if name in layer.parameters():
+                layer[name][...] = value
+            y, state = layer(changed["x"], first_state(changed), **time_of(problem))
+            return sum(np.sum(a * b) for a, b in zip(arriving, [y, *parts_of(state)], strict=True))
+
+        yield output, numerical_gradient(loss, problem[name])
+        if name in layer.parameters():
+            layer[name][...] = problem[name]

@@ -7,7 +7,7 @@ more ways: a walk of single steps, and what the reference saved, laid out in the
 
 import numpy as np
 import pytest
-from cases import CELLS
+from cases import ROWS
 from stacks import (
     first_state,
     layer_weights,
@@ -114,7 +114,7 @@ def walk(problem, moved=None):
     `moved` holds by (l * D + d, name of a state) an array (T, B, H) that is added to that state after each
     real step: a change of a state alone, of which derivatives are taken.
     """
-    cell, x = CELLS[problem["cell"]], problem["x"]
+    cell, x = ROWS[problem["cell"]], problem["x"]
     steps, batch = x.shape[:2]
     is_real = ~beyond(problem)
     # Beyond an end a reset would take the final state away.
@@ -147,7 +147,7 @@ def reference_traces(problem):
 
     States are those after each step; those before have "_before" at the end. Zeros beyond an end.
     """
-    cell, traces = CELLS[problem["cell"]], []
+    cell, traces = ROWS[problem["cell"]], []
     steps, batch = problem["x"].shape[:2]
     for number, (_, pieces) in enumerate(reference_forward(problem)[2]):
         trace = {}

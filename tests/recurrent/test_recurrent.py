@@ -13,6 +13,7 @@ from stacks import (
     as_state,
     as_type,
     collect,
+    differences,
     first_state,
     make_layer,
     parts_of,
@@ -20,9 +21,8 @@ from stacks import (
     reference_solution,
     reference_states,
     solution,
-    states_of,
 )
-from support import assert_close, assert_same_bits, load_golden, numerical_gradient
+from support import assert_close, assert_same_bits, load_golden
 
 import lstmc
 
@@ -132,23 +132,7 @@ def test_derivatives(isa, cell, sizes):
     problem = random_problem(cell, *sizes)
     layer = make_layer(problem)
     actual = solution(problem, layer)
-    arriving = [problem["dy"], *parts_of(arriving_state(problem))]
-    inputs = {"dx": "x"} | {f"d{state}0": f"{state}0" for state in states_of(cell)}
-    inputs |= {f"d_{name}": name for name in layer.parameters()}
-    assert set(inputs) < set(actual)
-
-    for output, name in inputs.items():
-
-        def loss(value, name=name):
-            changed = {**problem, name: value}
-            if name in layer.parameters():
-                layer[name][...] = value
-            y, state = layer(changed["x"], first_state(changed))
-            return sum(np.sum(a * b) for a, b in zip(arriving, [y, *parts_of(state)], strict=True))
-
-        expected = numerical_gradient(loss, problem[name])
-        if name in layer.parameters():
-            layer[name][...] = problem[name]
+    for output, expected in differences(problem, layer):
         assert_close(actual[output], expected, DIFFERENCE_TOLERANCE, output)
 
 

@@ -13,6 +13,7 @@ from stacks import (
     as_state,
     as_type,
     collect,
+    differences,
     first_state,
     make_layer,
     parts_of,
@@ -22,7 +23,7 @@ from stacks import (
     states_of,
     time_of,
 )
-from support import assert_close, assert_same_bits, numerical_gradient
+from support import assert_close, assert_same_bits
 from times import PARAMETERS, TIMES, beyond, padded_with
 
 import lstmc
@@ -151,22 +152,7 @@ def test_derivatives(cell, directions, time, isa):
     problem = problem_of(cell, time, 2, directions, 3, (4, 3, 2))
     layer = make_layer(problem)
     actual = solution(problem, layer)
-    arriving = [problem["dy"], *parts_of(arriving_state(problem))]
-    inputs = {"dx": "x"} | {f"d{state}0": f"{state}0" for state in states_of(cell)}
-    inputs |= {f"d_{name}": name for name in layer.parameters()}
-    assert set(inputs) < set(actual)
-    for output, name in inputs.items():
-
-        def loss(value, name=name):
-            changed = {**problem, name: value}
-            if name in layer.parameters():
-                layer[name][...] = value
-            y, state = layer(changed["x"], first_state(changed), **time_of(problem))
-            return sum(np.sum(a * b) for a, b in zip(arriving, [y, *parts_of(state)], strict=True))
-
-        expected = numerical_gradient(loss, problem[name])
-        if name in layer.parameters():
-            layer[name][...] = problem[name]
+    for output, expected in differences(problem, layer):
         assert_close(actual[output], expected, DIFFERENCE_TOLERANCE, output)
 
 
