@@ -383,3 +383,40 @@ def test_optimisers(isa, dtype, name, options):
         optimiser.step()
         twin.step()
     assert_close(net.params, theirs.detach().numpy(), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("limit", [0.3, 2.0])
+def test_clipping_by_value(isa, dtype, limit):
+    net = Flat(np.zeros(33, dtype))
+    net.grads[...] = 2 * np.random.default_rng(seed_of("clipped", limit)).standard_normal(33)
+    net.grads[[0, 20]] = np.nan, np.inf
+    theirs = tensor(net.params)
+    theirs.grad = torch.from_numpy(net.grads.copy())
+    torch.nn.utils.clip_grad_value_([theirs], limit)
+    lstmc.clip_grad_value(net, limit)
+    np.testing.assert_array_equal(net.grads, theirs.grad.numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Tanh", {}), ("ReLU", {}), ("Sigmoid", {}), ("Softmax", {}), ("ELU", {}), ("ELU", {"alpha": 0.3}),
+        ("LeakyReLU", {}), ("LeakyReLU", {"negative_slope": 0.2}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_activations(isa, dtype, name, options):
+    """With the same names of options, and the same defaults; at 0 too."""
+    rng = np.random.default_rng(seed_of("activations", name))
+    x, dy = (3 * rng.standard_normal((4, 3, 17)).astype(dtype) for _ in range(2))
+    x[0, 0, :3] = 0
+    ours = lstmc.Activation({"LeakyReLU": "leaky_relu"}.get(name, name.lower()), **options)
+    theirs, given = (
+        getattr(torch.nn, name)(**options, **({"dim": -1} if name == "Softmax" else {})),
+        tensor(x),
+    )
+    y, _, trace = ours.forward(x)
+    expected = theirs(given)
+    expected.backward(torch.from_numpy(dy))
+    assert_close(y, expected.detach().numpy(), TOLERANCE[dtype])
+    assert_close(ours.backward(dy, trace)[0], given.grad.numpy(), TOLERANCE[dtype])

@@ -119,7 +119,17 @@ class Example:
 
     def make_net(self):
         options = {"dtype": np.dtype(self.dtype), "rng": 1}
-        kinds = "lstm", "rnn", "gru", "linear", "embedding", "dropout", "activation", "last", "network"
+        kinds = (
+            "lstm",
+            "rnn",
+            "gru",
+            "linear",
+            "embedding",
+            "dropout",
+            "activation",
+            "last",
+            "network",
+        )
         self.kind = self.choose(*kinds)
         self.features = H
         if self.kind in ("lstm", "rnn", "gru"):
