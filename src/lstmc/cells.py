@@ -59,7 +59,7 @@ class Cell(NamedTuple):
         gates by their names. Empty where the only gate is h itself.
     derivatives : function of (h, c, gates)
         Returns the factors by which one step multiplies a gradient, by name. Here and below c is None
-        where there is none, and gates is a dict of arrays by name.
+        where there is none, and gates is a dict of arrays by name. An LSTM's takes its `clip`, too.
     keeps : str or None
         The gate that the state, c where there is one, is multiplied by at each step.
     writes : tuple of str
@@ -141,16 +141,21 @@ def _lstm_dc_through_h(dh, c, gates):
     return dh * gates["o"] * (1 - np.tanh(c) ** 2)
 
 
-def _lstm_derivatives(h, c, gates):
+def _lstm_derivatives(h, c, gates, clip=None):
     i, g, o = (gates[name] for name in "igo")
     f = gates.get("f", 1 - i)
+
+    def slope(exact, tanh, argument=1):
+        """Nothing where the sum, of a tanh of so many times it, is at its limit: to six digits."""
+        if clip is None:
+            return exact
+        return np.where(np.abs(tanh) < (1 - 1e-6) * np.tanh(argument * clip), exact, 0)
+
     return {
         "f": f,
         "o (1 - tanh(c)^2)": _lstm_dc_through_h(1, c, gates),
-        "1 - g^2": 1 - g**2,
-        "i (1 - i)": i * (1 - i),
-        "f (1 - f)": f * (1 - f),
-        "o (1 - o)": o * (1 - o),
+        "1 - g^2": slope(1 - g**2, g),
+        **{f"{n} (1 - {n})": slope(a * (1 - a), 2 * a - 1, 0.5) for n, a in zip("ifo", (i, f, o))},
     }
 
 

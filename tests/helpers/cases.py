@@ -4,7 +4,6 @@ A new cell is a row here and tests of its own equations. Deliberately without a 
 of lstmc itself: what judges a layer must not be wrong in the same way as the layer.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,6 +59,8 @@ class Cell:
         What R multiplies to make each gate, in their order.
     own_biases : int
         The last gates that have a bias for their recurrent sum alone.
+    coupled : dict of str to str
+        The gates without rows that a trace has, and the gate that each is 1 minus.
     saved_beside : int
         The values of a unit that forward saves beside the states and the gates.
     """
@@ -84,6 +85,7 @@ class Cell:
     dsums_of_h: Callable = lambda dsums, gates: dsums
     operands: Callable = lambda h_before, gates: [h_before] * max(1, len(gates))
     own_biases: int = 0
+    coupled: dict = field(default_factory=dict)
     saved_beside: int = 0
     on_gpu: bool = True
 
@@ -98,7 +100,7 @@ class Cell:
     @property
     def trace_gates(self):
         """The gates that a trace has: none where the only one is h itself."""
-        return self.gates if "gates" in self.saved else ()
+        return (*self.gates, *self.coupled) if "gates" in self.saved else ()
 
     def of(self, hidden):
         """Return the options of a layer of so many units."""
@@ -206,7 +208,7 @@ def lstm(coupled=False, peephole=False, clipped=False, projected=False):
 
         i, g, o = (gates[name] for name in "igo")
         result = {
-            "1 - i" if coupled else "f": 1 - i if coupled else gates["f"],
+            "f": 1 - i if coupled else gates["f"],
             "o (1 - tanh(c)^2)": o / np.cosh(c) ** 2,
             "1 - g^2": slope(1 / np.cosh(np.arctanh(g)) ** 2, np.arctanh(g)),
         }
@@ -230,7 +232,8 @@ def lstm(coupled=False, peephole=False, clipped=False, projected=False):
         moved_step=moved_step,
         factors=factors,
         torch=None if coupled or peephole or clipped else ("LSTM", {}),
-        sigmoids=("i", "o") if coupled else ("i", "f", "o"),
+        sigmoids=("i", "f", "o"),
+        coupled={"f": "i"} if coupled else {},
         keeps=(lambda gates: 1 - gates["i"]) if coupled else (lambda gates: gates["f"]),
         saved_beside=int(projected),
         on_gpu=not any(words.values()),
@@ -378,8 +381,6 @@ CELLS = {
         ),
         rnn("identity", lambda z: z, lambda h: h * 0 + 1, saturates=False),
     )
-    # For the time being: only those whose options the layer has.
-    if set(cell.options) <= set(inspect.signature(cell.layer).parameters)
 }
 # All that there are, for tests of how options go together.
 ROWS = LSTMS | CELLS

@@ -187,7 +187,7 @@ def test_a_jacobian_is_marked_by_layer_direction_and_state(scale, drawn, tmp_pat
         assert [label.get_text() for label in axis.get_ticklabels()] == expected
         assert list(ticks) == [1, 4, 7, 10]
     assert [line.get_xdata()[0] for line in axes.lines[3:]] == [2.5, 5.5, 8.5]
-    assert state_parts(lstmc.GRU(2, 3, 2), 1) == ["layer 1 h", "layer 2 h"]
+    assert state_parts(lstmc.GRU(2, 3, 2), 1) == [("layer 1 h", 3), ("layer 2 h", 3)]
 
 
 def test_the_smallest_singular_value_is_drawn(drawn, tmp_path):

@@ -114,8 +114,10 @@ def test_trace(isa, dtype, cell, hidden):
             assert_close(layer.c, expected["c"][1:], TOLERANCE[dtype], "c")
         assert tuple(layer.gates) == cell.trace_gates
         if cell.trace_gates:
-            gates = np.concatenate(list(layer.gates.values()), axis=-1)
+            gates = np.concatenate([layer.gates[name] for name in cell.gates], axis=-1)
             assert_close(gates, expected["gates"], TOLERANCE[dtype], "gates")
+        for name, other in cell.coupled.items():
+            assert (layer.gates[name] == 1 - layer.gates[other]).all()
         for view in (layer.h, *((layer.c,) if cell.has_c else ()), *layer.gates.values()):
             with pytest.raises(ValueError, match="read-only"):
                 view[...] = 0

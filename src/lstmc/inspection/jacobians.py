@@ -391,14 +391,15 @@ def step_factors(layer, trace):
         {
             "name": layer.part_name(number),
             "steps": trace.sequences.have_steps,
-            **_factors(layer[layer.named("weight_hh", number)], one),
+            **_factors(layer[layer.named("weight_hh", number)], one, layer.clip),
         }
         for number, one in enumerate(trace.layers)
     ]
 
 
-def _factors(weight_hh, trace):
+def _factors(weight_hh, trace, clip):
     """Return the factors of one layer of a stack."""
+    limit = {} if clip is None else {"clip": clip}
     names = [gate.name for gate in trace.cell.gates]
     blocks = _in_float64(weight_hh).reshape(len(names), -1, weight_hh.shape[1])
     norms, radius = [_finite_or_inf(b, lambda b: np.linalg.norm(b, 2)) for b in blocks], None
@@ -409,6 +410,7 @@ def _factors(weight_hh, trace):
             _in_float64(trace.h),
             None if trace.c is None else _in_float64(trace.c),
             {name: _in_float64(saved) for name, saved in trace.saved.items()},
+            **limit,
         )
         quantiles = {name: _quantiles(d, trace.sequences) for name, d in derivatives.items()}
     return {

@@ -84,7 +84,7 @@ def by_reference(problem, masks):
     for state, final, initial in zip(cell.states, last, dfirst, strict=True):
         result |= {f"{state}_n": final, f"d{state}0": initial}
     for end, gradients in zip(ends, dweights, strict=True):
-        for kind, gradient in zip(("weight_ih", "weight_hh", "bias"), gradients, strict=True):
+        for kind, gradient in zip(cell.weights, gradients, strict=True):
             result[f"d_{kind}_{end}"] = gradient
     return result
 
