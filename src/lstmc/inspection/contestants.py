@@ -20,33 +20,22 @@ PAIR = ("lstm", "rnn")  # what is compared unless others are named
 UNEQUAL = 0.02  # how far apart the counts of parameters of two networks may be
 
 
-def _keep(layer, rng, forget, problem):
-    """Set the bias of the gate by which a cell keeps its state at first; return it."""
-    cell, hidden = layer.cell, layer.hidden_size
-    bias = layer["bias_l0"][cell.rows(cell.keeps, hidden)]
+def _of_lstm(forget, start, steps):
+    return {"chrono": steps} if forget == "spread" else {"forget_bias": forget}
+
+
+def _of_gru(forget, start, steps):
     if forget == "spread":
-        bias[...] = np.log(rng.uniform(1, max(2, problem.length - 1), hidden))
-    else:
-        bias += forget
-    return bias
+        return {"chrono": steps}  # what z does not keep, it lets in
+    if forget:
+        raise ValueError(
+            f'forget must be "spread" or 0 for a GRU, which has no forget_bias, got {forget!r}'
+        )
+    return {}
 
 
-def _begin_lstm(layer, rng, forget, start, problem):
-    keep = _keep(layer, rng, forget, problem)
-    if forget == "spread":
-        layer["bias_l0"][layer.cell.rows("i", layer.hidden_size)] = -keep
-
-
-def _begin_gru(layer, rng, forget, start, problem):
-    _keep(layer, rng, forget, problem)  # what z does not keep, it lets in
-
-
-def _begin_rnn(layer, rng, forget, start, problem):
-    if start == "orthogonal":
-        size = layer.hidden_size
-        q, r = np.linalg.qr(rng.standard_normal((size, size)))
-        layer["weight_hh_l0"][...] = q * np.sign(np.diag(r))
-        layer["bias_l0"][...] = 0
+def _of_rnn(forget, start, steps):
+    return {"init": start}
 
 
 class Contestant(NamedTuple):
@@ -57,13 +46,13 @@ class Contestant(NamedTuple):
     cell : Cell
     lr : float
         The learning rate of Adam: the best of several.
-    begin : function of (layer, rng, forget, start, problem)
-        Sets the weights of a new layer as ``equal_networks`` says.
+    options : function of (forget, start, steps)
+        Returns the options of its layer by which it starts as ``equal_networks`` says.
     """
 
     cell: Cell
     lr: float
-    begin: Callable
+    options: Callable
 
     def parameters(self, problem, hidden):
         """Return how many parameters its network for a problem has, with so many units."""
@@ -81,9 +70,9 @@ class Contestant(NamedTuple):
 
 
 CONTESTANTS = {
-    "lstm": Contestant(CELLS["lstm"], 1e-2, _begin_lstm),
-    "gru": Contestant(CELLS["gru"], 1e-2, _begin_gru),
-    "rnn": Contestant(CELLS["rnn_tanh"], 3e-4, _begin_rnn),
+    "lstm": Contestant(CELLS["lstm"], 1e-2, _of_lstm),
+    "gru": Contestant(CELLS["gru"], 1e-2, _of_gru),
+    "rnn": Contestant(CELLS["rnn_tanh"], 3e-4, _of_rnn),
 }
 
 
@@ -99,12 +88,10 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform", 
     rng : int or numpy Generator
     forget : "spread" or float
         How the gates that keep a state start: the forget gates of an LSTM, the update gates of a GRU. A
-        number is added to their bias: 1 is usual (Gers et al. 2000; Jozefowicz et al. 2015), 5 keeps for
-        150 steps. "spread" draws the bias as log u, with u uniform in [1, T - 1], and sets that of an LSTM's
-        input gates to -log u, so that the units keep for 1 to T steps (Tallec & Ollivier 2018).
+        number is the ``forget_bias`` of the LSTM; a GRU has none, and takes 0 alone. "spread" is ``chrono``,
+        over the steps of the problem.
     start : "uniform" or "orthogonal"
-        How the RNN's recurrent matrix starts: within 1/sqrt(H), as in RNN and in PyTorch, or orthogonal, with
-        zero bias (Saxe et al. 2014): the gradient then shrinks through tanh alone.
+        The ``init`` of the RNN. With "orthogonal" the gradient shrinks through tanh alone.
     kinds : sequence of "lstm", "gru" and "rnn"
 
     Returns
@@ -145,14 +132,16 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform", 
     for kind in check_kinds(kinds):
         contestant = CONTESTANTS[kind]
         size = contestant.size(problem, parameters)
-        layer = KINDS[kind](problem.inputs, size, rng=rng)
-        net = Sequential(layer, Linear(size, problem.outputs, rng=rng))
+        options = contestant.options(forget, start, max(3, problem.length))
+        linear = Linear(
+            size, problem.outputs, rng=rng
+        )  # drawn first: it does not depend on the options
+        net = Sequential(KINDS[kind](problem.inputs, size, rng=rng, **options), linear)
         if abs(net.num_parameters / parameters - 1) >= UNEQUAL:
             raise ValueError(
                 f"hidden must be larger: the {kind.upper()} nearest to an LSTM of {hidden} units with "
                 f"{parameters} parameters has {net.num_parameters}, not within 2 %"
             )
-        contestant.begin(layer, rng, forget, start, problem)
         networks.append(net)
     return tuple(networks)
 
