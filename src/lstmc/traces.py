@@ -191,7 +191,10 @@ class LayerTrace:
     @property
     def gates(self):
         """The activated gates by name; empty where the only gate is h."""
-        return self.cell.named(self.saved)
+        gates = self.cell.named(self.saved)
+        for gate in gates.values():
+            freeze(gate)
+        return gates
 
     @property
     def saved(self):

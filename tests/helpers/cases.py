@@ -98,6 +98,11 @@ class Cell:
         return "c" in self.states
 
     @property
+    def bounded_below(self):
+        """The gates that a trace has and that lie in (0, 1)."""
+        return (*self.sigmoids, *self.coupled)
+
+    @property
     def trace_gates(self):
         """The gates that a trace has: none where the only one is h itself."""
         return (*self.gates, *self.coupled) if "gates" in self.saved else ()
@@ -232,7 +237,7 @@ def lstm(coupled=False, peephole=False, clipped=False, projected=False):
         moved_step=moved_step,
         factors=factors,
         torch=None if coupled or peephole or clipped else ("LSTM", {}),
-        sigmoids=("i", "f", "o"),
+        sigmoids=("i", "o") if coupled else ("i", "f", "o"),
         coupled={"f": "i"} if coupled else {},
         keeps=(lambda gates: 1 - gates["i"]) if coupled else (lambda gates: gates["f"]),
         saved_beside=int(projected),

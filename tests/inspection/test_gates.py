@@ -50,7 +50,7 @@ def check_gates(actual, cell, layer_trace, batch_axis=True):
     for name, a in values.items():
         a = a.astype(np.float64)
         assert_close(actual.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
-        start, low = (0.0, np.float32(0.1)) if name in cell.sigmoids else (-1.0, np.float32(-0.9))
+        start, low = (0.0, np.float32(0.1)) if name in cell.bounded_below else (-1.0, np.float32(-0.9))
         end = 1.0
         if cell.saturates:
             assert actual.low[name] == np.count_nonzero(a < low) / a.size

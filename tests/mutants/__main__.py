@@ -35,6 +35,7 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "recurrent/test_recurrent_traces", "recurrent/test_recurrent_records",
          "recurrent/test_recurrent_errors", "recurrent/test_network_steppers", "recurrent/test_time",
          "recurrent/test_time_bits", "recurrent/test_time_traces", "recurrent/test_time_errors",
+         "recurrent/options/test_initial_state", "recurrent/options/test_dropout", "recurrent/test_variants",
          "layers/test_layers", "layers/test_activations", "layers/test_dropout",
          "test_losses", "test_losses_masks", "test_optim", "test_clipping", "kernels/test_binding",
          "kernels/test_binding_rows", "kernels/test_c_api", "kernels/test_c_api_bounds",
@@ -54,8 +55,10 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "laye
          "c/team.c": ["kernels/test_team", "recurrent/test_recurrent_inputs"],
          "c/team.h": ["kernels/test_team"], "c/team/threads.c": ["kernels/test_team"],
          "../layers/dropout.py": ["layers/test_dropout"],
-         "../recurrent/sequences.py": ["recurrent/test_time_errors", "recurrent/test_time"],
-         "../recurrent/run.py": ["recurrent/test_time", "recurrent/test_time_traces"],
+         "../recurrent/sequences.py": ["recurrent/test_time_errors", "recurrent/test_time",
+                                        "recurrent/options/test_initial_state"],
+         "../recurrent/run.py": ["recurrent/test_time", "recurrent/test_time_traces",
+                                  "recurrent/options/test_dropout"],
          "../recurrent/windows.py": ["inspection/test_jacobians"],
          "cuda/flat.cu": ["cuda/test_device_losses"]}  # fmt: skip
 # Of files whose names begin with cuda, which need no build, nor does Python.

@@ -42,7 +42,8 @@ def problem_of(cell, time, layers=2, directions=2, hidden=9, sizes=SIZES):
     rng = np.random.default_rng(layers + hidden)
     for end in suffixes_of(problem):
         for state in CELLS[cell].states:
-            problem[f"initial_{state}_{end}"] = np.round(1024 * rng.standard_normal(hidden)) / 1024
+            units = problem[f"{state}0"].shape[-1]
+            problem[f"initial_{state}_{end}"] = np.round(1024 * rng.standard_normal(units)) / 1024
     return problem
 
 
@@ -68,7 +69,7 @@ def by_reference(problem, has_state):
         cell.backward, problem["dy"], dlast, saved, weights, directions, initial
     )
     result = {"y": y, "dx": dx}
-    names = ["weight_ih", "weight_hh", "bias", *(f"initial_{state}" for state in cell.states)]
+    names = [*cell.weights, *(f"initial_{state}" for state in cell.states)]
     for number, (end, gradients) in enumerate(zip(ends, dweights, strict=True)):
         for name, gradient in zip(names, gradients, strict=True):
             result[f"d_{name}_{end}"] = gradient

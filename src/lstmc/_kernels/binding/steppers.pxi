@@ -40,7 +40,8 @@ cdef class RecurrentStepper:
         self.dtype = first.weight_ih.dtype
         self.table = table_of(first.weight_ih)
         self.type_number = NPY_DOUBLE if self.dtype == np.float64 else NPY_FLOAT
-        self.weights, self.initial = weights, initial
+        self.initial = initial
+        self.weights = weights
         self.inputs = first.weight_ih.shape[1]
         cdef layer_sizes of = stack_sizes(self.table, cell, self.type_number, first, batch, batch)
         self.outputs = of.outputs
