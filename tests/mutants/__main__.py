@@ -45,7 +45,7 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "layers/test_layers"],
-         "c/flat/activations.h": ["layers/test_activations"],
+         "c/flat/activations.h": ["layers/test_activations", "kernels/test_c_api"],
          "c/rows.h": ["layers/test_layers", "recurrent/test_time"],
          "c/linear.h": ["layers/test_layers"], "c/flat/optimisers.h": ["test_optim", "test_clipping"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
