@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import ROWS
+from cases import HAS_OPTIONS, ROWS
 from stacks import (
     as_type,
     first_state,
@@ -167,6 +167,7 @@ def test_the_reference_of_lstms(cell, direction, some_end):
             assert_close(actual[d][real], part[real], TOLERANCE, "a state")
 
 
+@pytest.mark.skipif(not HAS_OPTIONS, reason="the layer does not have them yet")
 @pytest.mark.parametrize(
     ("cell", "directions", "some_end"), [*itertools.product(LSTMS, (1, 2), (False, True))]
 )

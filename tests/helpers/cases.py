@@ -356,6 +356,8 @@ def tanh_slope(h):
     return 1 / np.cosh(np.arctanh(np.clip(h, -0.999999, 0.999999))) ** 2
 
 
+# For the time being: whether the layer has these options.
+HAS_OPTIONS = "peephole" in inspect.signature(lstmc.LSTM).parameters
 CELLS = {
     cell.name: cell
     for cell in (
@@ -378,8 +380,7 @@ CELLS = {
         ),
         rnn("identity", lambda z: z, lambda h: h * 0 + 1, saturates=False),
     )
-    # For the time being: only those whose options the layer has.
-    if set(cell.options) <= set(inspect.signature(cell.layer).parameters)
+    if HAS_OPTIONS or cell.on_gpu or cell.kind != "lstm"
 }
 # All that there are, for tests of how options go together.
 ROWS = LSTMS | CELLS
