@@ -69,7 +69,7 @@ def random_problem(cell, steps, batch, inputs, hidden, layers=1, directions=1):
             "weight_ih": 1 / np.sqrt(features),
             "weight_hh": 0.9 / np.sqrt(units),
             "weight_hr": 1.5 / np.sqrt(hidden),
-            "peephole": 0.7,
+            "peephole": 0.3,
         }
         for name, shape in row.shapes(features, hidden).items():
             problem[f"{name}_{end}"] = draw(*shape, scale=scales.get(name, 1.0))

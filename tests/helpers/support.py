@@ -10,6 +10,12 @@ import numpy as np
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
 
 
+def golden_of(cells):
+    """Return the names of the golden files of these cells, which end in a number of layers."""
+    names = sorted(path.stem for path in GOLDEN_FOLDER.glob("*_[0-9].npz"))
+    return [name for name in names if name.rpartition("_")[0] in cells]
+
+
 def load_golden(name):
     """Return the arrays of `golden/<name>.npz` by key; single values as str, int or float.
 

@@ -7,7 +7,7 @@ they compute is judged elsewhere in the file. Deliberately without PyTorch, see 
 
 import numpy as np
 import pytest
-from cases import CELLS, IN_TORCH
+from cases import CELLS
 from stacks import (
     arriving_state,
     as_state,
@@ -22,7 +22,7 @@ from stacks import (
     reference_states,
     solution,
 )
-from support import assert_close, assert_same_bits, load_golden
+from support import assert_close, assert_same_bits, golden_of, load_golden
 
 import lstmc
 
@@ -40,7 +40,7 @@ GOLDEN_TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 # losses here reach some tens. A wrong formula is off by 1e-2.
 DIFFERENCE_TOLERANCE = 1e-7
 
-GOLDEN = [f"{cell}_{n}" for cell in IN_TORCH for n in (1, 2, 3)]
+GOLDEN = golden_of(CELLS)
 
 
 def assert_solves(actual, expected, tolerance):

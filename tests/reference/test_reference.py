@@ -6,10 +6,10 @@ hand; never the compiled kernels.
 
 import numpy as np
 import pytest
-from cases import CELLS, IN_TORCH
+from cases import CELLS
 from reference_cases import DIFFERENCE_TOLERANCE, GOLDEN_TOLERANCE, HAND_TOLERANCE
 from stacks import as_type, layer_weights, reference_solution
-from support import assert_close, load_golden, numerical_gradient
+from support import assert_close, golden_of, load_golden, numerical_gradient
 
 from lstmc import reference
 
@@ -17,7 +17,7 @@ from lstmc import reference
 # seven steps.
 FLOAT32_TOLERANCE = 1e-5
 
-GOLDEN_LSTMS = [f"{cell}_{n}" for cell in IN_TORCH if CELLS[cell].has_c for n in (1, 2, 3)]
+GOLDEN_LSTMS = golden_of([name for name, cell in CELLS.items() if cell.has_c])
 
 GOLDEN_RNNS = [f"rnn_{kind}_{layers}" for kind in ("tanh", "relu") for layers in (1, 2, 3)]
 
