@@ -59,7 +59,7 @@ MUTANTS = [
      "at_least(load_n(w->params + i, n), -w->lr)"),
     ("clip_values: NaN becomes the limit", "c/flat/optimisers.h",
      "at_most(at_least(load_n(w->params + i, n), -w->lr), w->lr)",
-     "-at_least(choose((ivec)(load_n(w->params + i, n) < w->lr), -load_n(w->params + i, n), splat(-w->lr)),"
+     "at_least(choose((ivec)(load_n(w->params + i, n) < w->lr), load_n(w->params + i, n), splat(w->lr)),"
      " -w->lr)"),
     ("dropout: a mask for each row and step", "../layers/dropout.py",
      "kernels.dropout_mask(rng, p, shape[1:])",
