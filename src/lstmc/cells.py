@@ -112,11 +112,6 @@ class Cell(NamedTuple):
         """The gates, those without rows of their own last."""
         return (*self.gates, *(gate for gate, _ in self.coupled))
 
-    def named(self, saved):
-        """Return the gates by name, of what forward saved by name."""
-        gates = {gate.name: saved[gate.name] for gate in self.gates if gate.name in saved}
-        return gates | {gate.name: 1 - saved[of] for gate, of in self.coupled}
-
     @property
     def biases(self):
         """S, the row blocks of the bias."""

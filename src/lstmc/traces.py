@@ -191,9 +191,13 @@ class LayerTrace:
     @property
     def gates(self):
         """The activated gates by name; empty where the only gate is h."""
-        gates = self.cell.named(self.saved)
-        for gate in gates.values():
-            freeze(gate)
+        saved, gates = self.saved, {}
+        for gate in self.cell.gates:
+            if gate.name in saved:
+                gates[gate.name] = saved[gate.name]
+        for gate, of in self.cell.coupled:
+            gates[gate.name] = self._shown(1 - self.split(self.all_gates)[of])
+            freeze(gates[gate.name])
         return gates
 
     @property

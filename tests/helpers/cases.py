@@ -239,7 +239,8 @@ def lstm(coupled=False, peephole=False, clipped=False, projected=False):
         torch=None if coupled or peephole or clipped else ("LSTM", {}),
         sigmoids=("i", "o") if coupled else ("i", "f", "o"),
         coupled={"f": "i"} if coupled else {},
-        keeps=(lambda gates: 1 - gates["i"]) if coupled else (lambda gates: gates["f"]),
+        keeps=lambda gates: gates["f"],
+        operands=lambda h_before, _: [h_before] * len(gates),
         saved_beside=int(projected),
         on_gpu=not any(words.values()),
     )

@@ -20,18 +20,8 @@ PAIR = ("lstm", "rnn")  # what is compared unless others are named
 UNEQUAL = 0.02  # how far apart the counts of parameters of two networks may be
 
 
-def _of_lstm(forget, start, steps):
+def _of_gated(forget, start, steps):
     return {"chrono": steps} if forget == "spread" else {"forget_bias": forget}
-
-
-def _of_gru(forget, start, steps):
-    if forget == "spread":
-        return {"chrono": steps}  # what z does not keep, it lets in
-    if forget:
-        raise ValueError(
-            f'forget must be "spread" or 0 for a GRU, which has no forget_bias, got {forget!r}'
-        )
-    return {}
 
 
 def _of_rnn(forget, start, steps):
@@ -70,8 +60,8 @@ class Contestant(NamedTuple):
 
 
 CONTESTANTS = {
-    "lstm": Contestant(CELLS["lstm"], 1e-2, _of_lstm),
-    "gru": Contestant(CELLS["gru"], 1e-2, _of_gru),
+    "lstm": Contestant(CELLS["lstm"], 1e-2, _of_gated),
+    "gru": Contestant(CELLS["gru"], 1e-2, _of_gated),
     "rnn": Contestant(CELLS["rnn_tanh"], 3e-4, _of_rnn),
 }
 
@@ -88,7 +78,7 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform", 
     rng : int or numpy Generator
     forget : "spread" or float
         How the gates that keep a state start: the forget gates of an LSTM, the update gates of a GRU. A
-        number is the ``forget_bias`` of the LSTM; a GRU has none, and takes 0 alone. "spread" is ``chrono``,
+        number is their ``forget_bias``. "spread" is ``chrono``,
         over the steps of the problem.
     start : "uniform" or "orthogonal"
         The ``init`` of the RNN. With "orthogonal" the gradient shrinks through tanh alone, which the inputs

@@ -36,6 +36,7 @@ class Recurrent(Layer):
         variational: bool = False,
         learn_initial_state: bool = False,
         init: _Init = "uniform",
+        grad_clip: float | None = None,
     ) -> None: ...
     @property
     def input_size(self) -> int: ...
@@ -59,6 +60,14 @@ class Recurrent(Layer):
     def learn_initial_state(self) -> bool: ...
     @property
     def init(self) -> str: ...
+    @property
+    def grad_clip(self) -> float | None: ...
+    @property
+    def proj_size(self) -> int: ...
+    @property
+    def clip(self) -> float | None: ...
+    @property
+    def limits(self) -> tuple[float, float]: ...
     @property
     def forget_bias(self) -> float | None: ...
     @property
@@ -105,7 +114,7 @@ class Recurrent(Layer):
     @property
     def features_of_h(self) -> int: ...
     @property
-    def state_sizes(self) -> list[int]: ...
+    def state_sizes(self) -> tuple[int, ...]: ...
     def initial_state(self) -> list[_Array] | None: ...
     def enter_state(
         self, name: str, state: _State, batch: int, unbatched: bool
@@ -131,6 +140,7 @@ class RNN(Recurrent):
         variational: bool = False,
         learn_initial_state: bool = False,
         init: _Init = "uniform",
+        grad_clip: float | None = None,
     ) -> None: ...
 
 class GRU(Recurrent):
@@ -152,11 +162,17 @@ class GRU(Recurrent):
         variational: bool = False,
         learn_initial_state: bool = False,
         init: _Init = "uniform",
+        grad_clip: float | None = None,
         reset_after: bool = True,
+        forget_bias: float | None = None,
         chrono: float | None = None,
     ) -> None: ...
 
 class LSTM(Recurrent):
+    @property
+    def peephole(self) -> bool: ...
+    @property
+    def coupled(self) -> bool: ...
     def __init__(
         self,
         input_size: int,
@@ -173,6 +189,11 @@ class LSTM(Recurrent):
         variational: bool = False,
         learn_initial_state: bool = False,
         init: _Init = "uniform",
+        grad_clip: float | None = None,
+        peephole: bool = False,
+        coupled: bool = False,
+        proj_size: int = 0,
+        clip: float | None = None,
         forget_bias: float | None = None,
         chrono: float | None = None,
     ) -> None: ...
@@ -182,11 +203,11 @@ KINDS: dict[str, type[Recurrent]]
 def carry_back(
     layer: Recurrent,
     trace: Any,
-    carried: _Array,
+    carried: list[_Array],
     t0: int,
     t1: Any,
     repeat: int,
     dx: _Array | None = None,
     num_threads: int | None = None,
     direction: int = 0,
-) -> _Array: ...
+) -> list[_Array]: ...

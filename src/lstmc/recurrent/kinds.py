@@ -1,5 +1,6 @@
 """The recurrent layers, each by the name of its cell: see ``stack.Recurrent`` for what they do."""
 
+import functools
 import inspect  # which NumPy has imported
 
 from ..cells import CELLS, lstm_cell
@@ -10,6 +11,7 @@ from .weights import check_optional
 
 __all__ = ["GRU", "KINDS", "LSTM", "RNN"]
 
+OWNERS: dict = {}  # of each option that not all have: the names of the classes that do
 NONLINEARITIES = ("tanh", "relu", "identity")  # of an RNN
 
 
@@ -26,7 +28,9 @@ def recurrent(**own):
     """
 
     def complete(cls):
-        cls.__init__.__signature__ = _whole_signature(cls)
+        cls.__init__ = _with_known_options(cls, _whole_signature(cls))
+        for name in own:
+            OWNERS.setdefault(name, []).append(cls.__name__)
         if cls.__doc__:  # not with python -OO
             cls.__doc__ = _whole_docstring(cls)
         return built_in(
@@ -36,6 +40,27 @@ def recurrent(**own):
         )(cls)  # fmt: skip
 
     return complete
+
+
+def _with_known_options(cls, signature):
+    """Return the __init__ of a class, of this signature: of other options it says who has them."""
+    whole = cls.__init__
+
+    @functools.wraps(whole)
+    def __init__(self, *args, **options):
+        for name in options:
+            if name not in signature.parameters:
+                owners = OWNERS.get(name, [])
+                have = f", which {' and '.join(owners)} ha{'s' if len(owners) == 1 else 've'}"
+                raise TypeError(f"{cls.__name__} has no option {name!r}{have if owners else ''}")
+        try:
+            signature.bind(self, *args, **options)
+        except TypeError as error:  # which says what is missing, or too much
+            raise TypeError(f"{cls.__name__}: {error}") from None
+        whole(self, *args, **options)
+
+    __init__.__signature__ = signature
+    return __init__
 
 
 def _whole_signature(cls):
@@ -133,7 +158,7 @@ class LSTM(Recurrent):
         return super().options() | {name: getattr(self, name) for name in names}
 
 
-@recurrent(reset_after=True, chrono=None)
+@recurrent(reset_after=True, forget_bias=None, chrono=None)
 class GRU(Recurrent):
     """The gated recurrent unit (Cho et al. 2014), its reset gate after the product with R or before it.
 
@@ -147,22 +172,26 @@ class GRU(Recurrent):
     ----------
     reset_after : bool
         Whether the reset gate comes after the product with R.
+    forget_bias : float, optional
+        Added to the drawn biases of z, which keeps h: see ``LSTM``.
     chrono : float, optional
         T, 2 or more, the steps over which something is to be remembered. The biases of z, which keeps, become
         log u, u uniform in [1, T - 1], so that units keep for 1 to T steps (Tallec & Ollivier 2018).
     """
 
-    reset_after, chrono = map(fixed, ("reset_after", "chrono"))
+    reset_after, forget_bias, chrono = map(fixed, ("reset_after", "forget_bias", "chrono"))
 
-    def __init__(self, *args, reset_after=True, chrono=None, **options):
+    def __init__(self, *args, reset_after=True, forget_bias=None, chrono=None, **options):
         self._reset_after = check_flag("reset_after", reset_after)
+        self._forget_bias = check_optional("forget_bias", forget_bias)
         self._chrono = check_optional("chrono", chrono, least=2)
         self._cell = CELLS["gru" if reset_after else "gru_before"]
         super().__init__(*args, **options)
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
-        return {**super().options(), "reset_after": self._reset_after, "chrono": self._chrono}
+        names = ("reset_after", "forget_bias", "chrono")
+        return super().options() | {name: getattr(self, name) for name in names}
 
 
 KINDS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}  # the recurrent layers by the kind of their cells

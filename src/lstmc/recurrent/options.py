@@ -26,6 +26,19 @@ OPTIONS = (
 )  # of all cells
 
 
+# What a GPU's kernels do not have, and what an option is without it.
+NOT_ON_GPU = {
+    "bidirectional": False,
+    "dropout": 0.0,
+    "learn_initial_state": False,
+    "grad_clip": None,
+    "peephole": False,
+    "coupled": False,
+    "proj_size": 0,
+    "clip": None,
+}
+
+
 class Options(Layer):
     """The options and parameters of a stack of recurrent layers: see ``Recurrent``."""
 
@@ -100,14 +113,10 @@ class Options(Layer):
 
     def check_movable(self, kernels):
         """Refuse to move to a device that does not have the cell, or an option."""
-        kernels.cell(self._cell.name)
-        if kernels is cpu:
-            return
-        for name in ("bidirectional", "dropout", "learn_initial_state", "proj_size", "grad_clip"):
-            value = getattr(self, name)
-            if value:
-                none = None if name == "grad_clip" else type(value)()
+        for name, none in NOT_ON_GPU.items() if kernels is not cpu else ():
+            if getattr(self, name, none) != none:
                 raise ValueError(f"{name} must be {none} on a GPU, which does not have it yet")
+        kernels.cell(self._cell.name)
 
     def parameters(self):
         """Return the shapes of the parameters by PyTorch's names, with one bias per gate.
