@@ -73,7 +73,6 @@ class BackwardLayer(NamedTuple):
     h: Any
     c: Any
     gates: Any
-    m: Any
     dh0: Any
     dc0: Any
     dh_n: Any = None
@@ -83,6 +82,7 @@ class BackwardLayer(NamedTuple):
     dh: Any = None
     dc: Any = None
     dx: Any = None
+    m: Any = None
 
 
 class ForwardStack(NamedTuple):

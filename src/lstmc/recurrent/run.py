@@ -101,11 +101,11 @@ class Run:
                         if i:
                             at_states["dx"] = recorded[numbers[i - 1]].dh_above
                     states = *_pair(departing, number), *_pair(arriving, number)
-                    saved, added = (t.all_h, t.all_c, t.all_gates, t.all_m), dweights[number]
+                    saved, added = (t.all_h, t.all_c, t.all_gates), dweights[number]
                     calls.append(
                         BackwardLayer(
                             weights[number], *saved, *states, added if need_grads else Weights(),
-                            **at_states,
+                            m=t.all_m, **at_states,
                         )
                     )  # fmt: skip
                 source, dx = self._read_by(d, x) if need_grads or not d else None, None
