@@ -30,9 +30,10 @@ from .inspection import (
 from .layer import Layer
 from .layers import Dropout, Embedding, Last, Linear
 from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
-from .network import Sequential
+from .network import Composite, Sequential
 from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
 from .recurrent import GRU, LSTM, RNN
+from .traces import Trace
 from .training import (
     ExponentialDecay,
     LanguageModel,
@@ -50,6 +51,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Composite",
     "Dropout",
     "Embedding",
     "ExponentialDecay",
@@ -71,6 +73,7 @@ __all__ = [
     "StepDecay",
     "TensorCheck",
     "TokenStream",
+    "Trace",
     "Trainer",
     "Vocabulary",
     "Watch",

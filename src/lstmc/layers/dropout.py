@@ -26,7 +26,7 @@ class Dropout(Layer):
         p is not in [0, 1).
     """
 
-    keeps_features = True
+    keeps_features, out_features = True, "same"
 
     def __init__(self, p=0.5, rng=None):
         super().__init__()

@@ -13,7 +13,6 @@ from .._kernels.calls import Weights
 from .._kernels.messages import shape_text
 from .._kernels.turns import in_turn
 from ..cells import Cell
-from ..files import generator
 from ..layer import Layer, check_flag, check_size, fixed
 from ..lengths import check_lengths, check_on_cpu, check_resets
 from ..steppers import stepper_of
@@ -40,6 +39,12 @@ class Recurrent(Layer):
     cell: Cell = fixed("cell")
     input_size, hidden_size, num_layers, bias, batch_first, bidirectional = map(fixed, OPTIONS)
     num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
+    in_features = fixed("input_size")
+
+    @property
+    def out_features(self):
+        """The features of y: D*H."""
+        return self.num_directions * self._hidden_size
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
                  dtype=np.float32, rng=None, device="cpu", *, bidirectional=False):  # fmt: skip
@@ -52,7 +57,7 @@ class Recurrent(Layer):
         self._bias = check_flag("bias", bias)
         self._batch_first = check_flag("batch_first", batch_first)
         bound = 1 / math.sqrt(self._hidden_size)
-        self._allocate(generator(rng), dict.fromkeys(self.parameters(), bound))
+        self.allocate(rng, dict.fromkeys(self.parameters(), bound))
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""
