@@ -30,9 +30,10 @@ from .inspection import (
 from .layer import Layer
 from .layers import Activation, Dropout, Embedding, Last, Linear
 from .losses import binary_cross_entropy, huber, softmax_cross_entropy, squared_error
-from .network import Sequential
+from .network import Composite, Sequential
 from .optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .recurrent import GRU, LSTM, RNN
+from .traces import Trace
 from .training import (
     ExponentialDecay,
     LanguageModel,
@@ -51,6 +52,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Composite",
     "Dropout",
     "Embedding",
     "ExponentialDecay",
@@ -72,6 +74,7 @@ __all__ = [
     "StepDecay",
     "TensorCheck",
     "TokenStream",
+    "Trace",
     "Trainer",
     "Vocabulary",
     "Watch",

@@ -2,8 +2,8 @@
 
 A layer is an object with ``forward(x, state, training=True) -> y, state, trace`` and
 ``backward(dy, trace, dstate=None) -> dx, dstate``; if it has parameters, also
-``parameters() -> {name: shape}`` and ``bind(params, grads)``. A Sequential asks for nothing else.
-``Layer`` provides the rest. There is no autograd graph.
+``parameters() -> {name: shape}`` and ``bind(params, grads)``. A network asks for nothing else.
+``Layer`` provides the rest; a layer made of other layers is a ``Composite``. There is no autograd graph.
 
 A layer that looks at time takes ``lengths`` and ``resets`` in forward: a Sequential passes them on, or
 None. It says what it does with time, where that is not what most do, by attributes:
@@ -14,6 +14,12 @@ None. It says what it does with time, where that is not what most do, by attribu
   two directions stay apart, as ``Last`` needs them.
 - ``keeps_time = False``: its output has no axis of time, and no layer after it may need one: none that is
   recurrent, no Last, and none that says ``needs_time = True``.
+
+What it reads and gives, so that a Sequential can refuse layers that do not fit when it is built:
+
+- ``in_features``: the features that it reads, or "tokens"; None: any, or it does not say.
+- ``out_features``: the features that it gives, "tokens", or "same", as many as it reads; None: it does not
+  say.
 """
 
 import math
@@ -21,16 +27,16 @@ import operator
 
 import numpy as np
 
-from ._kernels import cpu, on_device
+from ._kernels import on_device
 from ._kernels.devices import copy_into, device_of, differ
 from ._kernels.messages import kind_of, shape_text
 from ._kernels.turns import Turns
-from .files import Described, take_room
+from .files import Described, generator, take_room
+from .flat import Views, flat_views
 from .traces import Trace
 
 __all__ = [
     "Layer",
-    "Views",
     "check_dtype",
     "check_flag",
     "check_limit",
@@ -38,58 +44,10 @@ __all__ = [
     "check_size",
     "check_writable",
     "fixed",
-    "flat_views",
     "float_array",
     "leading_rows",
-    "spanned",
     "write_out",
 ]
-
-ALIGNMENT = 64  # bytes: where every view of a flat buffer starts
-
-
-class Views(dict):
-    """Views into one flat array by name; ``flat`` is the part of the array that they span."""
-
-    flat: np.ndarray
-
-
-def flat_views(shapes, dtype, kernels=cpu):
-    """Return named views into a new flat array of zeros.
-
-    Parameters
-    ----------
-    shapes : dict of name to shape
-    dtype : numpy dtype
-    kernels : module
-        The kernels of the device that the array is to be on.
-
-    Returns
-    -------
-    Views
-        In the order of `shapes`. Each starts on a 64-byte boundary; the padding between them is zero.
-    """
-    step = ALIGNMENT // dtype.itemsize
-    starts, end = {}, 0
-    for name, shape in shapes.items():
-        starts[name] = end
-        end += -(-math.prod(shape) // step) * step
-    flat = kernels.Pool().array((end,), dtype)
-    flat[:] = 0
-    views = Views(
-        {n: flat[a : a + math.prod(shapes[n])].reshape(shapes[n]) for n, a in starts.items()}
-    )
-    views.flat = flat
-    return views
-
-
-def spanned(part, flat, kernels):
-    """Return the part of a flat array that some of its views span, with the padding after the last."""
-    start = min(kernels.address(view) for view in part.values())
-    end = max(kernels.address(view) + view.nbytes for view in part.values())
-    step = ALIGNMENT // flat.itemsize
-    first = (start - kernels.address(flat)) // flat.itemsize
-    return flat[first : first + -(-(end - start) // flat.itemsize // step) * step]
 
 
 def check_dtype(dtype):
@@ -188,6 +146,10 @@ class Layer(Described):
         Whether the layer is part of a Sequential.
     keeps_features, keeps_time : bool
         What the layer does with features and time, for a Sequential: see the top of this file.
+    in_features : int, "tokens" or None
+        The features that the layer reads; None: any, or it does not say.
+    out_features : int, "tokens", "same" or None
+        Those that it gives; "same": as many as it reads; None: it does not say.
     turns : Turns
         Lets one thread at a time add to the gradients.
 
@@ -201,6 +163,7 @@ class Layer(Described):
 
     in_network = False
     keeps_features, keeps_time = False, True
+    in_features = out_features = None
     dtype = fixed("dtype")
 
     def __init__(self, dtype=np.float32, device="cpu"):
@@ -290,17 +253,39 @@ class Layer(Described):
         take_room(type(self).__name__, sum(map(math.prod, shapes.values())), each=True)
         return [flat_views(shapes, self._dtype, self.kernels) for _ in range(2)]
 
-    def _allocate(self, rng, bounds):
-        """Make the layer's own buffers, each parameter drawn within +-bounds[name]; without rng, zeros."""
-        shapes = self.parameters()
+    def allocate(self, rng, initial):
+        """Make the layer's parameters and gradients: the last thing a constructor does.
+
+        Parameters
+        ----------
+        rng : int, numpy Generator or None
+            Draws the parameters, in the order of ``parameters()``. They stay zero while a layer is made to be
+            loaded.
+        initial : dict of name to float or function
+            What each parameter begins with: a number, uniform within +- so much; a function, what it returns
+            of (rng, shape).
+
+        Raises
+        ------
+        TypeError, ValueError
+            rng is none, or a name is missing.
+        """
+        shapes, rng = self.parameters(), generator(rng)
+        if set(shapes) != set(initial):
+            raise ValueError(
+                f"initial must have {', '.join(shapes) or 'no names'}, got {', '.join(initial) or 'none'}"
+            )
         take_room(type(self).__name__, sum(map(math.prod, shapes.values())))
         with on_device(self.device):
             self.bind(*self.buffers(shapes))
             for name, view in self._params.items() if rng is not None else ():
-                self._fill(name, rng.uniform(-bounds[name], bounds[name], view.shape))
-
-    def _fill(self, name, values):
-        copy_into(self._params[name], values.astype(self._dtype))
+                draw = initial[name]
+                values = (
+                    draw(rng, view.shape)
+                    if callable(draw)
+                    else rng.uniform(-draw, draw, view.shape)
+                )
+                copy_into(view, np.asarray(values).astype(self._dtype))
 
     @property
     def params(self):

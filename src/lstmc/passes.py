@@ -5,17 +5,17 @@ Here is also how to walk through the recurrent layers of a network of any depth.
 
 import numpy as np
 
-from .network import Place, Sequential
+from .network import Composite, Place
 from .recurrent import Recurrent
 
 __all__ = ["Record", "recurrent_layers", "run", "run_back"]
 
 
 def _is_walked(layer):
-    """Return whether a layer is a Sequential that does with its layers what the class says."""
+    """Return whether a layer is a Composite that runs its layers as that class does, by calls."""
     cls = type(layer)
-    return isinstance(layer, Sequential) and (
-        cls.forward is Sequential.forward and cls.backward is Sequential.backward
+    return isinstance(layer, Composite) and (
+        cls.forward is Composite.forward and cls.backward is Composite.backward
     )
 
 
@@ -33,7 +33,7 @@ def recurrent_layers(net, trace=None, name=""):
     Yields
     ------
     name : str
-        "" of a bare layer, "1." of layer 1 of a Sequential, "1.0." one level deeper.
+        "" of a bare layer, "1." of layer 1 of a network, "1.0." one level deeper.
     layer : Recurrent
     trace : Trace or None
         The layer's part of `trace`.
@@ -72,7 +72,7 @@ def run(net, x, state=None, num_threads=None, lengths=None, resets=None):
         options = {"lengths": lengths, "resets": resets}
         return place.forward(x, state, drop=False, num_threads=num_threads, **options)
 
-    return call(Place(net, reads_time=True), x, state, lengths, resets)
+    return call(Place(net), x, state, lengths, resets)
 
 
 class Record:
@@ -112,7 +112,7 @@ def run_back(net, dy, trace, num_threads=None):
     TypeError, ValueError
         An argument does not fit; the backward of a recurrent layer does not take need_grads and record.
     """
-    records, grads = [], []
+    records, grads = {}, []  # by layer: a network may go back through its layers in any order
 
     def call(place, dy, trace, dstate):
         layer = place.layer
@@ -130,7 +130,7 @@ def run_back(net, dy, trace, num_threads=None):
         dx, departing = place.backward(
             dy, trace, dstate, num_threads, need_grads=False, record=stack
         )
-        records.append(Record(departing, stack))
+        records[layer] = Record(departing, stack)
         return dx, departing
 
     try:
@@ -139,4 +139,4 @@ def run_back(net, dy, trace, num_threads=None):
     finally:
         if grads:
             net.grads[:] = grads[0]
-    return records[::-1]
+    return [records[layer] for _, layer, _ in recurrent_layers(net)]

@@ -91,9 +91,7 @@ class LinearStepper(Bound):
         self._layer, self._dtype = layer, layer.dtype
         self._inputs, self._outputs = layer.in_features, layer.out_features
         self._threads = None if num_threads is None else check_threads("num_threads", num_threads)
-        self._core = layer.kernels.LinearStepper(
-            lambda: (layer["weight"], layer["bias"] if layer.bias else None)
-        )
+        self._core = layer.kernels.LinearStepper(layer.weights)
         self.refresh = self._core.refresh
 
     def __repr__(self):
@@ -163,7 +161,7 @@ class LayerStepper:
 
 
 class NetworkStepper(Bound):
-    """Steps a Sequential: a token or x_t in, y_t out.
+    """Steps a network: a token or x_t in, y_t out.
 
     The stepper packs the weights when it is made: ``refresh()`` packs them anew. Only one thread at a time
     may use it; several steppers may share a model.
@@ -183,7 +181,7 @@ class NetworkStepper(Bound):
                 )
             except Exception as error:
                 raise located(error, i, layer) from error
-        *self._lower, self._last = self._steppers
+        self._lower, self._last = net.chain(self._steppers)
         self._in_use = False
         self.taken = 0  # steps, each of them by all layers
 

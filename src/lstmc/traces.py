@@ -9,6 +9,7 @@ __all__ = [
     "StateGradients",
     "Trace",
     "freeze",
+    "frozen",
     "thawed",
 ]
 
@@ -25,6 +26,15 @@ class Bound:
 class Trace(Bound):
     """What backward needs of one forward call: read-only, and only for the layer that made it.
 
+    Parameters
+    ----------
+    owner : Layer
+    fingerprint
+        Its ``fingerprint()``, or None if backward does not read the weights.
+    **arrays
+        Become attributes: read-only views of arrays, other values as they are. What the caller of forward
+        may write to later is to be copied.
+
     Attributes
     ----------
     owner : Layer
@@ -39,8 +49,7 @@ class Trace(Bound):
         self.fingerprint = fingerprint
         self.checked_for = None
         for name, value in arrays.items():
-            freeze(value)
-            setattr(self, name, value)
+            setattr(self, name, frozen(value))
 
     def __repr__(self):
         return f"<trace of {type(self.owner).__name__}>"
@@ -407,6 +416,15 @@ def freeze(array):
     """Make an array read-only where NumPy owns it: CuPy cannot."""
     if isinstance(array, np.ndarray):
         array.flags.writeable = False
+
+
+def frozen(value):
+    """Return a read-only view of an array; anything else as it is."""
+    if type(value) is not np.ndarray:
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
 
 
 def thawed(array):

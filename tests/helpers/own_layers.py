@@ -11,13 +11,13 @@ class Scale(lstmc.Layer):
     def __init__(self, features, dtype=np.float32):
         super().__init__(dtype)
         self.features = features
-        self._allocate(np.random.default_rng(5), {"factor": 2})
+        self.allocate(np.random.default_rng(5), {"factor": 2})
 
     def parameters(self):
         return {"factor": (self.features,)}
 
     def forward(self, x, state=None, training=True):
-        return x * self["factor"], state, lstmc.layer.Trace(self, self.fingerprint(), x=x)
+        return x * self["factor"], state, lstmc.Trace(self, self.fingerprint(), x=x)
 
     def backward(self, dy, trace, dstate=None):
         self.check_trace(trace)

@@ -55,7 +55,7 @@ class Plain(lstmc.Layer):
 
     def __init__(self):
         super().__init__(np.float64)
-        self._allocate(np.random.default_rng(5), {"shift": 2})
+        self.allocate(np.random.default_rng(5), {"shift": 2})
 
     def parameters(self):
         return {"shift": (STEPS, BATCH, HIDDEN)}

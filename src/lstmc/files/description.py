@@ -251,9 +251,9 @@ class Described:
     def options(self):
         """Return the arguments that make a layer like this one, as plain data: sizes, flags, names.
 
-        The device and the values of the weights are not among them. A class defines its own; one that
-        inherits it may be made from other arguments, and has none until it does. Of layers within it,
-        a class returns their ``description``.
+        The device and the values of the weights are not among them. A class inherits it as long as it has no
+        constructor of its own, whose arguments may be others; then it has none until it defines its own. Of
+        layers within it, a class returns their ``description``.
 
         Raises
         ------
@@ -263,8 +263,13 @@ class Described:
         raise TypeError(f"{type(self).__name__}: its class has no options() of its own")
 
     def own_options(self):
-        """Return options(), if the class itself defines it; raise TypeError otherwise."""
-        return self.options() if "options" in vars(type(self)) else Described.options(self)
+        """Return options(); raise TypeError where a class that inherits it has a constructor of its own."""
+        for cls in type(self).__mro__:
+            if "options" in vars(cls):
+                return self.options()
+            if "__init__" in vars(cls):
+                break
+        return Described.options(self)
 
     @classmethod
     def from_options(cls, options):

@@ -56,7 +56,7 @@ class Dropout(Layer):
         p is not in [0, 1), or `variational` not True or False.
     """
 
-    keeps_features = True
+    keeps_features, out_features = True, "same"
     variational = fixed("variational")
 
     def __init__(self, p=0.5, rng=None, variational=False):

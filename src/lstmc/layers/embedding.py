@@ -3,11 +3,16 @@
 import numpy as np
 
 from .._kernels.turns import in_turn
-from ..files import built_in, generator
+from ..files import built_in
 from ..layer import Layer, check_size, fixed, write_out
 from ..traces import Trace
 
 __all__ = ["Embedding"]
+
+
+def _normal(rng, shape):
+    rng.random(shape)  # as earlier versions did: a seed gives the weights that it gave
+    return rng.standard_normal(shape)
 
 
 @built_in("num_embeddings", "embedding_dim", dtype="float32")
@@ -31,17 +36,15 @@ class Embedding(Layer):
         A size is not a positive integer, or the type is another one.
     """
 
+    in_features = "tokens"
     num_embeddings = fixed("num_embeddings")
-    embedding_dim = fixed("embedding_dim")
+    embedding_dim = out_features = fixed("embedding_dim")
 
     def __init__(self, num_embeddings, embedding_dim, dtype=np.float32, rng=None, device="cpu"):
         super().__init__(dtype, device)
         self._num_embeddings = check_size("num_embeddings", num_embeddings)
         self._embedding_dim = check_size("embedding_dim", embedding_dim)
-        rng = generator(rng)
-        self._allocate(rng, {"weight": 0})
-        if rng is not None:
-            self._fill("weight", rng.standard_normal(self._params["weight"].shape))
+        self.allocate(rng, {"weight": _normal})
 
     def options(self):
         """Return the arguments that make a layer like this one, as plain data."""

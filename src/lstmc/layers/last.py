@@ -26,7 +26,7 @@ class Last(Layer):
     follow it. By itself it takes all features for those of the forward direction.
     """
 
-    keeps_time = False
+    keeps_time, out_features = False, "same"
 
     def __init__(self):
         super().__init__()

@@ -1,7 +1,9 @@
-"""Networks: layers one after another over one flat array of parameters and one of gradients."""
+"""Networks: layers made of layers, over one flat array of parameters and one of gradients."""
 
+from .calls import BackwardCalls, ForwardCalls
+from .composite import Composite
 from .layout import layout_of
 from .place import Place
 from .sequential import Sequential
 
-__all__ = ["Place", "Sequential", "layout_of"]
+__all__ = ["BackwardCalls", "Composite", "ForwardCalls", "Place", "Sequential", "layout_of"]

@@ -1,34 +1,22 @@
-"""Which layers may follow which: none twice, and nothing that needs time where there is no time."""
+"""Which layers may follow which in a Sequential: features that fit, and time where a layer needs it."""
 
 from ..layers import Last
+from .composite import Composite
+from .place import directions_of
 
-__all__ = ["check_layers", "check_time", "directions_of"]
+__all__ = ["check_features", "check_time", "features_of", "leaves_of"]
 
 
-def check_layers(layers):
-    """Refuse what is not a row of layers, each of them free to join a network and time-major."""
-    if not layers:
-        raise ValueError("layers must hold at least one layer, got none")
-    seen = set()
+def leaves_of(layers, name="layers"):
+    """Yield all layers in order with names for messages, those of a Sequential in the place of it.
+
+    One of a class that computes something else of its layers, or says its own num_directions, is one layer.
+    """
     for i, layer in enumerate(layers):
-        if isinstance(layer, type):
-            raise TypeError(f"layers[{i}] must be a layer, got the class {layer.__name__}: call it")
-        name = f"layers[{i}] ({type(layer).__name__})"
-        for method in ("forward", "backward"):
-            if not callable(getattr(layer, method, None)):
-                raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
-        if getattr(layer, "in_network", False) or id(layer) in seen:
-            raise ValueError(f"{name} is part of a network already")
-        if getattr(layer, "batch_first", False):
-            raise ValueError(
-                f"{name}: batch_first must be False within a network: give it to the network"
-            )
-        seen.add(id(layer))
-
-
-def directions_of(layer):
-    """Return in how many directions a layer runs through time; 0 of one that is not recurrent."""
-    return getattr(layer, "num_directions", 0)
+        if getattr(layer, "in_a_row", False):
+            yield from leaves_of(layer.layers, f"{name}[{i}].layers")
+        else:
+            yield f"{name}[{i}] ({type(layer).__name__})", layer
 
 
 def check_time(leaves):
@@ -37,8 +25,7 @@ def check_time(leaves):
     Parameters
     ----------
     leaves : iterable of (str, layer)
-        All layers in order, those of networks within the network in the place of these, with names for
-        messages.
+        As ``leaves_of`` yields them.
 
     Returns
     -------
@@ -50,8 +37,13 @@ def check_time(leaves):
         recurrent, last = directions_of(layer), isinstance(layer, Last)
         if end and (recurrent or last or getattr(layer, "needs_time", False)):
             raise ValueError(f"{name} must not follow {end}, whose output has no axis of time")
+        if directions > 1 and getattr(layer, "has_loose_last", False):
+            raise ValueError(
+                f"{name} must not follow a bidirectional layer: its Last may only do so in one Sequential"
+            )
         if recurrent:
-            directions, mixer = recurrent, ""
+            joined = isinstance(layer, Composite) and not layer.says_directions
+            directions, mixer = recurrent, name if joined else ""
         elif last and not directions:
             raise ValueError(f"{name} must follow a recurrent layer, and there is none before it")
         elif last and directions > 1 and mixer:
@@ -66,3 +58,44 @@ def check_time(leaves):
         if not getattr(layer, "keeps_time", True):
             end = name
     return places
+
+
+def check_features(leaves):
+    """Refuse layers that read other features than those before them give.
+
+    Parameters
+    ----------
+    leaves : iterable of (str, layer)
+        As ``leaves_of`` yields them.
+    """
+    source, given = "", None
+    for name, layer in leaves:
+        reads, gives = _said(layer, "in_features"), _said(layer, "out_features")
+        if None not in (reads, given) and reads != given:
+            raise ValueError(f"{name} reads {_text(reads)}, and {source} gives {_text(given)}")
+        if gives != "same":
+            source, given = name, gives
+        elif reads is not None:
+            source, given = name, reads
+
+
+def features_of(leaves):
+    """Return what layers one after another read and give: numbers, "tokens", "same" or None."""
+    first, given = None, "same"
+    for _, layer in leaves:
+        reads, gives = _said(layer, "in_features"), _said(layer, "out_features")
+        if given == "same":
+            first = reads
+        given = (reads or given) if gives == "same" else gives
+    return first, given
+
+
+def _said(layer, name):
+    """Return what a layer says of its features, None where it says nothing that is known here."""
+    said = getattr(layer, name, None)
+    known = isinstance(said, str) or (isinstance(said, int) and not isinstance(said, bool))
+    return said if known else None
+
+
+def _text(features):
+    return features if features == "tokens" else f"{features} features"

@@ -1,8 +1,34 @@
-"""A layer in its network: which of the options of a call it takes."""
+"""A layer in its network: whether it may join, and which of the options of a call it takes."""
 
 import inspect
 
-__all__ = ["Place"]
+__all__ = ["Place", "check_layers", "directions_of"]
+
+
+def check_layers(layers):
+    """Refuse what is not a row of layers, each of them free to join a network and time-major."""
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    seen = set()
+    for i, layer in enumerate(layers):
+        if isinstance(layer, type):
+            raise TypeError(f"layers[{i}] must be a layer, got the class {layer.__name__}: call it")
+        name = f"layers[{i}] ({type(layer).__name__})"
+        for method in ("forward", "backward"):
+            if not callable(getattr(layer, method, None)):
+                raise TypeError(f"layers[{i}] must have {method}(), got {type(layer).__name__}")
+        if getattr(layer, "in_network", False) or id(layer) in seen:
+            raise ValueError(f"{name} is part of a network already")
+        if getattr(layer, "batch_first", False):
+            raise ValueError(
+                f"{name}: batch_first must be False within a network: give it to the network"
+            )
+        seen.add(id(layer))
+
+
+def directions_of(layer):
+    """Return in how many directions a layer runs through time; 0 of one that is not recurrent."""
+    return getattr(layer, "num_directions", 0)
 
 
 class Place:
@@ -13,8 +39,6 @@ class Place:
     layer : object
     index : int
         The place of the layer in its network, from 0.
-    reads_time : bool
-        Whether the layer is recurrent, or has a recurrent layer in it.
 
     Attributes
     ----------
@@ -23,8 +47,8 @@ class Place:
         Whether the layer's output has an axis of time.
     """
 
-    def __init__(self, layer, index=0, reads_time=False):
-        self.layer, self.index, self._reads_time = layer, index, reads_time
+    def __init__(self, layer, index=0):
+        self.layer, self.index, self._reads_time = layer, index, bool(directions_of(layer))
         self.keeps_time = getattr(layer, "keeps_time", True)
         self._forward_takes, self._backward_takes = (
             frozenset(inspect.signature(method).parameters)

@@ -39,6 +39,11 @@ NOT_ON_GPU = {
 }
 
 
+def _as_drawn(values):
+    """Return what ``allocate`` asks for of values that are there; of none, zeros."""
+    return lambda rng, shape: np.zeros(shape) if values is None else values
+
+
 class Options(Layer):
     """The options and parameters of a stack of recurrent layers: see ``Recurrent``."""
 
@@ -52,6 +57,7 @@ class Options(Layer):
     # is H without a projection; the features of each part of a state; and clip and grad_clip, 0 for none.
     features_of_h, state_sizes, limits = map(fixed, ("features_of_h", "state_sizes", "limits"))
     num_directions = fixed("num_directions")  # D: 2 of a bidirectional layer, else 1
+    in_features = fixed("input_size")
     forget_bias = chrono = None  # unless a cell has gates that keep a state
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
@@ -84,9 +90,8 @@ class Options(Layer):
         self._limits = self._clip or 0.0, self._grad_clip or 0.0
         check_beginning(self)
         rng = generator(rng)
-        self._allocate(None, {})
-        for name, values in drawn(self, rng) if rng is not None else ():
-            self._fill(name, values)
+        values = {} if rng is None else dict(drawn(self, rng))
+        self.allocate(rng, {name: _as_drawn(values.get(name)) for name in self.parameters()})
         self._rng = generator(rng, of_weights=False) if self._dropout else None
 
     @property
@@ -141,6 +146,11 @@ class Options(Layer):
                 for part, size in zip(self._cell.states, self.state_sizes):
                     shapes[self.named(f"initial_{part}", number)] = (size,)
         return shapes
+
+    @property
+    def out_features(self):
+        """The features of y: D*P."""
+        return self._num_directions * self._features_of_h
 
     def named(self, kind, number):
         """Return the name of a weight of the stack's direction number l * D + d: "weight_ih_l0_reverse"."""

@@ -1,0 +1,170 @@
+"""The calls of its layers that a composite makes: of their forward, their backward, and their steppers."""
+
+import contextlib
+
+from .._kernels.messages import located
+from ..layer import write_out
+from ..traces import frozen
+
+__all__ = ["BackwardCalls", "ForwardCalls", "entries", "step_of"]
+
+
+def entries(name, state, count):
+    """Return a state, or its gradient, as a tuple with one entry for each of so many layers."""
+    if state is None:
+        return (None,) * count
+    if not isinstance(state, (tuple, list)) or len(state) != count:
+        is_row = isinstance(state, (tuple, list))
+        got = f"{len(state)} entries" if is_row else type(state).__name__
+        raise ValueError(
+            f"{name} must be None or a tuple of {count} entries, one per layer, got {got}"
+        )
+    return tuple(state)
+
+
+class Calls:
+    """What all calls share: each layer is called once, by its number.
+
+    Attributes
+    ----------
+    places : list of Place
+    called : set of int
+        The layers that have been called.
+    """
+
+    def __init__(self, places):
+        self.places, self.called = places, set()
+
+    def place(self, i):
+        """Return the place of layer i, which has its turn once."""
+        place = self.places[i]
+        if place.index in self.called:
+            raise ValueError(f"{_name(place)} must be called once, and was called before")
+        self.called.add(place.index)
+        return place
+
+    def finish(self, method):
+        """Refuse that a method of the composite has left out a layer."""
+        if len(self.called) < len(self.places):
+            missed = next(one for one in self.places if one.index not in self.called)
+            raise ValueError(
+                f"{_name(missed)} must be called once, and {method}() has not called it"
+            )
+
+
+@contextlib.contextmanager
+def _located(place):
+    """Let errors of a layer's call name the layer."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise located(error, place.index, place.layer) from error
+
+
+def _name(place):
+    return f"layers[{place.index}] ({type(place.layer).__name__})"
+
+
+class ForwardCalls(Calls):
+    """The layers of a composite, as its ``compute`` runs them: ``y = call(i, x)``.
+
+    Attributes
+    ----------
+    lengths, resets
+        Those of this call, as layers take them, or None.
+    """
+
+    def __init__(self, places, states, call, lengths, resets):
+        super().__init__(places)
+        self.lengths, self.resets = lengths, resets
+        self.after, self.traces, self.saved = [None] * len(places), [None] * len(places), {}
+        self._before, self._call = states, call
+
+    def __call__(self, i, x, timed=True):
+        """Run layer i.
+
+        Parameters
+        ----------
+        i : int
+        x : ndarray
+        timed : bool
+            Whether x has an axis of time, which lengths and resets are about.
+
+        Returns
+        -------
+        ndarray
+        """
+        times = (self.lengths, self.resets) if timed else (None, None)
+        place = self.place(i)
+        with _located(place):
+            y, state, trace = self._call(place, x, self._before[place.index], *times)
+        self.after[place.index], self.traces[place.index] = state, trace
+        return y
+
+    def save(self, **values):
+        """Keep values, by name, for ``differentiate``: arrays that nobody writes to later."""
+        self.saved |= {name: frozen(value) for name, value in values.items()}
+
+
+class BackwardCalls(Calls):
+    """The layers of a composite, as its ``differentiate`` goes back through them: ``dx = call(i, dy)``.
+
+    Attributes
+    ----------
+    saved : dict
+        What ``compute`` has saved.
+    """
+
+    def __init__(self, places, trace, arriving, call):
+        super().__init__(places)
+        self.saved, self.departing = trace.saved, [None] * len(places)
+        self._traces, self._arriving, self._call = trace.layers, arriving, call
+
+    def __call__(self, i, dy):
+        """Differentiate layer i: return the gradient with respect to what it read.
+
+        Parameters
+        ----------
+        i : int
+        dy : ndarray
+            The gradient of the loss with respect to what it gave.
+
+        Returns
+        -------
+        ndarray, or None where the layer has none (an embedding)
+        """
+        place = self.place(i)
+        at = place.index
+        with _located(place):
+            dx, self.departing[at] = self._call(place, dy, self._traces[at], self._arriving[at])
+        return dx
+
+
+class _StepCalls(Calls):
+    """The layers of a composite, as its ``compute`` steps them: a sequence of one step at a time."""
+
+    lengths = resets = None
+
+    def __init__(self, places, steppers):
+        super().__init__(places)
+        self._steppers = steppers
+
+    def __call__(self, i, x, timed=True):
+        """Take a step x (1, ...) with layer i."""
+        return self._steppers[self.place(i).index](x[0])[None]
+
+    def save(self, **values):
+        """Keep nothing: a step is not differentiated."""
+
+
+def step_of(net, places, steppers):
+    """Return the step of a composite, a function of x and out: its ``compute`` of a sequence of one step."""
+
+    def step(x, out=None):
+        x = x if hasattr(x, "shape") else net.kernels.arrays.asarray(x)
+        calls = _StepCalls(places, steppers)
+        y = net.compute(x[None], calls)[0]
+        calls.finish("compute")
+        return y if out is None else write_out(net.kernels, out, y)
+
+    return step
