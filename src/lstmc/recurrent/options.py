@@ -7,7 +7,7 @@ from .._kernels.calls import Weights
 from ..cells import Cell
 from ..files import check_rng, generator
 from ..layer import Layer, check_flag, check_limit, check_share, check_size, fixed
-from .weights import check_beginning, drawn
+from .weights import begin_keeping, beginning, check_beginning
 
 __all__ = ["Options"]
 
@@ -37,11 +37,6 @@ NOT_ON_GPU = {
     "proj_size": 0,
     "clip": None,
 }
-
-
-def _as_drawn(values):
-    """Return what ``allocate`` asks for of values that are there; of none, zeros."""
-    return lambda rng, shape: np.zeros(shape) if values is None else values
 
 
 class Options(Layer):
@@ -90,8 +85,9 @@ class Options(Layer):
         self._limits = self._clip or 0.0, self._grad_clip or 0.0
         check_beginning(self)
         rng = generator(rng)
-        values = {} if rng is None else dict(drawn(self, rng))
-        self.allocate(rng, {name: _as_drawn(values.get(name)) for name in self.parameters()})
+        self.allocate(rng, {name: beginning(self, name) for name in self.parameters()})
+        if rng is not None:
+            begin_keeping(self, rng)
         self._rng = generator(rng, of_weights=False) if self._dropout else None
 
     @property

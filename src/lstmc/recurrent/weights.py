@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 
-__all__ = ["INITIALISATIONS", "check_beginning", "check_optional", "drawn"]
+from .._kernels.devices import copy_into, host
+
+__all__ = ["INITIALISATIONS", "begin_keeping", "beginning", "check_beginning", "check_optional"]
 
 
 def _uniform(layer, kind, shape, rng):
@@ -73,42 +75,43 @@ def check_beginning(layer):
         raise ValueError("forget_bias must be None with chrono, which sets the same biases")
 
 
-def drawn(layer, rng):
-    """Yield the name and the first values of each parameter of a new layer that is not zero at first.
+def beginning(layer, name):
+    """Return what ``allocate`` asks for of a parameter: a function of (rng, shape) that draws it by ``init``."""
+    kind = name[: name.index("_l")]
 
-    They are drawn in this order: all parameters as they lie, by ``init``; then, direction by direction, u of
-    ``chrono``, so that what keeps a state does not change what else is drawn.
-    """
-    draw, biases = INITIALISATIONS[layer.init], {}
-    for name, shape in layer.parameters().items():
-        kind = name[: name.index("_l")]
+    def draw(rng, shape):
         if kind.startswith("initial"):
-            continue
-        values = draw(layer, kind, shape, rng)
-        if kind == "bias":
-            biases[name] = values
-        else:
-            yield name, values
-    for name, bias in biases.items():
-        _begin_keeping(layer, bias, rng)
-        yield name, bias
+            return np.zeros(shape)
+        return INITIALISATIONS[layer.init](layer, kind, shape, rng)
+
+    return draw
 
 
-def _begin_keeping(layer, bias, rng):
-    """Let the cell keep its state at first, as ``forget_bias`` or ``chrono`` says."""
+def begin_keeping(layer, rng):
+    """Let a new layer's cells keep their state at first, as ``forget_bias`` or ``chrono`` says.
+
+    u of ``chrono`` is drawn after all parameters, so that it does not change what these are.
+    """
     cell, hidden = layer.cell, layer.hidden_size
     names = {gate.name: gate.activation for gate in cell.gates}
     keeps = [cell.rows(cell.keeps, hidden)] if cell.keeps in names else []
     # The gates that let in what is written; they are all there is to set where what is kept is 1 - i.
     lets_in = [cell.rows(n, hidden) for n in cell.writes if names.get(n) == "sigmoid"]
-    if layer.forget_bias is not None:
-        for rows in keeps:
-            bias[rows] += layer.forget_bias
-        for rows in () if keeps else lets_in:
-            bias[rows] -= layer.forget_bias
-    if layer.chrono is not None:
-        log_u = np.log(rng.uniform(1, layer.chrono - 1, hidden))
-        for rows in keeps:
-            bias[rows] = log_u
-        for rows in lets_in:
-            bias[rows] = -log_u
+    if layer.forget_bias is None and layer.chrono is None:
+        return
+    for name in layer:
+        if not name.startswith("bias"):
+            continue
+        bias = host(layer[name]).astype(np.float64)
+        if layer.forget_bias is not None:
+            for rows in keeps:
+                bias[rows] += layer.forget_bias
+            for rows in () if keeps else lets_in:
+                bias[rows] -= layer.forget_bias
+        else:
+            log_u = np.log(rng.uniform(1, layer.chrono - 1, hidden))
+            for rows in keeps:
+                bias[rows] = log_u
+            for rows in lets_in:
+                bias[rows] = -log_u
+        copy_into(layer[name], bias.astype(layer.dtype))
