@@ -76,7 +76,7 @@ def check_beginning(layer):
 
 
 def beginning(layer, name):
-    """Return what ``allocate`` asks for of a parameter: a function of (rng, shape) that draws it by ``init``."""
+    """Return what ``allocate`` asks for of a parameter: a function of (rng, shape), by ``init``."""
     kind = name[: name.index("_l")]
 
     def draw(rng, shape):
