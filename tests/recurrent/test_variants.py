@@ -5,6 +5,7 @@ respects is tested with the rows that the table of cells has of them, wherever i
 """
 
 import copy
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -362,7 +363,7 @@ def test_flags_that_are_refused(name, value):
         lstmc.LSTM(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, 1e-60, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -372,7 +373,7 @@ def test_limits_that_are_refused(make, name, value):
         make(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", ["1", [1.0], True, 1j])
+@pytest.mark.parametrize("value", ["1", [1.0], True, 1j, 10**400, np.ones(2)], ids=lambda x: repr(x)[:9])
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -385,10 +386,11 @@ def test_limits_that_are_no_numbers(make, name, value):
 @pytest.mark.parametrize(
     ("value", "error"),
     [(-1, ValueError), (4, ValueError), (5, ValueError), (2.0, TypeError), (True, TypeError),
-     ("2", TypeError), (None, TypeError)],
+     ("2", TypeError), (None, TypeError), (0.0, TypeError), (False, TypeError),
+     (np.ones(2, int), TypeError)],
 )  # fmt: skip
 def test_projections_that_are_refused(value, error):
-    with pytest.raises(error, match=f"proj_size must be .*got {value!r}"):
+    with pytest.raises(error, match=f"proj_size must be .*got {re.escape(repr(value))}"):
         lstmc.LSTM(3, 4, proj_size=value)
 
 

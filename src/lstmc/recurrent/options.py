@@ -5,8 +5,9 @@ import numpy as np
 from .._kernels import cpu
 from .._kernels.calls import Weights
 from ..cells import Cell
+from ..checks import check_limit
 from ..files import check_rng, generator
-from ..layer import Layer, check_flag, check_limit, check_share, check_size, fixed
+from ..layer import Layer, check_flag, check_share, check_size, fixed
 from .weights import check_beginning, drawn
 
 __all__ = ["Options"]
