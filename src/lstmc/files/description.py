@@ -98,10 +98,11 @@ def check_rng(rng):
 def generator(rng, of_weights=True):
     """Return the generator that a new layer draws from, or None if its weights are to stay zero.
 
-    While a layer is made from a description, it has that of the making, unless it was given one.
+    While a layer is made from a description, it has that of the making, unless it was given another one, and
+    what is no weight it draws from one of its own.
     """
     making = _making.get()
-    if making is None or rng is not None:
+    if making is None or not (rng is None or rng is making.rng):
         return check_rng(rng)
     if of_weights:
         return making.rng
