@@ -196,6 +196,17 @@ def test_limited_gradients_of_every_combination(dtype, cell):
     check_against_reference(problem | {"grad_clip": LIMIT}, dtype)
 
 
+def test_what_is_not_limited_is_the_derivative(dtype, cell):
+    problem = as_type(problem_of(cell, "lengths", 2, 2), dtype)
+    limited = make_layer(problem, grad_clip=LIMIT)
+    expected = solution(problem, make_layer(problem))
+    _, _, trace = limited.forward(problem["x"], first_state(problem), **time_of(problem))
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem), limit=False)
+    assert_same_bits(dx, expected["dx"])
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem))
+    assert not np.array_equal(dx, expected["dx"])
+
+
 def test_a_limit_that_is_not_reached_changes_nothing(dtype, cell):
     problem = as_type(problem_of(cell, "lengths", 2, 2), dtype)
     expected = solution(problem)

@@ -83,7 +83,7 @@ class Place:
         return {name: value for name, value in times.items() if name in self._forward_takes}
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
-                 need_grads=True, record=None):  # fmt: skip
+                 need_grads=True, record=None, limit=True):  # fmt: skip
         """Call the layer's backward with those of the options that it takes."""
         takes, options = self._backward_takes, {}
         if "num_threads" in takes:
@@ -96,6 +96,8 @@ class Place:
             options["need_grads"] = False
         if record is not None:
             options["record"] = record
+        if not limit and "limit" in takes:
+            options["limit"] = False
         return self.layer.backward(dy, trace, dstate, **options)
 
     def backward_takes(self, option):
