@@ -2,6 +2,9 @@
 
 import inspect
 
+from .._kernels.messages import located
+from ..layer import Layer
+
 __all__ = ["Place", "check_layers", "directions_of"]
 
 
@@ -99,6 +102,15 @@ class Place:
         if not limit and "limit" in takes:
             options["limit"] = False
         return self.layer.backward(dy, trace, dstate, **options)
+
+    def check_movable(self, kernels):
+        """Refuse to move to the device of these kernels, by the name of the layer, if it cannot."""
+        if not isinstance(self.layer, Layer):
+            return
+        try:
+            self.layer.check_movable(kernels)
+        except (TypeError, ValueError) as error:
+            raise located(error, self.index, self.layer) from error
 
     def backward_takes(self, option):
         """Return whether the layer's backward has a parameter of this name."""
