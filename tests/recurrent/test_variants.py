@@ -5,6 +5,7 @@ respects is tested with the rows that the table of cells has of them, wherever i
 """
 
 import copy
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -199,6 +200,17 @@ def test_limited_gradients_of_every_combination(dtype, cell):
     check_against_reference(problem | {"grad_clip": LIMIT}, dtype)
 
 
+def test_what_is_not_limited_is_the_derivative(dtype, cell):
+    problem = as_type(problem_of(cell, "lengths", 2, 2), dtype)
+    limited = make_layer(problem, grad_clip=LIMIT)
+    expected = solution(problem, make_layer(problem))
+    _, _, trace = limited.forward(problem["x"], first_state(problem), **time_of(problem))
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem), limit=False)
+    assert_same_bits(dx, expected["dx"])
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem))
+    assert not np.array_equal(dx, expected["dx"])
+
+
 def test_a_limit_that_is_not_reached_changes_nothing(dtype, cell):
     problem = as_type(problem_of(cell, "lengths", 2, 2), dtype)
     expected = solution(problem)
@@ -366,7 +378,7 @@ def test_flags_that_are_refused(name, value):
         lstmc.LSTM(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, 1e-60, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -376,7 +388,7 @@ def test_limits_that_are_refused(make, name, value):
         make(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", ["1", [1.0], True, 1j])
+@pytest.mark.parametrize("value", ["1", [1.0], True, 1j, 10**400, np.ones(2)], ids=lambda x: repr(x)[:9])
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -389,10 +401,11 @@ def test_limits_that_are_no_numbers(make, name, value):
 @pytest.mark.parametrize(
     ("value", "error"),
     [(-1, ValueError), (4, ValueError), (5, ValueError), (2.0, TypeError), (True, TypeError),
-     ("2", TypeError), (None, TypeError)],
+     ("2", TypeError), (None, TypeError), (0.0, TypeError), (False, TypeError),
+     (np.ones(2, int), TypeError)],
 )  # fmt: skip
 def test_projections_that_are_refused(value, error):
-    with pytest.raises(error, match=f"proj_size must be .*got {value!r}"):
+    with pytest.raises(error, match=f"proj_size must be .*got {re.escape(repr(value))}"):
         lstmc.LSTM(3, 4, proj_size=value)
 
 

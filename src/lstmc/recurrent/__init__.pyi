@@ -104,6 +104,7 @@ class Recurrent(Layer):
         consume: bool = False,
         need_grads: bool = True,
         record: list[Any] | None = None,
+        limit: bool = True,
     ) -> tuple[_Array | None, _State]: ...
     def stepper(self, batch: int = 1, num_threads: int | None = None) -> _Stepper: ...
     # For those who look inside:

@@ -5,8 +5,9 @@ import numpy as np
 from .._kernels import cpu
 from .._kernels.calls import Weights
 from ..cells import Cell
-from ..files import check_rng, generator
-from ..layer import Layer, check_flag, check_limit, check_share, check_size, fixed
+from ..checks import check_limit
+from ..files import check_rng, check_tensors, generator
+from ..layer import Layer, check_flag, check_share, check_size, fixed
 from .weights import begin_keeping, beginning, check_beginning
 
 __all__ = ["Options"]
@@ -68,6 +69,7 @@ class Options(Layer):
         self._input_size = check_size("input_size", input_size)
         self._hidden_size = check_size("hidden_size", hidden_size)
         self._num_layers = check_size("num_layers", num_layers)
+        check_tensors("num_layers", self._num_layers)
         self._bias = check_flag("bias", bias)
         self._batch_first = check_flag("batch_first", batch_first)
         self._variational = check_flag("variational", variational)

@@ -1,7 +1,6 @@
 """How the weights of a recurrent layer begin: ways to draw them, and biases that keep a state at first."""
 
 import math
-import sys
 
 import numpy as np
 
@@ -48,20 +47,23 @@ def _orthogonal_matrix(rows, columns, rng):
     return q if rows >= columns else q.T
 
 
-def check_optional(name, value, least=-sys.float_info.max):
-    """Return a finite number of at least so much as a float, or None; refuse anything else."""
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def check_optional(name, value, least=-LARGEST):
+    """Return a number that float32 has, of at least so much, as a float, or None; refuse anything else."""
     if value is None:
         return None
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not least <= value <= sys.float_info.max:
-        or_more = f" of {least:g} or more" if least > -sys.float_info.max else ""
+    if not real or not least <= value <= LARGEST:
+        or_more = f" of {least:g} or more" if least > -LARGEST else ""
         raise ValueError(f"{name} must be None or a finite number{or_more}, got {value!r:.100}")
     return float(value)
 
 
 def check_beginning(layer):
     """Refuse options of how a layer begins that are unknown, cannot be met, or contradict each other."""
-    if layer.init not in tuple(INITIALISATIONS):
+    if not isinstance(layer.init, str) or layer.init not in INITIALISATIONS:
         raise ValueError(f"init must be one of {', '.join(INITIALISATIONS)}, got {layer.init!r}")
     if layer.init == "identity" and layer.cell.h.bounds is not None:
         raise ValueError(

@@ -202,6 +202,8 @@ def test_clones_and_files(options, tmp_path):
 REFUSED = [
     (lambda: lstmc.LSTM(3, 4, init="he"), "init must be one of uniform, orthogonal, identity, got 'he'"),
     (lambda: lstmc.LSTM(3, 4, init=["uniform"]), r"init must be one of .*, got \['uniform'\]"),
+    (lambda: lstmc.LSTM(3, 4, init=np.array(["uniform", "zero"])), "init must be one of .*, got array"),
+    (lambda: lstmc.LSTM(3, 4, forget_bias=1e300), "forget_bias must be None or a finite number, got 1e.300"),
     (lambda: lstmc.LSTM(3, 4, chrono=10**400), "chrono must be None or a finite number of 2 or more"),
     (lambda: lstmc.LSTM(3, 4, init="identity"), 'init must not be "identity" here: only an RNN'),
     (lambda: lstmc.GRU(3, 4, init="identity"), 'init must not be "identity" here: only an RNN'),
