@@ -41,7 +41,7 @@ def test_gradients_that_are_limited_are_not_held_against_it(dtype, make):
     """Where backward limits them, they are not those of the loss, and are not meant to be."""
     net = lstmc.Sequential(
         make(3, 4, dtype=dtype, rng=1, grad_clip=1e-3),
-        make(4, 5, 2, dtype=dtype, rng=2, grad_clip=1e-3, bidirectional=True, learn_initial_state=True),
+        make(4, 5, 2, dtype=dtype, rng=2, grad_clip=1e-3, bidirectional=True),
     )
     x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(dtype)
     for one, given in ((net, x), (net.layers[1], np.concatenate([x, x[..., :1]], axis=2))):

@@ -10,7 +10,9 @@ import pytest
 import lstmc
 
 
-@pytest.mark.parametrize("number", ["00", "01", "\u0660", "-1", "+1", " 0", "0 ", "", "1" * 5000, 0])
+@pytest.mark.parametrize(
+    "number", ["00", "01", "\u0660", "-1", "+1", " 0", "0 ", "", "1" * 5000, 0]
+)
 def test_numbers_of_tied_layers_that_are_refused(number):
     with pytest.raises(TypeError, match="tied_to must be the number of a layer"):
         lstmc.Linear(4, 7, tied_to=number)

@@ -388,7 +388,9 @@ def test_limits_that_are_refused(make, name, value):
         make(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", ["1", [1.0], True, 1j, 10**400, np.ones(2)], ids=lambda x: repr(x)[:9])
+@pytest.mark.parametrize(
+    "value", ["1", [1.0], True, 1j, 10**400, np.ones(2)], ids=lambda x: repr(x)[:9]
+)
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],

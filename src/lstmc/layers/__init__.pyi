@@ -18,6 +18,8 @@ class Linear(Layer):
     def out_features(self) -> int: ...
     @property
     def bias(self) -> bool: ...
+    @property
+    def tied_to(self) -> str | None: ...
     def __init__(
         self,
         in_features: int,
@@ -26,6 +28,8 @@ class Linear(Layer):
         dtype: DTypeLike = ...,
         rng: _Rng = None,
         device: str = "cpu",
+        *,
+        tied_to: str | None = None,
     ) -> None: ...
     def forward(
         self,

@@ -71,7 +71,7 @@ class Place:
     layer: Any
     index: int
     keeps_time: bool
-    def __init__(self, layer: Any, index: int = 0, reads_time: bool = False) -> None: ...
+    def __init__(self, layer: Any, index: int = 0) -> None: ...
     def forward(
         self,
         x: _Array,
@@ -92,7 +92,9 @@ class Place:
         consume: bool = False,
         need_grads: bool = True,
         record: list[Any] | None = None,
+        limit: bool = True,
     ) -> tuple[_Array | None, _State]: ...
+    def check_movable(self, kernels: Any) -> None: ...
     def backward_takes(self, option: str) -> bool: ...
 
 def layout_of(

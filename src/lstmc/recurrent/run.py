@@ -121,7 +121,9 @@ class Run:
                 if recorded:
                     above = recorded[numbers[-1]].dh_above
                     above[...] = 0 if arrives is None else arrives.reshape(above.shape)
-                stacks.append(BackwardStack(calls, dx, arrives, source, clip, grad_clip * limit))
+                stacks.append(
+                    BackwardStack(calls, dx, arrives, source, clip, grad_clip if limit else 0.0)
+                )
             if self.of.count:
                 layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)
