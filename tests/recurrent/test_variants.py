@@ -87,6 +87,17 @@ def test_a_third_of_the_sums_is_limited(cell):
         assert 0.2 < inside.mean() < 0.7
 
 
+@pytest.mark.parametrize("cell", [name for name in LSTMS if "clipped" in name])
+def test_a_sum_that_is_not_a_number_is_not_limited(isa, dtype, cell):
+    """It stays in its row, and every unit of that sees it."""
+    problem = as_type(problem_of(cell, layers=2, hidden=9), dtype)
+    problem["x"][1, 2, 0] = np.nan
+    y = solution(problem)["y"]
+    assert np.isnan(y[1:, 2]).all()
+    assert np.isfinite(y[:, [0, 1, 3]]).all()
+    assert np.isfinite(y[0]).all()
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("projection", range(len(WIDTHS)), ids=lambda i: f"P{WIDTHS[i]}")
 @pytest.mark.parametrize("cell", ["lstm_projected", *OF_ALL_OPTIONS])
@@ -117,9 +128,15 @@ def test_projections_of_any_width(monkeypatch, isa, dtype, narrow, hidden, layer
 )
 @pytest.mark.parametrize("cell", VARIANTS)
 def test_blocks(isa, dtype, cell, sizes):
-    """Sizes that are cut in several blocks: of rows, of the sums' terms, of a projection's."""
+    """Sizes that are cut in several blocks: of time, of rows, of the sums' terms, of a projection's."""
     *others, hidden = sizes
-    check_against_reference(problem_of(cell, "plain", 1, 1, hidden, others), dtype)
+    problem = problem_of(cell, "plain", 2, 1, hidden, others)
+    check_against_reference(problem, dtype)
+    problem = as_type(problem, dtype)
+    layer, state = make_layer(problem), first_state(problem)
+    y, last = layer(problem["x"], state)
+    assert_same_bits(y, solution(problem)["y"])
+    assert_same_bits(parts_of(last), parts_of(layer.forward(problem["x"], state)[1]))
 
 
 @pytest.mark.parametrize("cell", ["lstm_projected", *OF_ALL_OPTIONS])
