@@ -4,8 +4,8 @@ Run it with: ``python examples/long_term.py`` or, with longer sequences, ``pytho
 
 Both networks get the same sequences, and at most the same number of updates. The picture shows their
 learning curves, and why: how much of the gradient of the loss reaches back in time before training.
-With ``main(start="orthogonal")`` the RNN begins with an orthogonal recurrent matrix: the gradient then shrinks
-through tanh alone, and with some seeds it learns temporal order too.
+With ``main(start="orthogonal")`` the RNN begins with an orthogonal recurrent matrix: the gradient then
+shrinks through tanh alone, and with some seeds it learns temporal order too.
 """
 
 import sys

@@ -26,7 +26,13 @@ class Linear(Layer):
         dtype: DTypeLike = ...,
         rng: _Rng = None,
         device: str = "cpu",
+        *,
+        tied_to: str | None = None,
     ) -> None: ...
+    @property
+    def tied_to(self) -> str | None: ...
+    def tie(self, weight: _Array, gradient: _Array) -> None: ...
+    def weights(self) -> tuple[_Array, _Array | None]: ...
     def forward(
         self,
         x: _Array,

@@ -122,8 +122,8 @@ class LSTM(Recurrent):
     coupled : bool
         Whether f is 1 - i: there are three sums, of i, g and o (Greff et al. 2017).
     proj_size : int
-        P, fewer than H: h is then W_hr (o tanh(c)) of P units, by weight_hr_l0 (P, H), so that R and the layer
-        above have fewer weights (Sak et al. 2014; PyTorch's proj_size). 0: there is no projection.
+        P, fewer than H: h is then W_hr (o tanh(c)) of P units, by weight_hr_l0 (P, H), so that R and the
+        layer above have fewer weights (Sak et al. 2014; PyTorch's proj_size). 0: there is no projection.
     clip : float, optional
         The limit of what goes into the activation of each gate, biases and peepholes included, on either side
         (ONNX's clip). The gradient beyond it is zero.

@@ -55,9 +55,9 @@ class Recurrent(Options):
         Whether the state that a sequence begins with, where none is given and after a reset, is made of
         parameters, initial_h_l0 and so on, one for all rows: zeros at first. Otherwise it is zero.
     grad_clip : float, optional
-        The limit, on either side, of the gradients of the sums at every step of backward, as they go on to the
-        weights, to x and to the step before (Graves 2013, section 2.1): those of W x and R h each, where a
-        cell keeps the two apart. What goes on in c by itself is not limited.
+        The limit, on either side, of the gradients of the sums at every step of backward, as they go on to
+        the weights, to x and to the step before (Graves 2013, section 2.1): those of W x and R h each, where
+        a cell keeps the two apart. What goes on in c by itself is not limited.
     init : "uniform", "orthogonal" or "identity"
         How weights are drawn. "uniform": all within 1/sqrt(H), as in PyTorch. "orthogonal": of each gate, R
         orthogonal (Saxe et al. 2014) and W uniform within sqrt(6 / (I + H)) (Glorot & Bengio 2010), biases
@@ -104,9 +104,7 @@ class Recurrent(Options):
     def enter_state(self, name, state, batch, unbatched):
         """Check a state, or its gradient, and return its parts as a list of arrays (L*D, B, H)."""
         count = self._num_layers * self.num_directions
-        shapes = [
-            (count, size) if unbatched else (count, batch, size) for size in self.state_sizes
-        ]
+        shapes = [(count, size) if unbatched else (count, batch, size) for size in self.state_sizes]
         if len(self._cell.states) == 1:
             parts = (state,)
         elif isinstance(state, (tuple, list)) and len(state) == len(self._cell.states):
