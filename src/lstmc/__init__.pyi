@@ -1,9 +1,9 @@
 """The public face, for type checkers: layers, losses, optimisers, and what the rooms export."""
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from os import PathLike
 from types import ModuleType
-from typing import Any, Literal, Self, TextIO
+from typing import Any, Literal, NoReturn, Self, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -38,7 +38,7 @@ from .layers import (
     Last as Last,
     Linear as Linear,
 )
-from .network import Sequential as Sequential
+from .network import Composite as Composite, Sequential as Sequential
 from .recurrent import GRU as GRU, LSTM as LSTM, RNN as RNN
 from .training import (
     ExponentialDecay as ExponentialDecay,
@@ -71,6 +71,14 @@ def load(
     verify: bool = True,
 ) -> Layer: ...
 
+class Trace:
+    owner: Layer
+    fingerprint: Any
+    checked_for: Layer | None
+    def __init__(self, owner: Layer, fingerprint: Any, **arrays: Any) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...  # what was given as arrays
+    def __reduce_ex__(self, protocol: Any) -> NoReturn: ...
+
 class Layer:
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -80,6 +88,10 @@ class Layer:
     def to(self, device: _Device) -> Self: ...
     in_network: bool
     keeps_features: bool
+    @property
+    def in_features(self) -> int | str | None: ...  # a str is "tokens"
+    @property
+    def out_features(self) -> int | str | None: ...  # or "same"
     @property
     def keeps_time(self) -> bool: ...
     kernels: ModuleType
@@ -126,6 +138,12 @@ class Layer:
     # For those who write layers of their own:
     def use_kernels(self, kernels: ModuleType) -> None: ...
     def check_movable(self, kernels: ModuleType) -> None: ...
+    def allocate(
+        self,
+        rng: _Rng,
+        initial: Mapping[str, float | Callable[[np.random.Generator, tuple[int, ...]], ArrayLike]],
+    ) -> None: ...
+    def empty(self, shape: tuple[int, ...]) -> _Array: ...
     def buffers(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Any]: ...
     def own_options(self) -> dict[str, Any]: ...
     def own_arrays(self) -> list[dict[str, _Array]] | None: ...

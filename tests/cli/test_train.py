@@ -193,6 +193,19 @@ def test_variational_takes_effect_and_is_kept(undrawn):
     assert run("train", "--out", "plain", "--resume", "--variational", "--epochs", 3) == 1
 
 
+def test_tied_takes_effect_and_is_kept(undrawn):
+    assert train("plain", "--embed", 8, "--hidden", 8) == 0
+    assert train("other", "--embed", 8, "--hidden", 8, "--tied", "--epochs", 2) == 0
+    models = [LanguageModel.load(f"{name}/model.safetensors") for name in ("plain", "other")]
+    assert [model.config["tied"] for model in models] == [False, True]
+    sizes = [model.net.num_parameters for model in models]
+    assert sizes[0] - sizes[1] == 8 * len(models[0].vocabulary)
+    assert run("train", "--out", "other", "--resume", "--epochs", 3) == 0
+    assert train("whole", "--embed", 8, "--hidden", 8, "--tied", "--epochs", 3) == 0
+    assert model_bytes("other") == model_bytes("whole")
+    assert run("train", "--out", "plain", "--resume", "--tied", "--epochs", 3) == 1
+
+
 def test_decay_every_and_patience_take_effect(undrawn):
     step = ("--schedule", "step", "--epochs", 4)
     assert train("a", *step, "--decay-every", 2) == 0
@@ -397,7 +410,7 @@ def test_a_full_disk_is_told_in_one_line():
     ["", "fly", "sample", "next model", "sample m --temperature -1", "train --hidden 0",
      "train --lr nan", "train --dropout 1", "train --valid 1", "train --cell gru2",
      "train --epochs 1.5", "train --min-count 2", "train --decay 0.5",
-     "train --variational", "train --clip-value 0",
+     "train --variational", "train --clip-value 0", "train --tied --hidden 9",
      "train --valid 0 --patience 2", "train --schedule exponential --decay-every 2",
      "train --resume --overwrite", "bench --seconds 0", "bench --peer numpy"],
 )  # fmt: skip

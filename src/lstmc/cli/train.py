@@ -44,7 +44,7 @@ FILES = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "loss.p
 # For options that are not given; a resumed run uses what it began with.
 DEFAULTS = {
     "file": None, "cell": "lstm", "level": "char", "layers": 2, "hidden": 128, "embed": 128,
-    "dropout": 0.0, "variational": False, "dtype": "float32", "device": "cpu", "min_count": 1,
+    "dropout": 0.0, "variational": False, "tied": False, "dtype": "float32", "device": "cpu", "min_count": 1,
     "batch": 50, "steps": 50, "optimizer": "adam", "lr": None, "clip": 5.0, "clip_value": None,
     "schedule": "none", "decay": None, "decay_every": None, "epochs": 10, "patience": None,
     "valid": 0.1, "seed": 0,
@@ -103,6 +103,8 @@ def add_network_options(add):
     add("--dropout", type=share, metavar="P", help="share dropped between layers")
     add("--variational", action="store_const", const=True,
         help="drop the same at all steps of a window; needs --dropout")  # fmt: skip
+    add("--tied", action="store_const", const=True,
+        help="one weight for the embedding and the output; needs --embed equal to --hidden")  # fmt: skip
     add("--dtype", choices=("float32", "float64"), help="type of all numbers")
     add("--device", metavar="DEVICE", help='"cpu", or "cuda" for a GPU, "cuda:1" for the second')
     add("--min-count", type=count, metavar="N",
@@ -150,6 +152,11 @@ def new_settings(args):
         raise UsageError("--min-count needs --level word or token")
     if settings["variational"] and not settings["dropout"]:
         raise UsageError("--variational needs --dropout above 0")
+    if settings["tied"] and settings["embed"] != settings["hidden"]:
+        raise UsageError(
+            "--tied needs --embed equal to --hidden, as the two layers have one weight, "
+            f"got {settings['embed']} and {settings['hidden']}"
+        )
     if settings["schedule"] == "none" and {"decay", "decay_every"} & given.keys():
         raise UsageError("--decay and --decay-every need --schedule")
     if settings["schedule"] == "exponential" and "decay_every" in given:
@@ -198,7 +205,7 @@ def is_setting(name, value):
         return isinstance(value, str) and value in choices[name]
     if name in ("file", "device", "dtype"):
         return isinstance(value, str) or (value is None and name == "file")
-    if name == "variational":
+    if name in ("variational", "tied"):
         return isinstance(value, bool)
     if value is None:
         return name in ("clip", "clip_value", "decay", "decay_every", "patience")
@@ -273,7 +280,17 @@ def prepare(settings, text_id, out):
     # A word that is in the validation text alone is <unk>; there is no such token for characters.
     source = text if level == "char" else text[:cut]
     vocabulary = Vocabulary.from_text(source, level, settings["min_count"])
-    names = ("cell", "layers", "hidden", "embed", "dropout", "variational", "dtype", "device")
+    names = (
+        "cell",
+        "layers",
+        "hidden",
+        "embed",
+        "dropout",
+        "variational",
+        "tied",
+        "dtype",
+        "device",
+    )
     options = {name: settings[name] for name in names}
     model = LanguageModel(vocabulary, rng=settings["seed"], **options)
     train_ids, valid_ids = vocabulary.encode(text[:cut]), vocabulary.encode(text[cut:])

@@ -2,6 +2,7 @@
 
 import contextlib
 
+from .._kernels import kernels_of
 from .._kernels.messages import located
 from ..layer import write_out
 from ..traces import frozen
@@ -30,10 +31,34 @@ class Calls:
     places : list of Place
     called : set of int
         The layers that have been called.
+    may_be_none : bool
+        Whether a method of the composite may return None.
     """
+
+    may_be_none = False
 
     def __init__(self, places):
         self.places, self.called = places, set()
+
+    def run(self, method, x):
+        """Return what a method of the composite makes of x and these calls.
+
+        Raises
+        ------
+        ValueError
+            It has left out a layer.
+        TypeError
+            It has returned nothing.
+        """
+        y = method(x, self)
+        if len(self.called) < len(self.places):
+            missed = next(one for one in self.places if one.index not in self.called)
+            raise ValueError(
+                f"{_name(missed)} must be called once, and {method.__name__}() has not called it"
+            )
+        if y is None and not self.may_be_none:
+            raise TypeError(f"{method.__name__}() must return an array, got None")
+        return y
 
     def place(self, i):
         """Return the place of layer i, which has its turn once."""
@@ -42,14 +67,6 @@ class Calls:
             raise ValueError(f"{_name(place)} must be called once, and was called before")
         self.called.add(place.index)
         return place
-
-    def finish(self, method):
-        """Refuse that a method of the composite has left out a layer."""
-        if len(self.called) < len(self.places):
-            missed = next(one for one in self.places if one.index not in self.called)
-            raise ValueError(
-                f"{_name(missed)} must be called once, and {method}() has not called it"
-            )
 
 
 @contextlib.contextmanager
@@ -80,6 +97,11 @@ class ForwardCalls(Calls):
         self.after, self.traces, self.saved = [None] * len(places), [None] * len(places), {}
         self._before, self._call = states, call
 
+    def run(self, method, x):
+        """Return what ``compute`` makes of x: see ``Calls``."""
+        self._x, self._arrays = x, kernels_of(x).arrays
+        return super().run(method, x)
+
     def __call__(self, i, x, timed=True):
         """Run layer i.
 
@@ -102,8 +124,11 @@ class ForwardCalls(Calls):
         return y
 
     def save(self, **values):
-        """Keep values, by name, for ``differentiate``: arrays that nobody writes to later."""
-        self.saved |= {name: frozen(value) for name, value in values.items()}
+        """Keep values, by name, for ``differentiate``; of x, which the caller may write to later, a copy."""
+        for name, value in values.items():
+            is_array = isinstance(value, self._arrays.ndarray)
+            is_x = is_array and self._arrays.may_share_memory(value, self._x)
+            self.saved[name] = frozen(value.copy() if is_x else value)
 
 
 class BackwardCalls(Calls):
@@ -137,6 +162,7 @@ class BackwardCalls(Calls):
         at = place.index
         with _located(place):
             dx, self.departing[at] = self._call(place, dy, self._traces[at], self._arriving[at])
+        self.may_be_none |= dx is None  # it reads tokens
         return dx
 
 
@@ -158,13 +184,22 @@ class _StepCalls(Calls):
 
 
 def step_of(net, places, steppers):
-    """Return the step of a composite, a function of x and out: its ``compute`` of a sequence of one step."""
+    """Return the step of a composite, a function of x and out: its ``compute`` of a sequence of one step.
+
+    Raises
+    ------
+    ValueError
+        A layer has no axis of time: what ``compute`` makes of it is no matter of single steps.
+    """
+    for place in places:
+        if not place.keeps_time:
+            raise ValueError(
+                f"{type(net).__name__} has no stepper: {_name(place)} reads sequences as a whole"
+            )
 
     def step(x, out=None):
         x = x if hasattr(x, "shape") else net.kernels.arrays.asarray(x)
-        calls = _StepCalls(places, steppers)
-        y = net.compute(x[None], calls)[0]
-        calls.finish("compute")
+        y = _StepCalls(places, steppers).run(net.compute, frozen(x[None]))[0]
         return y if out is None else write_out(net.kernels, out, y)
 
     return step

@@ -12,7 +12,7 @@ from ..flat import parted
 from ..layer import Layer, check_size, fixed
 from ..layers import Last
 from ..steppers import NetworkStepper
-from ..traces import Trace
+from ..traces import Trace, frozen
 from .calls import BackwardCalls, ForwardCalls, entries, step_of
 from .layout import layout_of
 from .place import Place, check_layers, directions_of
@@ -90,7 +90,7 @@ class Composite(Layer):
         Parameters
         ----------
         x : ndarray (T, B, ...), or (T, ...) of an unbatched sequence
-            Zero beyond an end. It must not be written to.
+            Zero beyond an end, and read-only.
         call : ForwardCalls
             ``call(i, x)`` returns what layer i gives for its x; ``call.save(name=value)`` keeps what
             ``differentiate`` needs. A stepper calls this for one step at a time, with T = 1.
@@ -103,6 +103,7 @@ class Composite(Layer):
         Parameters
         ----------
         dy : ndarray, in the shape of y
+            Read-only.
         call : BackwardCalls
             ``call(i, dy)`` returns the gradient of the loss with respect to what layer i read, for that with
             respect to what it gave; ``call.saved["name"]`` is what ``compute`` has saved.
@@ -260,8 +261,7 @@ class Composite(Layer):
         if layout is not None:
             x, lengths, resets = layout.enter(x), layout.lengths, layout.resets
         calls = ForwardCalls(self._places, parts, call, lengths, resets)
-        y = self.compute(x, calls)
-        calls.finish("compute")
+        y = calls.run(self.compute, x if self._is_chain else frozen(x))
         if layout is not None:
             y = layout.leave("y", y) if self.keeps_time else y
         form = {name: getattr(y, name, None) for name in ("shape", "dtype")}
@@ -299,8 +299,7 @@ class Composite(Layer):
         if layout is not None and dy is not None and self.keeps_time:
             dy = layout.enter(dy)
         calls = BackwardCalls(self._places, trace, arriving, call)
-        dx = self.differentiate(dy, calls)
-        calls.finish("differentiate")
+        dx = calls.run(self.differentiate, dy if self._is_chain else frozen(dy))
         if layout is not None and dx is not None:
             dx = layout.leave("dx", dx)
         return dx, tuple(calls.departing)

@@ -6,7 +6,8 @@ from ..recurrent import KINDS
 __all__ = ["config_of", "network_description"]
 
 
-def network_description(tokens, cell, layers, hidden, embed, dropout, dtype, variational=False):
+def network_description(tokens, cell, layers, hidden, embed, dropout, dtype, variational=False,
+                        tied=False):  # fmt: skip
     """Return the description of the network of a LanguageModel."""
     recurrent = KINDS[cell].__name__
     stack = [entry("Embedding", num_embeddings=tokens, embedding_dim=embed, dtype=dtype)]
@@ -20,7 +21,8 @@ def network_description(tokens, cell, layers, hidden, embed, dropout, dtype, var
     else:
         sizes = {"input_size": embed, "hidden_size": hidden, "num_layers": layers}
         stack.append(entry(recurrent, **sizes, dtype=dtype))
-    stack.append(entry("Linear", in_features=hidden, out_features=tokens, dtype=dtype))
+    sizes = {"in_features": hidden, "out_features": tokens}
+    stack.append(entry("Linear", **sizes, dtype=dtype, tied_to="0" if tied else None))
     return entry("Sequential", layers=stack)
 
 
@@ -41,6 +43,7 @@ def config_of(description, tokens):
         "dropout": dropout[0].get("p", 0.5) if dropout else 0.0,
         "dtype": first.get("dtype", "float32"),
         "variational": bool(dropout) and dropout[0].get("variational", False),
+        "tied": "tied_to" in layers[-1]["options"],
     }
     if network_description(tokens, **config) != description:
         raise ValueError("its network is not that of a language model of so many tokens")

@@ -56,6 +56,9 @@ class LanguageModel:
     variational : bool
         Whether all steps of a window have the same dropout (Gal & Ghahramani 2016; see ``Dropout``). It needs
         `dropout` above 0.
+    tied : bool
+        Whether the linear map has the embedding's table for its weight (Press & Wolf 2017): fewer parameters,
+        of which both add to the gradient. It needs `embed` equal to `hidden`.
 
     Attributes
     ----------
@@ -72,7 +75,8 @@ class LanguageModel:
     """
 
     def __init__(self, vocabulary, cell="lstm", layers=2, hidden=128, embed=128, dropout=0.0,
-                 dtype=np.float32, rng=None, device="cpu", *, variational=False):  # fmt: skip
+                 dtype=np.float32, rng=None, device="cpu", *, variational=False,
+                 tied=False):  # fmt: skip
         if not isinstance(vocabulary, Vocabulary):
             raise TypeError(f"vocabulary must be a Vocabulary, got {type(vocabulary).__name__}")
         if cell not in KINDS:
@@ -85,9 +89,15 @@ class LanguageModel:
             "dropout": check_share("dropout", dropout),
             "dtype": check_dtype(dtype).name,
             "variational": check_flag("variational", variational),
+            "tied": check_flag("tied", tied),
         }
         if config["variational"] and not config["dropout"]:
             raise ValueError("variational needs dropout above 0, got 0")
+        if config["tied"] and embed != hidden:
+            raise ValueError(
+                "tied needs embed equal to hidden, as the two layers have one weight, "
+                f"got embed {embed} and hidden {hidden}"
+            )
         description = network_description(len(vocabulary), **config)
         net = make(description, rng=check_rng(rng))
         self._begin(vocabulary, net.to(device), config)
