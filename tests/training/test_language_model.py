@@ -272,7 +272,10 @@ def test_without_a_prompt_a_text_starts_as_after_a_newline():
         (lambda m: make(hidden=0), "hidden must be"),
         (lambda m: make(dropout=1.0), "dropout must be"),
         (lambda m: make(variational=True), "variational needs dropout above 0, got 0"),
-        (lambda m: make(tied=True), "tied needs embed equal to hidden, .*, got embed 7 and hidden 19"),
+        (
+            lambda m: make(tied=True),
+            "tied needs embed equal to hidden, .*, got embed 7 and hidden 19",
+        ),
         (lambda m: make(WORDS).step("the cat"), "token must be one word"),
         (lambda m: make(TOKENS).step("the cat"), "token must be one token"),
     ],
@@ -414,7 +417,9 @@ def test_a_model_of_the_version_before_is_read(tmp_path):
     model = make(dropout=0.25)
     arrays = {name: array.copy() for name, array in model.net.items()}
     vocabulary = {"level": model.vocabulary.level, "tokens": model.vocabulary.tokens}
-    config = {name: value for name, value in model.config.items() if name not in ("variational", "tied")}
+    config = {
+        name: value for name, value in model.config.items() if name not in ("variational", "tied")
+    }
     old = {"format": "lstmc language model 1", "config": config, "vocabulary": vocabulary}
     write_safetensors(tmp_path / "model", arrays, old)
     loaded = LanguageModel.load(tmp_path / "model")
