@@ -43,7 +43,8 @@ def test_what_is_unknown_is_refused(ffi, table, dtype):
         assert table.pack_layer(ffi.NULL, layer, number) == unknown
         sizes = {"num_layers": 1, "cell": number, "steps": 2, "batch": 1, "threads": 1}
         forward, backward = ffi.new("lstmc_forward *", sizes), ffi.new("lstmc_backward *", sizes)
-        forward.layers, backward.layers = layer, ffi.new("lstmc_backward_layer[1]")
+        below = ffi.new("lstmc_backward_layer[1]")  # cffi frees what no name holds
+        forward.layers, backward.layers = layer, below
         plan = ffi.new("char[]", max(table.forward_plan_size(1), table.backward_plan_size()))
         assert table.plan_forward(plan, forward) == table.plan_backward(plan, backward) == unknown
     out, a = ffi.from_buffer(x), ffi.from_buffer(np.ones(3, dtype))
