@@ -64,23 +64,6 @@ def test_the_network_is_the_one_that_was_asked_for():
     assert isinstance(dropping[2], RNN)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_tied_the_table_is_the_weight_of_the_output(dropout):
-    """Press and Wolf 2017: as an untied model computes whose two weights are the same numbers."""
-    tied, plain = (make(embed=19, dropout=dropout, tied=tied) for tied in (True, False))
-    last = len(plain.net.layers) - 1
-    assert plain.net.num_parameters - tied.net.num_parameters == plain.net["0.weight"].size
-    assert f"{last}.weight" not in tied.net
-    for name in plain.net:
-        plain.net[name] = tied.net["0.weight" if name == f"{last}.weight" else name]
-    for character in "the dog":
-        assert_same_bits(tied.step(character), plain.step(character))
-    for net, names in ((tied.net, ["0.weight"]), (plain.net, ["0.weight", f"{last}.weight"])):
-        for name in names:  # what the stepper has packed follows
-            net[name] *= 2
-    assert_same_bits(tied.step("t"), plain.step("t"))
-
-
 def test_the_memory_starts_at_zeros_and_can_be_forgotten_and_put_back():
     model = make()
     assert all(not part.any() for part in model.state[1])
@@ -272,7 +255,10 @@ def test_without_a_prompt_a_text_starts_as_after_a_newline():
         (lambda m: make(hidden=0), "hidden must be"),
         (lambda m: make(dropout=1.0), "dropout must be"),
         (lambda m: make(variational=True), "variational needs dropout above 0, got 0"),
-        (lambda m: make(tied=True), "tied needs embed equal to hidden, .*, got embed 7 and hidden 19"),
+        (
+            lambda m: make(tied=True),
+            "tied needs embed equal to hidden, .*, got embed 7 and hidden 19",
+        ),
         (lambda m: make(WORDS).step("the cat"), "token must be one word"),
         (lambda m: make(TOKENS).step("the cat"), "token must be one token"),
     ],
@@ -414,7 +400,9 @@ def test_a_model_of_the_version_before_is_read(tmp_path):
     model = make(dropout=0.25)
     arrays = {name: array.copy() for name, array in model.net.items()}
     vocabulary = {"level": model.vocabulary.level, "tokens": model.vocabulary.tokens}
-    config = {name: value for name, value in model.config.items() if name not in ("variational", "tied")}
+    config = {
+        name: value for name, value in model.config.items() if name not in ("variational", "tied")
+    }
     old = {"format": "lstmc language model 1", "config": config, "vocabulary": vocabulary}
     write_safetensors(tmp_path / "model", arrays, old)
     loaded = LanguageModel.load(tmp_path / "model")
