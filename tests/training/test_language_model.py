@@ -64,23 +64,6 @@ def test_the_network_is_the_one_that_was_asked_for():
     assert isinstance(dropping[2], RNN)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_tied_the_table_is_the_weight_of_the_output(dropout):
-    """Press and Wolf 2017: as an untied model computes whose two weights are the same numbers."""
-    tied, plain = (make(embed=19, dropout=dropout, tied=tied) for tied in (True, False))
-    last = len(plain.net.layers) - 1
-    assert plain.net.num_parameters - tied.net.num_parameters == plain.net["0.weight"].size
-    assert f"{last}.weight" not in tied.net
-    for name in plain.net:
-        plain.net[name] = tied.net["0.weight" if name == f"{last}.weight" else name]
-    for character in "the dog":
-        assert_same_bits(tied.step(character), plain.step(character))
-    for net, names in ((tied.net, ["0.weight"]), (plain.net, ["0.weight", f"{last}.weight"])):
-        for name in names:  # what the stepper has packed follows
-            net[name] *= 2
-    assert_same_bits(tied.step("t"), plain.step("t"))
-
-
 def test_the_memory_starts_at_zeros_and_can_be_forgotten_and_put_back():
     model = make()
     assert all(not part.any() for part in model.state[1])

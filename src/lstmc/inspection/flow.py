@@ -38,7 +38,7 @@ class LayerFlow:
     Attributes
     ----------
     name : str
-        As its weights are named: "1.l0" is the first of the stack that is layer 1 of a Sequential,
+        As its weights are named: "1.l0" is the first of the stack that is layer 1 of a network,
         "1.l0_reverse" its reverse direction. Text and picture count the layers of all stacks from the
         input up instead: "layer 0", "layer 0, reverse".
     cell : str
@@ -221,7 +221,7 @@ def gradient_flow(net, x=None, targets=None, state=None, *, lengths=None, resets
 
     Parameters
     ----------
-    net : recurrent layer, Sequential or LanguageModel
+    net : recurrent layer, network or LanguageModel
         It runs as in inference: nothing is dropped.
     x : ndarray
         What the network takes, a sequence (T, B, ...) or, unbatched, (T, ...).

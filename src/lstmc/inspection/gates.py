@@ -150,7 +150,7 @@ def gate_statistics(net, x=None, state=None, *, trace=None, num_threads=None, le
 
     Parameters
     ----------
-    net : recurrent layer, Sequential or LanguageModel
+    net : recurrent layer, network or LanguageModel
     x : ndarray
         What the network takes.
     state : optional

@@ -131,7 +131,7 @@ def check_gradients(net, x, targets=None, state=None, *, lengths=None, resets=No
 
     Parameters
     ----------
-    net : recurrent layer, Sequential or LanguageModel
+    net : recurrent layer, network or LanguageModel
         If it is float32, a copy in float64 is checked, which requires that all layers are lstmc's or define
         ``options()``. Nothing is dropped, and no gradient limited (``grad_clip``), which is not its
         derivative then. The network does not change.

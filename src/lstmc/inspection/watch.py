@@ -49,7 +49,7 @@ def find_nonfinite(net, x=None, targets=None, state=None, *, lengths=None, reset
 
     Parameters
     ----------
-    net : recurrent layer, Sequential or LanguageModel
+    net : recurrent layer, network or LanguageModel
     x, targets, state, lengths, resets : optional
         As for ``gradient_flow``.
     trace, dy : instead of these
@@ -164,7 +164,7 @@ class Watch:
 
     Parameters
     ----------
-    net : recurrent layer, Sequential or LanguageModel
+    net : recurrent layer, network or LanguageModel
     every : int
         Look at one window in so many, beginning with the first.
     path : path, optional

@@ -38,6 +38,7 @@ class Activation(Layer):
         The function is unknown, an option does not belong to it, or is not a finite number of at least 0.
     """
 
+    out_features = "same"
     function = fixed("function")
     alpha = fixed("alpha")
     negative_slope = fixed("negative_slope")

@@ -62,6 +62,10 @@ class Calls:
 
     def place(self, i):
         """Return the place of layer i, which has its turn once."""
+        if i not in range(len(self.places)):
+            raise ValueError(
+                f"a layer must be called by its number, 0 to {len(self.places) - 1}, got {i!r}"
+            )
         place = self.places[i]
         if place.index in self.called:
             raise ValueError(f"{_name(place)} must be called once, and was called before")

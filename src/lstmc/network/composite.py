@@ -37,6 +37,8 @@ class Composite(Layer):
     Attributes
     ----------
     layers : tuple
+    batch_first : bool
+        Whether x and y are (B, T, ...): an option of Sequential alone.
     num_directions : int
         The most directions of any of its layers; 0 if none of them is recurrent.
     keeps_time : bool
@@ -60,7 +62,7 @@ class Composite(Layer):
     _layers: tuple = ()  # until they are checked
     _batch_first = False
     _is_chain = False  # whether layer 0 alone reads x
-    layers = fixed("layers")
+    layers, batch_first = map(fixed, ("layers", "batch_first"))
 
     def __init__(self, *layers):
         check_layers(layers)

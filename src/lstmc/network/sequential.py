@@ -1,7 +1,7 @@
 """Sequential: layers one after another."""
 
 from ..files import built_in
-from ..layer import check_flag, fixed
+from ..layer import check_flag
 from .composite import Composite
 from .order import check_features, check_time, features_of, leaves_of
 from .place import check_layers
@@ -37,7 +37,6 @@ class Sequential(Composite):
 
     _is_chain = True
     has_loose_last = False
-    batch_first = fixed("batch_first")
 
     def __init__(self, *layers, batch_first=False):
         check_layers(layers)
