@@ -54,7 +54,11 @@ STATE_ERRORS = {
 
 DY_ERRORS = {
     "a step less": (lambda dy: dy[1:], ValueError, r"dy must be \(5, 3, (\d)\), got \(4, 3, \1\)"),
-    "a unit less": (lambda dy: dy[..., 1:], ValueError, r"dy must be \(5, 3, [94]\), got \(5, 3, [83]\)"),
+    "a unit less": (
+        lambda dy: dy[..., 1:],
+        ValueError,
+        r"dy must be \(5, 3, [94]\), got \(5, 3, [83]\)",
+    ),
     "one row": (lambda dy: dy[:, 0], ValueError, r"dy must be \(5, 3, (\d)\), got \(5, \1\)"),
     "float64": (lambda dy: dy.astype(float), TypeError, "dy must be float32, got float64"),
     "a number": (lambda dy: 1.0, TypeError, r"dy must be a float32 array .*got float"),

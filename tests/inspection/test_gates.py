@@ -47,12 +47,16 @@ def check_gates(actual, cell, layer_trace, batch_axis=True):
         values = {name: a[:, None] for name, a in values.items()}
     assert list(actual.means) == list(actual.histograms) == list(actual.ranges) == list(values)
     # Nothing bounds a projection.
-    bounded = [n for n in values if cell.saturates and (n != "h" or "weight_hr" not in cell.weights)]
+    bounded = [
+        n for n in values if cell.saturates and (n != "h" or "weight_hr" not in cell.weights)
+    ]
     assert list(actual.low) == list(actual.high) == bounded
     for name, a in values.items():
         a = a.astype(np.float64)
         assert_close(actual.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
-        start, low = (0.0, np.float32(0.1)) if name in cell.bounded_below else (-1.0, np.float32(-0.9))
+        start, low = (
+            (0.0, np.float32(0.1)) if name in cell.bounded_below else (-1.0, np.float32(-0.9))
+        )
         end = 1.0
         if name in bounded:
             assert actual.low[name] == np.count_nonzero(a < low) / a.size
