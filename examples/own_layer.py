@@ -8,35 +8,41 @@ Run it with: ``python examples/own_layer.py``
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import lstmc
+from lstmc.network import BackwardCalls, ForwardCalls
+
+Array = np.ndarray[Any, Any]
 
 
 class Scale(lstmc.Layer):
     """y = scale * x, by feature."""
 
-    def __init__(self, size, dtype="float32", rng=None):
+    in_features: int  # what it reads and gives, so that a network refuses layers that do not fit
+    out_features = "same"
+
+    def __init__(self, size: int, dtype: str = "float32", rng: Any = None) -> None:
         super().__init__(dtype)
         self.size = self.in_features = size
-        self.out_features = "same"
         self.allocate(rng, {"scale": lambda rng, shape: np.ones(shape)})
 
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """Return the arguments that make it again, in copies and from files."""
         return {"size": self.size, "dtype": self.dtype.name}
 
-    def parameters(self):
+    def parameters(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the parameters by name."""
         return {"scale": (self.size,)}
 
-    def forward(self, x, state=None, training=True):
+    def forward(self, x: Array, state: Any = None, training: bool = True) -> tuple[Array, Any, Any]:
         """Return y, the state and what backward needs."""
         y = x * self["scale"]
         return y, state, lstmc.Trace(self, self.fingerprint(), x=x.copy()) if training else None
 
-    def backward(self, dy, trace, dstate=None):
+    def backward(self, dy: Array, trace: Any, dstate: Any = None) -> tuple[Array, Any]:
         """Add to the gradient; return dx and the gradient of the state."""
         self.check_trace(trace)
         self.grad("scale")[...] += (dy * trace.x).reshape(-1, self.size).sum(0)
@@ -46,11 +52,11 @@ class Scale(lstmc.Layer):
 class Residual(lstmc.Composite):
     """y = x + layer(x) (He et al. 2016)."""
 
-    def compute(self, x, call):
+    def compute(self, x: Array, call: ForwardCalls) -> Array:
         """Return y: call(0, x) runs layer 0."""
         return x + call(0, x)
 
-    def differentiate(self, dy, call):
+    def differentiate(self, dy: Array, call: BackwardCalls) -> Array:
         """Return dx: call(0, dy) differentiates layer 0."""
         return dy + call(0, dy)
 
@@ -64,7 +70,7 @@ def make_network() -> lstmc.Sequential:
     )
 
 
-def draw(rng: np.random.Generator, steps: int = 40, batch: int = 16) -> tuple[np.ndarray, ...]:
+def draw(rng: np.random.Generator, steps: int = 40, batch: int = 16) -> tuple[Array, Array]:
     """Return two noisy readings of lines that wander, and the lines."""
     line = rng.standard_normal((steps, batch, 1)).cumsum(0) / 4
     readings = line + rng.standard_normal((steps, batch, 2))
@@ -95,6 +101,7 @@ def main(updates: int = 300) -> float:
         path = Path(folder) / "net.safetensors"
         net.save(path)
         loaded = lstmc.load(path, layers={"Scale": Scale, "Residual": Residual})
+    assert isinstance(loaded, lstmc.Sequential)
     stepper = loaded.stepper(batch=x.shape[1])
     print("stepped, the same bits:", np.array_equal([stepper(x_t) for x_t in x], y))
     return float(loss)
