@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -15,7 +16,7 @@ def load(name):
 
 
 def test_every_example_is_tested():
-    here = {"language_model", "step", "tones", "train_by_hand"}
+    here = {"language_model", "own_layer", "step", "tones", "train_by_hand"}
     elsewhere = {"vanish_and_explode", "conveyor_belt", "long_term"}  # test_claims, test_problems
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | elsewhere
 
@@ -36,6 +37,15 @@ def test_tones():
     assert load("tones")(updates=150) > 0.85
 
 
+def test_own_layer(capsys):
+    assert load("own_layer")(updates=150) < 0.3  # 0.49 by the mean of the readings
+    output = capsys.readouterr().out
+    assert "in float64, loss" in output
+    assert ": right" in output
+    assert "layer 0: vanishing" in output
+    assert "stepped, the same bits: True" in output
+
+
 def test_language_model(tmp_path):
     model = load("language_model")(tmp_path / "cats.safetensors", epochs=6)
     assert model.perplexity("the cat sat on the mat.\n") < 2  # of 14 words
@@ -48,9 +58,11 @@ def test_the_readme_shows_what_its_first_example_prints(capsys):
     assert capsys.readouterr().out == blocks[1]
 
 
-def test_the_page_on_files_runs_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["files.md", "own_layers.md"])
+def test_pages_run_as_they_are(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
     names = {"__name__": "page"}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/files.md").read_text(), re.S):
-        exec(compile(block, "files.md", "exec"), names)
-    assert {"Scale", "Residual"} <= set(names)
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    assert blocks

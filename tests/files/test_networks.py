@@ -435,7 +435,7 @@ def test_what_trains_is_printed():
     model = lstmc.LanguageModel(lstmc.Vocabulary("abc", "char"), hidden=4, embed=3)
     assert repr(model) == (
         "LanguageModel(<Vocabulary of 3 characters>, cell='lstm', layers=2, hidden=4, embed=3, "
-        "dropout=0.0, dtype='float32', variational=False)"
+        "dropout=0.0, dtype='float32', variational=False, tied=False)"
     )
     _, _, trace = net.forward(np.zeros((3, 2), int))
     assert repr(trace) == "<trace of Sequential>"
