@@ -64,7 +64,7 @@ def activations(count):
     def run(n):
         for _ in range(n):
             for function in functions:
-                table.map(out, numbers, function, count)
+                table.activate(out, numbers, function, 0.0, count, 1)
 
     return run
 
@@ -75,7 +75,7 @@ def packing(record, dtype, inputs, hidden):
     rows, cell = len(record.gates) * hidden, core.cell(record.name)
     shapes = ((rows, inputs), (rows, hidden), (record.biases * hidden,))
     weights = [ffi.from_buffer(np.zeros(shape, dtype)) for shape in shapes]
-    layer = ffi.new("lstmc_forward_layer *", {"inputs": inputs, "hidden": hidden})
+    layer = ffi.new("lstmc_forward_layer *", {"inputs": inputs, "hidden": hidden, "outputs": hidden})
     layer.weight_ih, layer.weight_hh, layer.bias = weights
     packed = ffi.from_buffer(aligned(table.packed_size(layer, cell)))
 

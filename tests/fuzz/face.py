@@ -341,7 +341,7 @@ class Example:
 
     # -- calls ---------------------------------------------------------------------------------------
 
-    def call(self, function, **fits):
+    def call(self, function, /, **fits):
         """Call a function with what fits, but perhaps for one argument, and perhaps with more options."""
         arguments = dict(fits)
         try:
@@ -373,7 +373,7 @@ class Example:
             return close_array(self.draw, self.memory, "?", (T, B))
         return self.flag()
 
-    def attempt(self, function, *arguments, **options):
+    def attempt(self, function, /, *arguments, **options):
         """Call a function; return None if it raises one of Python's errors."""
         name = getattr(function, "__qualname__", type(function).__name__)
         passed = [reprlib.repr(a) for a in arguments]

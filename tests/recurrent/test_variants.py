@@ -33,8 +33,7 @@ from times import FIRST, TIMES, beyond
 
 import lstmc
 
-# float64: both sides round to 1e-16, and sums have some hundred terms. float32 rounds to 6e-8, and its
-# inputs are exact.
+# float64: both sides round to 1e-16, sums have some hundred terms. float32 rounds to 6e-8; inputs are exact.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 
 # Central differences at 1e-5 are good to some 1e-10 of losses of order 1; the losses here reach some tens.
