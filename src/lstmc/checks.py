@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-__all__ = ["check_count", "check_norm", "check_number", "check_real"]
+__all__ = ["check_count", "check_limit", "check_norm", "check_number", "check_real"]
 
 
 def check_number(name, value, low=0.0, high=math.inf, open_low=False):
@@ -21,8 +21,14 @@ def check_number(name, value, low=0.0, high=math.inf, open_low=False):
         bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
             f" and below {high:g}" if high < math.inf else ""
         )
-        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r}")
+        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r:.100}")
     return float(value)
+
+
+def check_limit(name, value):
+    """Return a limit as a float, or None; refuse 0 and what float32 rounds to it, which would be no limit."""
+    least = float(np.finfo(np.float32).tiny)
+    return None if value is None else check_number(name, value, least)
 
 
 def check_real(name, value):

@@ -39,7 +39,6 @@ __all__ = [
     "Layer",
     "check_dtype",
     "check_flag",
-    "check_limit",
     "check_share",
     "check_size",
     "check_writable",
@@ -62,12 +61,13 @@ def check_dtype(dtype):
     return checked
 
 
-def check_size(name, value):
-    """Return a size as an int; refuse anything but a positive integer."""
+def check_size(name, value, least=1):
+    """Return a size as an int; refuse anything but an integer that is positive or, if it may be, 0."""
+    kind = "a positive integer" if least else "an integer of 0 or more"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value}")
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {kind}, got {value}")
     take_room(name, int(value), each=True)
     return int(value)
 
@@ -81,19 +81,8 @@ def check_flag(name, value):
 
 def check_share(name, value):
     """Return a probability as a float; refuse anything outside [0, 1)."""
-    if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
-    return float(value)
-
-
-def check_limit(name, value):
-    """Return a limit as a float, or None for none; refuse anything else that is not above 0 and finite."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number above 0 or None, got {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0 or None, got {value!r}")
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r:.100}")
     return float(value)
 
 

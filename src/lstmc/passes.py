@@ -8,7 +8,7 @@ import numpy as np
 from .network import Composite, Place
 from .recurrent import Recurrent
 
-__all__ = ["Record", "recurrent_layers", "run", "run_back"]
+__all__ = ["Record", "differentiate", "recurrent_layers", "run", "run_back"]
 
 
 def _is_walked(layer):
@@ -73,6 +73,36 @@ def run(net, x, state=None, num_threads=None, lengths=None, resets=None):
         return place.forward(x, state, drop=False, num_threads=num_threads, **options)
 
     return call(Place(net), x, state, lengths, resets)
+
+
+def differentiate(net, dy, trace):
+    """Differentiate a trace as the network's backward does, but with no gradient limited by ``grad_clip``.
+
+    Parameters
+    ----------
+    net : Layer
+    dy : ndarray
+        The gradient at the output.
+    trace : Trace
+        From the network's forward, or of ``run``.
+
+    Returns
+    -------
+    dx : ndarray or None
+    dstate
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit.
+    """
+
+    def call(place, dy, trace, dstate):
+        if _is_walked(place.layer):
+            return place.layer.walk_back(dy, trace, dstate, call)
+        return place.backward(dy, trace, dstate, limit=False)
+
+    return call(Place(net), dy, trace, None)
 
 
 class Record:

@@ -132,7 +132,7 @@ def test_a_gru_is_refused_on_a_gpu(kernels, capsys, tmp_path):
     assert_same_bits(net.params, before)
     out = tmp_path / "run"
     assert cli.main(["train", "--cell", "gru", "--device", "cuda", "--out", str(out)]) == 1
-    assert "lstmc: error: a GPU has no cell 'gru' yet" in capsys.readouterr().err
+    assert "lstmc: error: 1.GRU: a GPU has no cell 'gru' yet" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
+import lstmc
 from lstmc.files import read_safetensors, write_safetensors
 
 ONE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(2.5)}
@@ -271,3 +273,19 @@ def test_the_name_of_a_folder_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_safetensors(f"{tmp_path}/new{os.sep}", ONE, {})
     assert names_in(tmp_path) == []
+
+
+def test_many_layers_of_a_stack_cost_little_memory(tmp_path):
+    """Each of them is small beside the elements of the file, and their names are not made."""
+    arrays = {"weight_ih_l0": np.zeros((200_000, 1), np.float32)}
+    stack = {"input_size": 1, "hidden_size": 1, "num_layers": 200_000}
+    network = {"layer": "RNN", "options": stack}
+    write_safetensors(
+        tmp_path / "net", arrays, {"format": 1, "kind": "network", "network": network}
+    )
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="num_layers is 200000, and there are not as many tensors"):
+        lstmc.load(tmp_path / "net")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6

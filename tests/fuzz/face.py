@@ -15,6 +15,7 @@ import io
 import reprlib
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +27,8 @@ import lstmc
 
 T, B, I, H, V = 3, 2, 3, 4, 5  # noqa: E741 what is nearly right is nearly of these sizes
 MOST_BYTES = 4 << 30  # of the process: a size out of all proportion is to be a MemoryError
+LAYERS = ("lstm", "rnn", "gru", "linear", "embedding", "dropout", "activation", "last", "network", "tied",
+          "beside")  # fmt: skip
 # What is not called: reports, which lstmc alone makes, and what changes the whole process.
 LEFT_OUT = {
     "GateReport", "GradientFlow", "GradientReport", "JacobianSpectrum", "LayerFlow", "LayerGates",
@@ -38,6 +41,16 @@ class Flat:
 
     def __init__(self, params, grads):
         self.params, self.grads = params, grads
+
+
+class Beside(lstmc.Composite):
+    """Two layers that read the same, and whose outputs are added."""
+
+    def compute(self, x, call):
+        return call(0, x) + call(1, x)
+
+    def differentiate(self, dy, call):
+        return call(0, dy) + call(1, dy)
 
 
 class Example:
@@ -77,7 +90,7 @@ class Example:
         return self.junk() if self.odd() else close_array(self.draw, self.memory, "i8", shape)
 
     def x(self, *shape):
-        return self.tokens(*shape) if self.kind == "embedding" else self.floats(*shape, I)
+        return self.tokens(*shape) if self.kind in ("embedding", "tied") else self.floats(*shape, I)
 
     def time(self):
         """Return lengths and resets, each of them or not; a network does not take them."""
@@ -93,11 +106,12 @@ class Example:
         }
 
     def state(self):
-        shape = (getattr(self.net, "num_directions", 1), B, H)
-        if self.kind == "network":
-            parts = [None, self.floats(*shape), *[None] * (len(self.net.layers) - 2)]
+        layers = getattr(self.net, "layers", (self.net,))
+        own = [getattr(x, "num_layers", 0) * getattr(x, "num_directions", 0) for x in layers]
+        one, two = (self.floats(max(own) or 1, B, units) for units in (self.units, H))
+        if len(layers) > 1:
+            parts = [(one, two) if count else None for count in own]
             return self.choose(None, tuple(parts), parts[:2])
-        one, two = self.floats(*shape), self.floats(*shape)
         return self.choose(None, one, (one, two), [one, two])
 
     def lengths(self):
@@ -117,47 +131,57 @@ class Example:
 
     # -- what is looked at ---------------------------------------------------------------------------
 
+    def recurrent_options(self, kind):
+        """Return what a recurrent layer may have, which may not go together; of an LSTM sets self.units."""
+        flag = partial(self.draw, st.booleans())
+        options = {name: flag() for name in ("bias", "bidirectional", "learn_initial_state")}
+        options["grad_clip"] = self.choose(None, 0.1)
+        if flag():
+            options |= {"num_layers": 2, "dropout": 0.5, "variational": flag()}
+        if kind == "rnn":
+            return options | {"nonlinearity": self.choose("tanh", "relu")}
+        if kind == "gru":
+            return options | {"reset_after": flag()}
+        options |= {"peephole": flag(), "coupled": flag(), "clip": self.choose(None, 0.5)}
+        options["proj_size"] = self.choose(0, 1, H - 1)
+        self.units = options["proj_size"] or H
+        return options
+
     def make_net(self):
         options = {"dtype": np.dtype(self.dtype), "rng": 1}
-        kinds = (
-            "lstm",
-            "rnn",
-            "gru",
-            "linear",
-            "embedding",
-            "dropout",
-            "activation",
-            "last",
-            "network",
-        )
-        self.kind = self.choose(*kinds)
-        self.features = H
+        self.kind = self.choose(*LAYERS)
+        self.features = I if self.kind in ("dropout", "activation", "last") else H
+        self.units = H
         if self.kind in ("lstm", "rnn", "gru"):
             make = {"lstm": lstmc.LSTM, "rnn": lstmc.RNN, "gru": lstmc.GRU}[self.kind]
-            options |= {"bias": self.draw(st.booleans()), "bidirectional": self.draw(st.booleans())}
-            if self.kind == "rnn":
-                options["nonlinearity"] = self.choose("tanh", "relu")
-            self.features = 2 * H if options["bidirectional"] else H
+            options |= self.recurrent_options(self.kind)
+            self.features = self.units * (1 + options["bidirectional"])
             return make(I, H, **options)
         if self.kind == "linear":
             return lstmc.Linear(I, H, **options)
         if self.kind == "embedding":
             return lstmc.Embedding(V, H, **options)
         if self.kind == "dropout":
-            self.features = I
             return lstmc.Dropout(0.5, rng=1, variational=self.draw(st.booleans()))
         if self.kind == "activation":
-            self.features = I
             return lstmc.Activation(self.choose("tanh", "softmax", "elu"))
         if self.kind == "last":
-            self.features = I
             return lstmc.Last()
-        self.features = V
+        mine = options | self.recurrent_options("lstm") | {"bidirectional": False}
+        self.features = self.units if self.kind == "beside" else V
+        if self.kind == "beside":
+            return Beside(lstmc.LSTM(I, H, **mine), lstmc.Linear(I, self.units, **options))
+        if self.kind == "tied":
+            return lstmc.Sequential(
+                lstmc.Embedding(V, self.units, **options),
+                lstmc.LSTM(self.units, H, **mine),
+                lstmc.Linear(self.units, V, tied_to="0", **options),
+            )
         return lstmc.Sequential(
             lstmc.Dropout(0.5, rng=1),
-            lstmc.LSTM(I, H, **options),
+            lstmc.LSTM(I, H, **mine),
             *([lstmc.Last()] if self.draw(st.booleans()) else []),
-            lstmc.Linear(H, V, **options),
+            lstmc.Linear(self.units, V, **options),
             batch_first=self.draw(st.booleans()),
         )
 
@@ -270,6 +294,7 @@ class Example:
             self.attempt(setattr, optimiser, name.removeprefix("_"), self.junk())
         self.call(optimiser.step)
         self.call(lstmc.clip_grad_norm, net=net, max_norm=1e-3)
+        self.call(lstmc.clip_grad_value, net=net, limit=1e-3)
 
     def lose(self):
         logits = self.floats(T, B, V)

@@ -369,10 +369,6 @@ CELLS = {
     cell.name: cell
     for cell in (
         LSTMS["lstm"],
-        LSTMS["lstm_peephole"],
-        LSTMS["lstm_coupled"],
-        LSTMS["lstm_coupled_peephole"],
-        LSTMS["lstm_clipped"],
         LSTMS["lstm_projected"],
         LSTMS["lstm_coupled_peephole_clipped_projected"],
         GRU,

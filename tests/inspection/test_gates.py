@@ -195,6 +195,16 @@ def test_dead_units():
     assert statistics_of(net).dead == [0, 2]
 
 
+def test_dead_units_of_a_projected_layer():
+    """They are those of the cell, as the shut ones are, and not the fewer ones that are projected on."""
+    net = lstmc.LSTM(FEATURES, HIDDEN, proj_size=2, rng=0)
+    net.params[...] = 1
+    net["bias_l0"][3 * HIDDEN :] = [5, 5, 5, -20, -20]
+    x = np.random.default_rng(0).standard_normal((STEPS, BATCH, FEATURES)).astype(np.float32)
+    one = lstmc.gate_statistics(net, x).layers[0]
+    assert one.dead == one.shut == [3, 4]
+
+
 def test_a_unit_that_moves_between_rows_is_not_dead():
     net = make_layer("rnn_tanh")
     net.params[...] = 0

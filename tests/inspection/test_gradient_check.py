@@ -36,6 +36,25 @@ FORMS = ["time first", "batch first", "unbatched"]
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [lstmc.LSTM, lstmc.GRU, lstmc.RNN])
+def test_gradients_that_are_limited_are_not_held_against_it(dtype, make):
+    """Where backward limits them, they are not those of the loss, and are not meant to be."""
+    net = lstmc.Sequential(
+        make(3, 4, dtype=dtype, rng=1, grad_clip=1e-3),
+        make(4, 5, 2, dtype=dtype, rng=2, grad_clip=1e-3, bidirectional=True),
+    )
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(dtype)
+    for one, given in ((net, x), (net.layers[1], np.concatenate([x, x[..., :1]], axis=2))):
+        report = lstmc.check_gradients(one, given, samples=10)
+        assert report, str(report)
+    y, _, trace = net.forward(x)
+    net.backward(np.ones_like(y), trace)
+    limited = net.grads.copy()
+    assert 0 < abs(net.grad("1.bias_l1")).max() <= 1e-3 * x[..., 0].size * (1 + 1e-6)
+    lstmc.check_gradients(net, x)
+    assert np.array_equal(net.grads, limited)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)

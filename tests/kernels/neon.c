@@ -7,7 +7,6 @@
  * returns 1 if one fails.
  */
 #include <math.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +17,7 @@
 /* A file is a sequence of records: this header, then n doubles. The first has the case's name and numbers,
  * which the functions below name; the others are its arrays. */
 typedef struct {
-    char name[48];
+    char name[80];
     int64_t expected, n; /* is it what must come out, or what goes in */
 } header;
 
@@ -84,37 +83,43 @@ static void put(char *a, ptrdiff_t i, double value)
         ((double *)a)[i] = value;
 }
 
-/* The array of this case whose name is written so. */
-static char *find(const char *format, ...)
+/* The array of this case whose name is "stem" or "stem_l1"; NULL if there is none. */
+static char *seek(const char *stem, int layer)
 {
     char name[sizeof(arrays->is->name)];
-    va_list more;
-    va_start(more, format);
-    vsnprintf(name, sizeof(name), format, more);
-    va_end(more);
+    snprintf(name, sizeof(name), layer < 0 ? "%s" : "%s_l%d", stem, layer);
     for (array *a = arrays; a < arrays + num_arrays; a++)
         if (strcmp(a->is->name, name) == 0)
             return a->memory;
-    stop("not in the file", name);
     return NULL;
 }
+
+static char *find_of(const char *stem, int layer)
+{
+    char *memory = seek(stem, layer);
+    if (!memory)
+        stop("not in the file", stem);
+    return memory;
+}
+static char *find(const char *name) { return find_of(name, -1); }
 
 /* ---- the cases: they take what is given and leave what is expected --------------------------------- */
 
 /* Some steps at a time, on packed weights and with nothing kept, must give the bits of the whole sequence. */
 static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, ptrdiff_t at_once)
 {
-    const ptrdiff_t state = call.batch * whole->hidden * kernels->real_size, steps = call.steps;
+    const ptrdiff_t units = call.batch * whole->hidden * kernels->real_size, steps = call.steps;
+    const ptrdiff_t state = call.batch * whole->outputs * kernels->real_size;
     lstmc_forward_layer layers[MAX_LAYERS];
     for (int l = 0; l < call.num_layers; l++) {
         layers[l] = whole[l];
         layers[l].packed = take(kernels->packed_size(&whole[l], call.cell));
         kernels->pack_layer((void *)layers[l].packed, &whole[l], call.cell);
-        layers[l].h = layers[l].c = layers[l].gates = NULL;
+        layers[l].h = layers[l].c = layers[l].gates = layers[l].m = NULL;
         layers[l].h_n = memcpy(take(state), whole[l].h0, state);
         layers[l].h0 = layers[l].h_n;
         if (whole[l].c0)
-            layers[l].c0 = layers[l].c_n = memcpy(take(state), whole[l].c0, state);
+            layers[l].c0 = layers[l].c_n = memcpy(take(units), whole[l].c0, units);
     }
     call.y = take(at_once * state);
     call.layers = layers;
@@ -129,47 +134,58 @@ static void check_steps(lstmc_forward call, const lstmc_forward_layer *whole, pt
     }
     for (int l = 0; l < call.num_layers; l++)
         if (memcmp(layers[l].h_n, whole[l].h_n, state) ||
-            (whole[l].c0 && memcmp(layers[l].c_n, whole[l].c_n, state)))
+            (whole[l].c0 && memcmp(layers[l].c_n, whole[l].c_n, units)))
             fail("differs from that of the sequence", "the final state");
 }
 
 static void recurrent(const double *number, int threads)
 {
     const ptrdiff_t steps = number[0], batch = number[1], inputs = number[2], hidden = number[3];
+    const ptrdiff_t outputs = number[5];
     const int layers = number[4], cell = kernels->cell(cell_name), saved = kernels->saved_of(cell);
-    const ptrdiff_t state = batch * hidden * kernels->real_size;
+    const ptrdiff_t state = batch * outputs * kernels->real_size, units = batch * hidden * kernels->real_size;
     lstmc_forward_layer f[MAX_LAYERS] = {{0}};
     lstmc_backward_layer b[MAX_LAYERS] = {{0}};
     for (int l = 0; l < layers; l++) {
         f[l] = (lstmc_forward_layer){.h_n = find("h_n") + l * state,
-                                     .h = find("h_l%d", l),
+                                     .h = find_of("h", l),
                                      .h0 = find("h0") + l * state,
-                                     .weight_ih = find("weight_ih_l%d", l),
-                                     .weight_hh = find("weight_hh_l%d", l),
-                                     .bias = find("bias_l%d", l),
-                                     .inputs = l ? hidden : inputs,
-                                     .hidden = hidden};
+                                     .weight_ih = find_of("weight_ih", l),
+                                     .weight_hh = find_of("weight_hh", l),
+                                     .bias = find_of("bias", l),
+                                     .weight_hr = seek("weight_hr", l),
+                                     .peepholes = seek("peephole", l),
+                                     .inputs = l ? outputs : inputs,
+                                     .hidden = hidden,
+                                     .outputs = outputs};
         b[l] = (lstmc_backward_layer){.dh0 = find("dh0") + l * state,
-                                      .dweight_ih = find("d_weight_ih_l%d", l),
-                                      .dweight_hh = find("d_weight_hh_l%d", l),
-                                      .dbias = find("d_bias_l%d", l),
+                                      .dweight_ih = find_of("d_weight_ih", l),
+                                      .dweight_hh = find_of("d_weight_hh", l),
+                                      .dbias = find_of("d_bias", l),
+                                      .dweight_hr = seek("d_weight_hr", l),
+                                      .dpeepholes = seek("d_peephole", l),
                                       .dh_n = find("dh_n") + l * state,
                                       .h = f[l].h,
                                       .weight_ih = f[l].weight_ih,
                                       .weight_hh = f[l].weight_hh,
+                                      .weight_hr = f[l].weight_hr,
+                                      .peepholes = f[l].peepholes,
                                       .inputs = f[l].inputs,
-                                      .hidden = hidden};
+                                      .hidden = hidden,
+                                      .outputs = outputs};
         if (saved && saved == kernels->gates_of(cell))
-            f[l].gates = find("gates_l%d", l);
+            f[l].gates = find_of("gates", l);
         else if (saved)
-            f[l].gates = take(steps * saved * state);
+            f[l].gates = take(steps * saved * units);
         b[l].gates = f[l].gates;
+        if (f[l].weight_hr)
+            b[l].m = f[l].m = take(steps * units);
         if (kernels->states_of(cell) == 2) {
-            f[l].c_n = find("c_n") + l * state;
-            f[l].c0 = find("c0") + l * state;
-            b[l].c = f[l].c = find("c_l%d", l);
-            b[l].dc0 = find("dc0") + l * state;
-            b[l].dc_n = find("dc_n") + l * state;
+            f[l].c_n = find("c_n") + l * units;
+            f[l].c0 = find("c0") + l * units;
+            b[l].c = f[l].c = find_of("c", l);
+            b[l].dc0 = find("dc0") + l * units;
+            b[l].dc_n = find("dc_n") + l * units;
         }
     }
     lstmc_forward forward = {.y = find("y"),
@@ -179,6 +195,7 @@ static void recurrent(const double *number, int threads)
                              .cell = cell,
                              .steps = steps,
                              .batch = batch,
+                             .clip = number[6],
                              .threads = threads};
     void *plan = take(kernels->forward_plan_size(layers));
     forward.scratch = take(kernels->plan_forward(plan, &forward));
@@ -193,6 +210,7 @@ static void recurrent(const double *number, int threads)
                                .cell = cell,
                                .steps = steps,
                                .batch = batch,
+                               .clip = number[6],
                                .threads = threads};
     plan = take(kernels->backward_plan_size());
     backward.scratch = take(kernels->plan_backward(plan, &backward));
@@ -212,9 +230,9 @@ static void linear(const double *number, int threads)
 static void adam(const double *number, int threads)
 {
     const ptrdiff_t n = number[0];
-    static const char *const names[] = {"params", "m", "v"};
+    static const char *const names[] = {"params", "m", "v"}, *const new[] = {"new_params", "new_m", "new_v"};
     for (int i = 0; i < 3; i++) /* updated in place */
-        memcpy(find("new_%s", names[i]), find(names[i]), n * kernels->real_size);
+        memcpy(find(new[i]), find(names[i]), n * kernels->real_size);
     kernels->adam(find("new_params"), find("new_m"), find("new_v"), find("grads"), number[1], number[2],
                   number[3], number[4], number[5], number[6], 0, n, threads);
 }
@@ -327,7 +345,7 @@ static void run_case(const header *is, const double *number)
             worst = a;
         }
     }
-    printf("%-8s f%d  %-40s %.1e (%s)\n", kernels->isa, 8 * kernels->real_size, is->name, largest,
+    printf("%-8s f%d  %-56s %.1e (%s)\n", kernels->isa, 8 * kernels->real_size, is->name, largest,
            worst->is->name);
 }
 

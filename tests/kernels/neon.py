@@ -58,16 +58,18 @@ SIZES = [(3, 2, 5, 3, 1), (4, 3, 17, 7, 3), (4, 7, 3, 16, 2), (3, 5, 9, 33, 2), 
 
 
 def recurrent(cell, *sizes):
-    inputs = random_problem(cell, *sizes)
+    row, inputs = CELLS[cell], random_problem(cell, *sizes)
     expected = {  # neon.c adds gradients of parameters to ones
         name: value + name.startswith("d_") for name, value in reference_solution(inputs).items()
     }
     for k, (_, *saved) in enumerate(reference_states(inputs)):
         # What a cell saves beside its gates may lie between them: of such cells the states alone.
-        names = CELLS[cell].states if CELLS[cell].saved_beside else CELLS[cell].saved
+        names = row.saved if row.has_c else row.states if row.saved_beside else row.saved
+        names = [name for name in names if name != "inside"]
         expected |= {f"{name}_l{k}": value for name, value in zip(names, saved)}
     inputs = {key: value for key, value in inputs.items() if key not in ("cell", "num_layers")}
-    return [*sizes], inputs, expected
+    numbers = [*sizes, row.units("h", sizes[3]), row.options.get("clip", 0)]
+    return numbers, inputs, expected
 
 
 def drawn(name, *sizes):
@@ -129,9 +131,12 @@ def functions(n):
 def cases():
     """Return the name of each case, its numbers, and its arrays by name."""
     for sizes in SIZES:
-        for cell in [name for name in CELLS if name in RECORDS]:  # as they are without options
+        for cell in CELLS:
             steps, batch, inputs, hidden, layers = sizes
-            name = f"{cell} T{steps} B{batch} I{inputs} H{hidden}, {layers} layers"
+            kernels = cell.removesuffix("_projected")
+            assert kernels in RECORDS
+            projected = " projected" if kernels != cell else ""
+            name = f"{kernels}{projected} T{steps} B{batch} I{inputs} H{hidden}, {layers} layers"
             yield name, *recurrent(cell, *sizes)
     for case in (linear, 2, 5, 7), (linear, 13, 17, 33), (linear, 65, 66, 67), (adam, 4099), \
                 (losses, 5, 3), (losses, 9, 1003), (functions, 1027):  # fmt: skip
@@ -146,7 +151,7 @@ def write_case(path, name, numbers, inputs, expected):
         for key, value, is_expected in records:
             values = np.asarray(value, "<f8")
             assert np.isfinite(values).all(), key
-            file.write(struct.pack("<48sqq", key.encode(), is_expected, values.size))
+            file.write(struct.pack("<80sqq", key.encode(), is_expected, values.size))
             file.write(values.tobytes())
 
 

@@ -43,7 +43,8 @@ def test_what_is_unknown_is_refused(ffi, table, dtype):
         assert table.pack_layer(ffi.NULL, layer, number) == unknown
         sizes = {"num_layers": 1, "cell": number, "steps": 2, "batch": 1, "threads": 1}
         forward, backward = ffi.new("lstmc_forward *", sizes), ffi.new("lstmc_backward *", sizes)
-        forward.layers, backward.layers = layer, ffi.new("lstmc_backward_layer[1]")
+        below = ffi.new("lstmc_backward_layer[1]")  # cffi frees what no name holds
+        forward.layers, backward.layers = layer, below
         plan = ffi.new("char[]", max(table.forward_plan_size(1), table.backward_plan_size()))
         assert table.plan_forward(plan, forward) == table.plan_backward(plan, backward) == unknown
     out, a = ffi.from_buffer(x), ffi.from_buffer(np.ones(3, dtype))
@@ -65,6 +66,24 @@ def test_records_say_the_same_in_both_languages(table, name):
     assert table.biases_of(number) == cell.biases
     assert table.saved_of(number) == len(cell.saved)
     assert table.states_of(number) == len(cell.states)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_projections_that_are_refused(ffi, table, name):
+    """Of a cell of two phases, and of one that has another use for h than its product with R."""
+    number = table.cell(name.encode())
+    weight = ffi.cast("void *", np.ones(6).ctypes.data)  # not read by a plan
+    sizes = {"inputs": 2, "hidden": 3, "outputs": 2, "weight_hr": weight}
+    stack = {"num_layers": 1, "cell": number, "steps": 2, "batch": 1, "threads": 1}
+    plan = ffi.new("char[]", max(table.forward_plan_size(1), table.backward_plan_size()))
+    layers = ffi.new("lstmc_forward_layer[1]", [sizes]), ffi.new("lstmc_backward_layer[1]", [sizes])
+    forward, backward = ffi.new("lstmc_forward *", stack), ffi.new("lstmc_backward *", stack)
+    forward.layers, backward.layers = layers
+    planned = table.plan_forward(plan, forward), table.plan_backward(plan, backward)
+    if RECORDS[name].kind == "gru":
+        assert planned == (-1, -1)
+    else:
+        assert min(planned) > 0
 
 
 def test_the_binding_refuses_an_unknown_cell():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import CELLS, ONE_OF_EACH_KIND
+from cases import OF_ALL_OPTIONS, ONE_OF_EACH_KIND, ROWS
 from stacks import layer_weights, random_problem, reference_solution, seed_of
 from support import assert_close, assert_same_bits
 from times import beyond
@@ -13,6 +13,7 @@ from lstmc._kernels.binding import core
 
 GUARD = 192  # bytes on either side: three times the widest vector
 PATTERN = 0xA5
+LIMIT = 0.1  # of the gradients of sums
 
 
 class Guarded:
@@ -59,18 +60,21 @@ BOUNDED = [
 
 
 @pytest.mark.parametrize(("sizes", "lengths"), BOUNDED, ids=lambda v: str(v and v[:8]))
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize(
+    "cell", [*ONE_OF_EACH_KIND, "lstm_coupled_peephole", "lstm_projected", *OF_ALL_OPTIONS]
+)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes, lengths, threads):
     """Called directly, with guards around all outputs and scratch; and the results are right."""
-    problem = random_problem(cell, *sizes)
+    problem = random_problem(cell, *sizes) | {"grad_clip": LIMIT}
     steps, batch, inputs, hidden, layers = sizes
     if lengths:
         problem["lengths"] = np.array(lengths)
     real = ~beyond(problem)  # (T, B): what it takes of an array is packed
     rows = np.count_nonzero(real)
-    cell = CELLS[cell]
-    gates = len(cell.gates) * hidden
+    cell = ROWS[cell]
+    number = table.cell(cell.name.removesuffix("_projected").encode())
+    gates, outputs = len(cell.gates) * hidden, cell.units("h", hidden)
     arrays = {}
 
     def array(name, shape, value=None, boundary=None, kind=dtype):
@@ -84,46 +88,50 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     backward_layers = ffi.new("lstmc_backward_layer[]", layers)
     for k in range(layers):
         f, b = forward_layers[k], backward_layers[k]
-        weights = zip(("weight_ih", "weight_hh", "bias"), layer_weights(problem, k), strict=True)
-        for name, weight in weights:
-            setattr(f, name, given(f"{name}_l{k}", weight))
-            setattr(b, "d" + name, array(f"d_{name}_l{k}", weight.shape, 0))
-        b.weight_ih, b.weight_hh = f.weight_ih, f.weight_hh
+        for name, weight in zip(cell.weights, layer_weights(problem, k), strict=True):
+            name_in_c = {"peephole": "peepholes"}.get(name, name)
+            setattr(f, name_in_c, given(f"{name}_l{k}", weight))
+            setattr(b, "d" + name_in_c, array(f"d_{name}_l{k}", weight.shape, 0))
+            if name != "bias":
+                setattr(b, name_in_c, getattr(f, name_in_c))
         for s in cell.states:
+            units = cell.units(s, hidden)
             setattr(f, f"{s}0", given(f"{s}0_{k}", problem[f"{s}0"][k]))
             setattr(b, f"d{s}_n", given(f"d{s}_n_{k}", problem[f"d{s}_n"][k]))
-            setattr(f, f"{s}_n", array(f"{s}_n_{k}", (batch, hidden)))
-            setattr(b, f"d{s}0", array(f"d{s}0_{k}", (batch, hidden)))
-            saved = array(f"{s}_{k}", (batch + rows, hidden))
+            setattr(f, f"{s}_n", array(f"{s}_n_{k}", (batch, units)))
+            setattr(b, f"d{s}0", array(f"d{s}0_{k}", (batch, units)))
+            saved = array(f"{s}_{k}", (batch + rows, units))
             setattr(f, s, saved)
             setattr(b, s, saved)
         if cell.trace_gates:
-            saved = (len(cell.gates) + cell.saved_beside) * hidden
-            f.gates = b.gates = array(f"gates_{k}", (rows, saved))
+            f.gates = b.gates = array(f"gates_{k}", (rows, table.saved_of(number) * hidden))
+        if "weight_hr" in cell.weights:
+            f.m = b.m = array(f"m_{k}", (rows, hidden))
         b.dgates = array(f"dgates_{k}", (rows, gates))
-        b.dh = array(f"dh_{k}", (rows, hidden))
+        b.dh = array(f"dh_{k}", (rows, outputs))
         if cell.has_c:
             b.dc = array(f"dc_{k}", (rows, hidden))
         if k:
-            b.dx = array(f"dx_{k}", (rows, hidden))
-        f.inputs = b.inputs = hidden if k else inputs
+            b.dx = array(f"dx_{k}", (rows, outputs))
+        f.inputs = b.inputs = outputs if k else inputs
         f.hidden = b.hidden = hidden
+        f.outputs = b.outputs = outputs
 
     sizes_and_kind = {
-        "num_layers": layers, "cell": table.cell(cell.name.encode()), "steps": steps, "batch": batch,
-        "threads": threads,
+        "num_layers": layers, "cell": number, "steps": steps, "batch": batch,
+        "threads": threads, "clip": cell.options.get("clip", 0),
     }  # fmt: skip
     if lengths:
         counts = real.sum(1)
         starts = np.concatenate([[0], np.cumsum(counts)])
-        step, number = np.nonzero(real)
-        before = np.where(step == 0, number, batch + starts[step - 1] + number)
+        step, row = np.nonzero(real)
+        before = np.where(step == 0, row, batch + starts[step - 1] + row)
         starts = array("starts", starts.shape, starts, kind=np.intp)
         before = array("before", before.shape, before, kind=np.intp)
         sizes_and_kind["starts"] = ffi.cast("ptrdiff_t *", starts)
     forward = ffi.new("lstmc_forward *", sizes_and_kind)
     forward.layers, forward.x = forward_layers, given("x", problem["x"][real])
-    forward.y = array("y", (rows, hidden))
+    forward.y = array("y", (rows, outputs))
     plan = array("forward's plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
     size = table.plan_forward(plan, forward)
     forward.scratch = array("forward's scratch", size, boundary=64, kind=np.uint8)
@@ -131,12 +139,14 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
     y = arrays["y"].array.copy()
 
     backward = ffi.new("lstmc_backward *", sizes_and_kind)
+    backward.grad_clip = LIMIT
     if lengths:
         backward.before = ffi.cast("ptrdiff_t *", before)
     backward.layers, backward.x = backward_layers, forward.x
     backward.dy, backward.dx = given("dy", problem["dy"][real]), array("dx", (rows, inputs))
     plan = array("backward's plan", table.backward_plan_size(), boundary=64, kind=np.uint8)
     needed = table.plan_backward(plan, backward)
+    assert needed <= size  # one block serves both
     backward.scratch = array("backward's scratch", needed, boundary=64, kind=np.uint8)
     table.backward(plan, backward)
 
@@ -152,17 +162,23 @@ def test_forward_and_backward_keep_within_bounds(ffi, table, dtype, cell, sizes,
             actual = arrays[name].array
         assert_close(actual, expected, tolerance, name)
 
-    for k in range(layers):  # once more, saving nothing
-        f = forward_layers[k]
-        f.h = f.c = f.gates = ffi.NULL
-    arrays["y"].array[...] = 0
-    plan = array("another plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
-    size = table.plan_forward(plan, forward)
-    forward.scratch = array("another scratch", size, boundary=64, kind=np.uint8)
-    table.forward(plan, forward)
-    for name, guarded in arrays.items():
-        guarded.check(name)
-    assert_same_bits(arrays["y"].array, y)
+    for packs in (False, True):  # once more, saving nothing; then with weights that are packed
+        for k in range(layers):
+            f = forward_layers[k]
+            f.h = f.c = f.gates = f.m = ffi.NULL
+            if packs:
+                size = table.packed_size(forward_layers + k, number)
+                packed = array(f"packed_l{k}", size, boundary=64, kind=np.uint8)
+                assert table.pack_layer(packed, forward_layers + k, number) == 0
+                f.packed = packed
+        arrays["y"].array[...] = 0
+        plan = array("another plan", table.forward_plan_size(layers), boundary=64, kind=np.uint8)
+        size = table.plan_forward(plan, forward)
+        forward.scratch = array("another scratch", size, boundary=64, kind=np.uint8)
+        table.forward(plan, forward)
+        for name, guarded in arrays.items():
+            guarded.check(name)
+        assert_same_bits(arrays["y"].array, y)
 
 
 @pytest.mark.parametrize("columns", [1, 7, 16, 33])

@@ -129,6 +129,7 @@ class Run:
                 setattr(layers[k], name, self.given(f"{name}_{k}"))
             layers[k].h_n = self.array(f"h_n_{k}", state)
             layers[k].inputs, layers[k].hidden = self.hidden if k else self.inputs, self.hidden
+            layers[k].outputs = self.hidden
             if saves:
                 layers[k].h = self.array(f"h_{k}", (self.steps + 1, *state))
                 layers[k].gates = self.array(
@@ -191,6 +192,7 @@ class Run:
             layers[k].dh_n = self.given(f"dh_n_{k}")
             layers[k].dh0 = self.array(f"d_h0_{k}", (self.batch, self.hidden))
             layers[k].inputs, layers[k].hidden = self.hidden if k else self.inputs, self.hidden
+            layers[k].outputs = self.hidden
         call = self.call("backward", layers)
         call.x, call.dy = self.given("x"), self.given("dy")
         call.dx = self.array("d_x", self.problem["x"].shape)

@@ -28,6 +28,7 @@ from gpu import MUTANTS as OF_GPU
 from kernels import MUTANTS as OF_KERNELS
 from layers import MUTANTS as OF_LAYERS
 from recurrent import MUTANTS as OF_RECURRENT
+from variants import MUTANTS as OF_VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = Path("src/lstmc/_kernels")
@@ -46,6 +47,12 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
 # What is likely to see a change of a file first; the others follow.
 FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "layers/test_layers"],
          "c/flat/activations.h": ["layers/test_activations", "kernels/test_c_api"],
+         "c/cells/lstm.h": ["recurrent/test_variants"],
+         "c/cells/lstm_variant.h": ["recurrent/test_variants"],
+         "c/gradients.h": ["recurrent/test_variants"],
+         "c/cells/packed.h": ["recurrent/test_variants", "kernels/test_c_api_bounds"],
+         "c/plan.h": ["recurrent/test_variants", "kernels/test_c_api_bounds", "kernels/test_c_api"],
+         "binding/recurrent.pxi": ["kernels/test_binding_rows", "kernels/test_binding"],
          "c/rows.h": ["layers/test_layers", "recurrent/test_time"],
          "c/linear.h": ["layers/test_layers"], "c/flat/optimisers.h": ["test_optim", "test_clipping"],
          "c/vmath.h": ["kernels/test_c_api"], "c/dispatch.c": ["kernels/test_c_api"],
@@ -65,7 +72,7 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "laye
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
-MUTANTS = OF_KERNELS + OF_LAYERS + OF_BINDING + OF_RECURRENT + OF_GPU
+MUTANTS = OF_KERNELS + OF_VARIANTS + OF_LAYERS + OF_BINDING + OF_RECURRENT + OF_GPU
 
 
 def run(command, folder, environment, timeout):

@@ -37,8 +37,8 @@ MUTANTS = [
      "self._gather(_matrix(total), _matrix(parts[1]), adds=True)",
      "self._gather(_matrix(total), _matrix(parts[1]))"),
     ("run: both directions get the forward one's dy", RUN,
-     "[:, d * self.hidden : (d + 1) * self.hidden]", "[:, : self.hidden]"),
-    ("windows: changes cross a reset", WINDOWS, "out[:, window.cut] = 0", "pass"),
+     "[:, d * self.features : (d + 1) * self.features]", "[:, : self.features]"),
+    ("windows: changes cross a reset", WINDOWS, "departed[:, window.cut] = 0", "pass"),
     ("windows: they begin at the first reset", WINDOWS,
      "steps - 1 - within[::-1].argmax(0)", "within.argmax(0)"),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ respects is tested with the rows that the table of cells has of them, wherever i
 """
 
 import copy
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -42,7 +43,11 @@ DIFFERENCE_TOLERANCE = 1e-7
 # Units on either side of the widths of vectors, and of two of them.
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 65]
 
-VARIANTS = [name for name in CELLS if name in LSTMS and name != "lstm"]
+# Each option alone, two, and all; CELLS has fewer, as other tests are about more than options.
+VARIANTS = [
+    "lstm_peephole", "lstm_coupled", "lstm_coupled_peephole", "lstm_clipped", "lstm_projected",
+    "lstm_coupled_peephole_clipped_projected",
+]  # fmt: skip
 STEPS, BATCH, INPUTS = 5, 4, 3
 
 
@@ -82,6 +87,17 @@ def test_a_third_of_the_sums_is_limited(cell):
         assert 0.2 < inside.mean() < 0.7
 
 
+@pytest.mark.parametrize("cell", [name for name in LSTMS if "clipped" in name])
+def test_a_sum_that_is_not_a_number_is_not_limited(isa, dtype, cell):
+    """It stays in its row, and every unit of that sees it."""
+    problem = as_type(problem_of(cell, layers=2, hidden=9), dtype)
+    problem["x"][1, 2, 0] = np.nan
+    y = solution(problem)["y"]
+    assert np.isnan(y[1:, 2]).all()
+    assert np.isfinite(y[:, [0, 1, 3]]).all()
+    assert np.isfinite(y[0]).all()
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("projection", range(len(WIDTHS)), ids=lambda i: f"P{WIDTHS[i]}")
 @pytest.mark.parametrize("cell", ["lstm_projected", *OF_ALL_OPTIONS])
@@ -112,9 +128,15 @@ def test_projections_of_any_width(monkeypatch, isa, dtype, narrow, hidden, layer
 )
 @pytest.mark.parametrize("cell", VARIANTS)
 def test_blocks(isa, dtype, cell, sizes):
-    """Sizes that are cut in several blocks: of rows, of the sums' terms, of a projection's."""
+    """Sizes that are cut in several blocks: of time, of rows, of the sums' terms, of a projection's."""
     *others, hidden = sizes
-    check_against_reference(problem_of(cell, "plain", 1, 1, hidden, others), dtype)
+    problem = problem_of(cell, "plain", 2, 1, hidden, others)
+    check_against_reference(problem, dtype)
+    problem = as_type(problem, dtype)
+    layer, state = make_layer(problem), first_state(problem)
+    y, last = layer(problem["x"], state)
+    assert_same_bits(y, solution(problem)["y"])
+    assert_same_bits(parts_of(last), parts_of(layer.forward(problem["x"], state)[1]))
 
 
 @pytest.mark.parametrize("cell", ["lstm_projected", *OF_ALL_OPTIONS])
@@ -193,6 +215,17 @@ def test_widths_of_limited_gradients(isa, dtype, cell, width):
 def test_limited_gradients_of_every_combination(dtype, cell):
     problem = problem_of(cell, "lengths and resets", 2, 2)
     check_against_reference(problem | {"grad_clip": LIMIT}, dtype)
+
+
+def test_what_is_not_limited_is_the_derivative(dtype, cell):
+    problem = as_type(problem_of(cell, "lengths", 2, 2), dtype)
+    limited = make_layer(problem, grad_clip=LIMIT)
+    expected = solution(problem, make_layer(problem))
+    _, _, trace = limited.forward(problem["x"], first_state(problem), **time_of(problem))
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem), limit=False)
+    assert_same_bits(dx, expected["dx"])
+    dx, _ = limited.backward(problem["dy"], trace, arriving_state(problem))
+    assert not np.array_equal(dx, expected["dx"])
 
 
 def test_a_limit_that_is_not_reached_changes_nothing(dtype, cell):
@@ -362,7 +395,7 @@ def test_flags_that_are_refused(name, value):
         lstmc.LSTM(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [0, -1, 0.0, -0.5, 1e-60, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -372,7 +405,9 @@ def test_limits_that_are_refused(make, name, value):
         make(3, 4, **{name: value})
 
 
-@pytest.mark.parametrize("value", ["1", [1.0], True, 1j])
+@pytest.mark.parametrize(
+    "value", ["1", [1.0], True, 1j, 10**400, np.ones(2)], ids=lambda x: repr(x)[:9]
+)
 @pytest.mark.parametrize(
     ("make", "name"), [(lstmc.LSTM, "clip"), *((make, "grad_clip") for make in
                                                (lstmc.LSTM, lstmc.GRU, lstmc.RNN))],
@@ -385,10 +420,11 @@ def test_limits_that_are_no_numbers(make, name, value):
 @pytest.mark.parametrize(
     ("value", "error"),
     [(-1, ValueError), (4, ValueError), (5, ValueError), (2.0, TypeError), (True, TypeError),
-     ("2", TypeError), (None, TypeError)],
+     ("2", TypeError), (None, TypeError), (0.0, TypeError), (False, TypeError),
+     (np.ones(2, int), TypeError)],
 )  # fmt: skip
 def test_projections_that_are_refused(value, error):
-    with pytest.raises(error, match=f"proj_size must be .*got {value!r}"):
+    with pytest.raises(error, match=f"proj_size must be .*got {re.escape(repr(value))}"):
         lstmc.LSTM(3, 4, proj_size=value)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Described",
     "built_in",
     "check_rng",
+    "check_tensors",
     "describe",
     "entry",
     "generator",
@@ -63,6 +64,7 @@ class _Making:
     classes: dict
     rng: Any = None  # the Generator of initial weights; None leaves them zero
     room: float = np.inf  # the elements that all parameters together may have
+    tensors: float = np.inf  # how many parameters there may be
     left: float = field(init=False)
     depth: int = 0
 
@@ -98,10 +100,11 @@ def check_rng(rng):
 def generator(rng, of_weights=True):
     """Return the generator that a new layer draws from, or None if its weights are to stay zero.
 
-    While a layer is made from a description, it has that of the making, unless it was given one.
+    While a layer is made from a description, it has that of the making, unless it was given another one, and
+    what is no weight it draws from one of its own.
     """
     making = _making.get()
-    if making is None or rng is not None:
+    if making is None or not (rng is None or rng is making.rng):
         return check_rng(rng)
     if of_weights:
         return making.rng
@@ -128,7 +131,14 @@ def take_room(name, count, each=False):
         making.left -= count
 
 
-def make(description, layers=None, rng=None, room=np.inf):
+def check_tensors(name, count):
+    """Refuse more parameters than the file that a layer is made for has tensors, before they are named."""
+    making = _making.get()
+    if making is not None and count > making.tensors:
+        raise ValueError(f"{name} is {count}, and there are not as many tensors")
+
+
+def make(description, layers=None, rng=None, room=np.inf, tensors=np.inf):
     """Return a new layer of a description, on the CPU.
 
     Parameters
@@ -138,8 +148,8 @@ def make(description, layers=None, rng=None, room=np.inf):
         Of layers that lstmc does not have, by name.
     rng : numpy Generator or None
         Draws the weights; None leaves them zero.
-    room : int
-        The elements that all parameters together may have.
+    room, tensors : int
+        The elements that all parameters together may have, and how many of them there may be.
 
     Raises
     ------
@@ -149,7 +159,7 @@ def make(description, layers=None, rng=None, room=np.inf):
     layers = {} if layers is None else layers
     if not isinstance(layers, dict) or not all(isinstance(one, type) for one in layers.values()):
         raise TypeError(f"layers must be a dict of classes by name, got {layers!r:.100}")
-    with _set(_making, _Making({**_BUILT_IN, **layers}, rng, room)):
+    with _set(_making, _Making({**_BUILT_IN, **layers}, rng, room, tensors)):
         layer = _make(description)
     if describe(layer) != description:
         raise ValueError(

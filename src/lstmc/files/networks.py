@@ -74,7 +74,7 @@ def make_network(description, arrays, layers=None):
     """
     elements = sum(math.prod(array.shape) for array in arrays.values())
     description = _time_major_inside(description, layers or {})
-    net = make(description, layers, room=2 * elements + 4096)
+    net = make(description, layers, room=2 * elements + 4096, tensors=len(arrays) + 64)
     _fill(net, arrays)
     return net
 

@@ -41,7 +41,8 @@ class LayerGates:
         Steps in which the product of a unit's forget gates falls to 1/e: 1 over the mean of -log f. Infinite
         where f is always 1. Of a cell without c, the gate that keeps h. None where no gate keeps a state.
     dead : list of int
-        Units whose h moves by less than 0.001 over all steps and rows, if there are several.
+        Units whose h, before it is projected, moves by less than 0.001 over all steps and rows, if there are
+        several.
     shut : list of int
         Units cut off by a gate: nothing gets in, or nothing gets out. Of an LSTM an input or output gate
         stays below 0.1, of a GRU the update gate above 0.9.
@@ -200,7 +201,7 @@ def _describe(name, trace):
 
 
 def _statistics(name, trace):
-    cell, hidden = trace.cell, trace.h.shape[-1]
+    cell = trace.cell
     arrays = {name: host(a) for name, a in {**trace.gates, "h": trace.h}.items()}
     values = {gate: trace.real(a) for gate, a in arrays.items()}  # (n, H)
     gates = {gate.name: gate for gate in (*cell.all_gates, trace.h_gate)}
@@ -212,7 +213,8 @@ def _statistics(name, trace):
         if limits:
             low[gate], high[gate] = float((a < limits[0]).mean()), float((a > limits[1]).mean())
     h = values["h"]
-    moves = np.ptp(h, axis=0) if len(h) > 1 else np.full(hidden, np.inf)
+    made = h if trace.m is None else trace.real(host(trace.m))  # by the units: h may be projected
+    moves = np.ptp(made, axis=0) if len(made) > 1 else np.full(made.shape[1], np.inf)
     return LayerGates(
         name=name,
         cell=cell.kind,

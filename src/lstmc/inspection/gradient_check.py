@@ -9,7 +9,7 @@ from .._kernels.devices import copy_into, host
 from ..files import check_rng
 from ..layer import Layer, check_size
 from ..network import layout_of
-from ..passes import run
+from ..passes import differentiate, run
 from .inputs import loss_and_trace, loss_at, network_of, real_steps
 from .reports import Report, plain
 
@@ -133,7 +133,8 @@ def check_gradients(net, x, targets=None, state=None, *, lengths=None, resets=No
     ----------
     net : recurrent layer, network or LanguageModel
         If it is float32, a copy in float64 is checked, which requires that all layers are lstmc's or define
-        ``options()``. Nothing is dropped. The network does not change.
+        ``options()``. Nothing is dropped, and no gradient limited (``grad_clip``), which is not its
+        derivative then. The network does not change.
     x : ndarray
         What the network takes. Its gradient is checked too, unless it holds tokens.
     targets : optional
@@ -197,7 +198,7 @@ def check_gradients(net, x, targets=None, state=None, *, lengths=None, resets=No
     before = net.params.copy(), net.grads.copy()
     try:
         net.zero_grad()
-        dx, dstate = net.backward(dy, trace)
+        dx, dstate = differentiate(net, dy, trace)
         tensors = [(name, net[name], net.grad(name)) for name in net.parameters()]
         if dx is not None and hasattr(x, "dtype") and x.dtype.kind == "f":
             tensors.append(("x", x, dx))

@@ -1,6 +1,7 @@
 """Linear: an affine map of the last axis."""
 
 import math
+import re
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ..steppers import LinearStepper
 from ..traces import Trace
 
 __all__ = ["Linear"]
+
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # of a layer, in one way of writing it
 
 
 @built_in("in_features", "out_features", bias=True, dtype="float32", tied_to=None)
@@ -44,9 +47,9 @@ class Linear(Layer):
     def __init__(self, in_features, out_features, bias=True, dtype=np.float32, rng=None,
                  device="cpu", *, tied_to=None):  # fmt: skip
         super().__init__(dtype, device)
-        if tied_to is not None and not (isinstance(tied_to, str) and tied_to.isdecimal()):
+        if tied_to is not None and not (isinstance(tied_to, str) and NUMBER.fullmatch(tied_to)):
             raise TypeError(
-                f'tied_to must be the number of a layer, as "0", or None, got {tied_to!r}'
+                f'tied_to must be the number of a layer, as "0", or None, got {tied_to!r:.100}'
             )
         self._tied_to = tied_to
         self._in_features = check_size("in_features", in_features)

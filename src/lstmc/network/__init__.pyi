@@ -116,7 +116,9 @@ class Place:
         consume: bool = False,
         need_grads: bool = True,
         record: list[Any] | None = None,
+        limit: bool = True,
     ) -> tuple[_Array | None, _State]: ...
+    def check_movable(self, kernels: Any) -> None: ...
     def backward_takes(self, option: str) -> bool: ...
 
 def layout_of(

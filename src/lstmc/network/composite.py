@@ -201,8 +201,8 @@ class Composite(Layer):
     def check_movable(self, kernels):
         """Refuse to move to the device of these kernels, before anything has moved."""
         self._check_layers(ValueError, "it cannot be moved")
-        for layer in self._own():
-            layer.check_movable(kernels)
+        for place in self._places:
+            place.check_movable(kernels)
 
     def retyped(self, dtype):
         """Return a deep copy in another type."""

@@ -2,6 +2,9 @@
 
 import inspect
 
+from .._kernels.messages import located
+from ..layer import Layer
+
 __all__ = ["Place", "check_layers", "directions_of"]
 
 
@@ -83,7 +86,7 @@ class Place:
         return {name: value for name, value in times.items() if name in self._forward_takes}
 
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
-                 need_grads=True, record=None):  # fmt: skip
+                 need_grads=True, record=None, limit=True):  # fmt: skip
         """Call the layer's backward with those of the options that it takes."""
         takes, options = self._backward_takes, {}
         if "num_threads" in takes:
@@ -96,7 +99,18 @@ class Place:
             options["need_grads"] = False
         if record is not None:
             options["record"] = record
+        if not limit and "limit" in takes:
+            options["limit"] = False
         return self.layer.backward(dy, trace, dstate, **options)
+
+    def check_movable(self, kernels):
+        """Refuse to move to the device of these kernels, by the name of the layer, if it cannot."""
+        if not isinstance(self.layer, Layer):
+            return
+        try:
+            self.layer.check_movable(kernels)
+        except (TypeError, ValueError) as error:
+            raise located(error, self.index, self.layer) from error
 
     def backward_takes(self, option):
         """Return whether the layer's backward has a parameter of this name."""

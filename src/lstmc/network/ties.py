@@ -47,3 +47,5 @@ def tie(layers, params, grads):
     """Give tied layers the weights and their gradients, views by "number.name"."""
     for _, layer, to in _ties(layers):
         layer.tie(params[f"{to}.weight"], grads[f"{to}.weight"])
+        # One thread at a time adds to a gradient, through whichever layer.
+        layer.turns = getattr(layers[to], "turns", layer.turns)

@@ -4,8 +4,9 @@ import functools
 import inspect  # which NumPy has imported
 
 from ..cells import CELLS, lstm_cell
+from ..checks import check_limit
 from ..files import built_in
-from ..layer import check_flag, check_limit, check_size, fixed
+from ..layer import check_flag, check_size, fixed
 from .stack import Recurrent
 from .weights import check_optional
 
@@ -145,8 +146,7 @@ class LSTM(Recurrent):
         self._peephole = check_flag("peephole", peephole)
         self._coupled = check_flag("coupled", coupled)
         self._clip = check_limit("clip", clip)
-        if proj_size != 0 or isinstance(proj_size, bool):
-            self._proj_size = check_size("proj_size", proj_size)
+        self._proj_size = check_size("proj_size", proj_size, least=0)
         self._forget_bias = check_optional("forget_bias", forget_bias)
         self._chrono = check_optional("chrono", chrono, least=2)
         self._cell = lstm_cell(coupled, peephole, clip is not None)

@@ -5,9 +5,10 @@ import numpy as np
 from .._kernels import cpu
 from .._kernels.calls import Weights
 from ..cells import Cell
-from ..files import check_rng, generator
-from ..layer import Layer, check_flag, check_limit, check_share, check_size, fixed
-from .weights import check_beginning, drawn
+from ..checks import check_limit
+from ..files import check_rng, check_tensors, generator
+from ..layer import Layer, check_flag, check_share, check_size, fixed
+from .weights import begin_keeping, beginning, check_beginning
 
 __all__ = ["Options"]
 
@@ -39,11 +40,6 @@ NOT_ON_GPU = {
 }
 
 
-def _as_drawn(values):
-    """Return what ``allocate`` asks for of values that are there; of none, zeros."""
-    return lambda rng, shape: np.zeros(shape) if values is None else values
-
-
 class Options(Layer):
     """The options and parameters of a stack of recurrent layers: see ``Recurrent``."""
 
@@ -73,6 +69,7 @@ class Options(Layer):
         self._input_size = check_size("input_size", input_size)
         self._hidden_size = check_size("hidden_size", hidden_size)
         self._num_layers = check_size("num_layers", num_layers)
+        check_tensors("num_layers", self._num_layers)
         self._bias = check_flag("bias", bias)
         self._batch_first = check_flag("batch_first", batch_first)
         self._variational = check_flag("variational", variational)
@@ -90,8 +87,9 @@ class Options(Layer):
         self._limits = self._clip or 0.0, self._grad_clip or 0.0
         check_beginning(self)
         rng = generator(rng)
-        values = {} if rng is None else dict(drawn(self, rng))
-        self.allocate(rng, {name: _as_drawn(values.get(name)) for name in self.parameters()})
+        self.allocate(rng, {name: beginning(self, name) for name in self.parameters()})
+        if rng is not None:
+            begin_keeping(self, rng)
         self._rng = generator(rng, of_weights=False) if self._dropout else None
 
     @property

@@ -65,7 +65,7 @@ class Run:
         return x
 
     def backward(self, dy, trace, arriving, departing, recorded=None, need_dx=True, consume=False,
-                 need_grads=True):  # fmt: skip
+                 need_grads=True, limit=True):  # fmt: skip
         """Differentiate all layers: return the rows of dx, (N, I), or dx itself, (T, B, I), or None.
 
         Parameters
@@ -77,11 +77,12 @@ class Run:
             which are written.
         recorded : list of StateGradients, optional
             To be filled in.
-        need_dx, consume, need_grads
+        need_dx, consume, need_grads, limit
             As for ``Recurrent.backward``.
         """
         layer, directions = self.layer, self.directions
         weights, dweights = layer.both_weights()
+        clip, grad_clip = layer.limits
         on_grid = directions == 1 and not recorded
         if dy is not None and not on_grid:
             dy = self.of.packed(dy, self.num_threads, layer.pool.array)
@@ -120,7 +121,9 @@ class Run:
                 if recorded:
                     above = recorded[numbers[-1]].dh_above
                     above[...] = 0 if arrives is None else arrives.reshape(above.shape)
-                stacks.append(BackwardStack(calls, dx, arrives, source, *layer.limits))
+                stacks.append(
+                    BackwardStack(calls, dx, arrives, source, clip, grad_clip if limit else 0.0)
+                )
             if self.of.count:
                 layer.kernels.recurrent_backward(layer.handle, stacks, rows, self.num_threads)
             dy = self._added([stack.dx for stack in stacks], recorded, group)

@@ -244,7 +244,7 @@ class Recurrent(Options):
 
     @in_turn
     def backward(self, dy, trace, dstate=None, num_threads=None, need_dx=True, consume=False,
-                 need_grads=True, record=None):  # fmt: skip
+                 need_grads=True, record=None, limit=True):  # fmt: skip
         """Differentiate a forward call: add to ``grads``, and return the gradients of x and state.
 
         Parameters
@@ -266,6 +266,8 @@ class Recurrent(Options):
             A StateGradients for each layer of the stack and each of its directions, in the order of
             ``trace.layers``, is appended to it: the gradients at the states of every step. Not with
             `consume`.
+        limit : bool
+            If not, ``grad_clip`` limits nothing: what is returned, and added, are the derivatives.
 
         Returns
         -------
@@ -303,7 +305,7 @@ class Recurrent(Options):
                 for t, weights in zip(trace.layers, self.both_weights()[0])
             ]
         dx = Run(self, of, num_threads, trace.masks).backward(
-            dy, trace, arriving, departing, recorded, need_dx, consume, need_grads
+            dy, trace, arriving, departing, recorded, need_dx, consume, need_grads, limit
         )
         if need_grads and self._learn_initial_state:
             for part, first, through in zip(self._cell.states, departing, gradient):

@@ -1,11 +1,12 @@
 """How the weights of a recurrent layer begin: ways to draw them, and biases that keep a state at first."""
 
 import math
-import sys
 
 import numpy as np
 
-__all__ = ["INITIALISATIONS", "check_beginning", "check_optional", "drawn"]
+from .._kernels.devices import copy_into, host
+
+__all__ = ["INITIALISATIONS", "begin_keeping", "beginning", "check_beginning", "check_optional"]
 
 
 def _uniform(layer, kind, shape, rng):
@@ -46,20 +47,23 @@ def _orthogonal_matrix(rows, columns, rng):
     return q if rows >= columns else q.T
 
 
-def check_optional(name, value, least=-sys.float_info.max):
-    """Return a finite number of at least so much as a float, or None; refuse anything else."""
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def check_optional(name, value, least=-LARGEST):
+    """Return a number that float32 has, of at least so much, as a float, or None; refuse anything else."""
     if value is None:
         return None
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not least <= value <= sys.float_info.max:
-        or_more = f" of {least:g} or more" if least > -sys.float_info.max else ""
+    if not real or not least <= value <= LARGEST:
+        or_more = f" of {least:g} or more" if least > -LARGEST else ""
         raise ValueError(f"{name} must be None or a finite number{or_more}, got {value!r:.100}")
     return float(value)
 
 
 def check_beginning(layer):
     """Refuse options of how a layer begins that are unknown, cannot be met, or contradict each other."""
-    if layer.init not in tuple(INITIALISATIONS):
+    if not isinstance(layer.init, str) or layer.init not in INITIALISATIONS:
         raise ValueError(f"init must be one of {', '.join(INITIALISATIONS)}, got {layer.init!r}")
     if layer.init == "identity" and layer.cell.h.bounds is not None:
         raise ValueError(
@@ -73,42 +77,43 @@ def check_beginning(layer):
         raise ValueError("forget_bias must be None with chrono, which sets the same biases")
 
 
-def drawn(layer, rng):
-    """Yield the name and the first values of each parameter of a new layer that is not zero at first.
+def beginning(layer, name):
+    """Return what ``allocate`` asks for of a parameter: a function of (rng, shape), by ``init``."""
+    kind = name[: name.index("_l")]
 
-    They are drawn in this order: all parameters as they lie, by ``init``; then, direction by direction, u of
-    ``chrono``, so that what keeps a state does not change what else is drawn.
-    """
-    draw, biases = INITIALISATIONS[layer.init], {}
-    for name, shape in layer.parameters().items():
-        kind = name[: name.index("_l")]
+    def draw(rng, shape):
         if kind.startswith("initial"):
-            continue
-        values = draw(layer, kind, shape, rng)
-        if kind == "bias":
-            biases[name] = values
-        else:
-            yield name, values
-    for name, bias in biases.items():
-        _begin_keeping(layer, bias, rng)
-        yield name, bias
+            return np.zeros(shape)
+        return INITIALISATIONS[layer.init](layer, kind, shape, rng)
+
+    return draw
 
 
-def _begin_keeping(layer, bias, rng):
-    """Let the cell keep its state at first, as ``forget_bias`` or ``chrono`` says."""
+def begin_keeping(layer, rng):
+    """Let a new layer's cells keep their state at first, as ``forget_bias`` or ``chrono`` says.
+
+    u of ``chrono`` is drawn after all parameters, so that it does not change what these are.
+    """
     cell, hidden = layer.cell, layer.hidden_size
     names = {gate.name: gate.activation for gate in cell.gates}
     keeps = [cell.rows(cell.keeps, hidden)] if cell.keeps in names else []
     # The gates that let in what is written; they are all there is to set where what is kept is 1 - i.
     lets_in = [cell.rows(n, hidden) for n in cell.writes if names.get(n) == "sigmoid"]
-    if layer.forget_bias is not None:
-        for rows in keeps:
-            bias[rows] += layer.forget_bias
-        for rows in () if keeps else lets_in:
-            bias[rows] -= layer.forget_bias
-    if layer.chrono is not None:
-        log_u = np.log(rng.uniform(1, layer.chrono - 1, hidden))
-        for rows in keeps:
-            bias[rows] = log_u
-        for rows in lets_in:
-            bias[rows] = -log_u
+    if layer.forget_bias is None and layer.chrono is None:
+        return
+    for name in layer:
+        if not name.startswith("bias"):
+            continue
+        bias = host(layer[name]).astype(np.float64)
+        if layer.forget_bias is not None:
+            for rows in keeps:
+                bias[rows] += layer.forget_bias
+            for rows in () if keeps else lets_in:
+                bias[rows] -= layer.forget_bias
+        else:
+            log_u = np.log(rng.uniform(1, layer.chrono - 1, hidden))
+            for rows in keeps:
+                bias[rows] = log_u
+            for rows in lets_in:
+                bias[rows] = -log_u
+        copy_into(layer[name], bias.astype(layer.dtype))

@@ -293,6 +293,23 @@ def test_recorded_gradients_are_those_behind_the_mask(time, directions):
 # --------------------------------------------------------------------------------------------------
 
 
+class OfItsOwn(lstmc.LSTM):
+    """A layer of a user's own, which is given the generator of the whole where it is cloned."""
+
+
+@pytest.mark.parametrize("make", [lstmc.LSTM, OfItsOwn])
+def test_layers_of_a_clone_do_not_share_a_generator(make):
+    """What one draws would depend on the others, and a checkpoint of the network could not be read."""
+    net = lstmc.Sequential(
+        make(2, 3, 2, dropout=P), lstmc.Dropout(P), lstmc.GRU(3, 2, 2, dropout=P), make(2, 3)
+    )
+    first, second = (net.clone(rng=5) for _ in range(2))
+    generators = [layer.rng for layer in first.layers[:3]]
+    assert len({id(rng.bit_generator) for rng in generators}) == 3
+    assert len({rng.random() for rng in generators}) == 3
+    assert_same_bits(first.params, second.params)
+
+
 def test_the_generator_can_be_set():
     layer, x = lstmc.LSTM(2, 9, 2, dropout=P, rng=0), np.ones((3, 2, 2), np.float32)
     layer.rng = 4

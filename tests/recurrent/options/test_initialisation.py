@@ -163,25 +163,16 @@ def test_the_shortest_chrono():
 
 def test_coupled_gates_lower_what_lets_in():
     """Where what is kept is 1 - i, and f has no rows."""
-    from lstmc.cells import CELLS as RECORDS
-    from lstmc.recurrent.weights import drawn
-
-    layer = lstmc.LSTM(3, 5, rng=0)
-    cell = RECORDS["lstm"]
-    layer._cell = cell._replace(gates=tuple(g for g in cell.gates if g.name != "f"))
-    for name, value in (("forget_bias", 2.0), ("chrono", 50.0)):
-        plain = dict(drawn(layer, np.random.default_rng(1)))["bias_l0"]
-        setattr(layer, f"_{name}", value)
-        bias = dict(drawn(layer, np.random.default_rng(1)))["bias_l0"]
-        setattr(layer, f"_{name}", None)
+    plain = lstmc.LSTM(3, 5, rng=0, coupled=True)["bias_l0"]
+    raised = lstmc.LSTM(3, 5, rng=0, coupled=True, forget_bias=2.0)["bias_l0"]
+    assert_close(raised[:5], plain[:5] - 2, 1e-7)
+    spread = lstmc.LSTM(3, 5, rng=0, coupled=True, chrono=50)["bias_l0"]
+    assert (spread[:5] <= 0).all()
+    assert spread[:5].min() > -math.log(49)
+    assert spread[:5].min() < -1
+    for bias in (raised, spread):
         assert bias.shape == (15,)
         assert_same_bits(bias[5:], plain[5:])
-        if name == "forget_bias":
-            assert_close(bias[:5], plain[:5] - 2, 1e-15)
-        else:
-            assert (bias[:5] <= 0).all()
-            assert bias[:5].min() > -math.log(49)
-            assert bias[:5].min() < -1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -211,6 +202,8 @@ def test_clones_and_files(options, tmp_path):
 REFUSED = [
     (lambda: lstmc.LSTM(3, 4, init="he"), "init must be one of uniform, orthogonal, identity, got 'he'"),
     (lambda: lstmc.LSTM(3, 4, init=["uniform"]), r"init must be one of .*, got \['uniform'\]"),
+    (lambda: lstmc.LSTM(3, 4, init=np.array(["uniform", "zero"])), "init must be one of .*, got array"),
+    (lambda: lstmc.LSTM(3, 4, forget_bias=1e300), "forget_bias must be None or a finite number, got 1e.300"),
     (lambda: lstmc.LSTM(3, 4, chrono=10**400), "chrono must be None or a finite number of 2 or more"),
     (lambda: lstmc.LSTM(3, 4, init="identity"), 'init must not be "identity" here: only an RNN'),
     (lambda: lstmc.GRU(3, 4, init="identity"), 'init must not be "identity" here: only an RNN'),

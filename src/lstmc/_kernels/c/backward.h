@@ -178,7 +178,8 @@ static void clip_gradients(real *dsums, ptrdiff_t sums, const phase *phase, ptrd
     for (ptrdiff_t row = mine->from; row < mine->to; row++)
         for (int g = 0; g < phase->gates; g++) {
             real *of_gate = dsums + row * sums + (phase->first + g) * hidden;
-            for (ptrdiff_t unit = mine->first * PANEL; unit < min_of(mine->last * PANEL, hidden); unit += VL) {
+            for (ptrdiff_t unit = mine->first * PANEL; unit < min_of(mine->last * PANEL, hidden);
+                 unit += VL) {
                 const ptrdiff_t n = min_of(VL, hidden - unit);
                 store_n(of_gate + unit, at_most(at_least(load_n(of_gate + unit, n), -limit), limit), n);
             }

@@ -54,7 +54,8 @@ static layer_place place_of(const forward_work *work, int l, ptrdiff_t t0)
     return at;
 }
 
-/* One step: what the cell reads and writes, and the state h, (B, P), which that makes or a projection does. */
+/* One step: what the cell reads and writes, and the state h, (B, P), which that makes or a projection does.
+ */
 typedef struct {
     forward_step of_cell;
     real *h;

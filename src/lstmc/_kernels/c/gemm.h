@@ -298,8 +298,8 @@ static void NAME(add_rows)(real *sums, const real *matrix, ptrdiff_t stride, ptr
     }
 }
 
-/* sums (columns,) += the rows of such a matrix, each times a row of factors (., columns), factor_stride apart:
- * the rows[i]-th, or with NULL the i-th. Likewise. */
+/* sums (columns,) += the rows of such a matrix, each times a row of factors (., columns), factor_stride
+ * apart: the rows[i]-th, or with NULL the i-th. Likewise. */
 static void NAME(add_products)(real *sums, const real *matrix, ptrdiff_t stride, const real *factors,
                                ptrdiff_t factor_stride, const ptrdiff_t *rows, ptrdiff_t k, ptrdiff_t from,
                                ptrdiff_t to)

@@ -1,4 +1,5 @@
-/* Backward, what follows from the gradients of the sums: those of the weights, from rows of many steps at once.
+/* Backward, what follows from the gradients of the sums: those of the weights, from rows of many steps at
+ * once.
  */
 #ifndef LSTMC_GRADIENTS_H
 #define LSTMC_GRADIENTS_H
@@ -109,7 +110,7 @@ static void projection_gradient(const backward_work *work, const lstmc_backward_
 {
     const ptrdiff_t hidden = layer->hidden;
     const NAME(weight_gradient)
-    weight = {layer->dweight_hr, (const real *)layer->m + before * hidden, hidden, hidden, NULL};
+        weight = {layer->dweight_hr, (const real *)layer->m + before * hidden, hidden, hidden, NULL};
     NAME(add_weight_gradients)(&weight, 1, d.projected, layer->outputs, rows, layer->outputs,
                                work->scratch + work->plan->for_weights, member);
 }

@@ -19,8 +19,9 @@
  * and what is (T+1, B, .) has B more, the first ones. B is the number of sequences, each of one step at
  * least, T the length of the longest. NULL: all have length T.
  *   - Letters: T steps, B batch rows, I inputs, H hidden units, G gates (row blocks of the weights, in the
- *     order that the cell's file says), S biases of a unit (G, or more), V classes. P units of the state h: H, or
- *     fewer where a layer has a projection: h is then W_hr times m, what the cell makes (Sak et al. 2014).
+ *     order that the cell's file says), S biases of a unit (G, or more), V classes; P units of the state h,
+ *     which are H, or fewer where a layer has a projection: h is then W_hr m, and m what the cell makes
+ *     (Sak et al. 2014).
  */
 #ifndef LSTMC_KERNELS_H
 #define LSTMC_KERNELS_H
@@ -63,8 +64,8 @@ typedef struct {
     const lstmc_real *bias;      /* (S*H,) */
     const lstmc_real *weight_hr; /* (P, H) */
     const lstmc_real *peepholes; /* (peepholes*H,), NULL where the cell has none */
-    const lstmc_real *packed;    /* pack_layer() of those above, which are then not read (of weight_hr, whether
-                                    it is NULL); or NULL: the call packs them for itself */
+    const lstmc_real *packed; /* pack_layer() of those above, which are then not read (of weight_hr, whether
+                                 it is NULL); or NULL: the call packs them for itself */
     /* sizes */
     ptrdiff_t inputs;  /* I: the features of x for the first layer, P of the layer below for others */
     ptrdiff_t hidden;  /* H, the same in all layers of a stack */

@@ -101,8 +101,8 @@ typedef struct {
     real *dc;                  /* likewise at c; becomes what goes to the step before */
     real *dh_later, *dc_later; /* (B, H) copies of what arrives, or NULL */
     const real *dy;            /* (B, H), or NULL for zeros */
-    const real *h, *c; /* states after the step, B / repeat rows; those before it lie `state` before */
-    const real *saved; /* (B / repeat, saved*H) */
+    const real *h, *c;     /* states after the step, B / repeat rows; those before it lie `state` before */
+    const real *saved;     /* (B / repeat, saved*H) */
     const real *peepholes; /* (peepholes, H) */
     ptrdiff_t hidden, batch, repeat;
     ptrdiff_t state;   /* elements of the state before: rows of the step before, of all at step 0 */

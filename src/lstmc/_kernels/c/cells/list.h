@@ -46,7 +46,10 @@ static int biases_of(int number) { return cell_of(number) ? cell_of(number)->bia
 
 static int saved_of(int number) { return cell_of(number) ? cell_of(number)->saved : LSTMC_UNKNOWN; }
 
-static int peepholes_of(int number) { return cell_of(number) ? cell_of(number)->num_peepholes : LSTMC_UNKNOWN; }
+static int peepholes_of(int number)
+{
+    return cell_of(number) ? cell_of(number)->num_peepholes : LSTMC_UNKNOWN;
+}
 
 static int states_of(int number) { return cell_of(number) ? 1 + cell_of(number)->has_c : LSTMC_UNKNOWN; }
 

@@ -25,8 +25,7 @@ static ptrdiff_t lay_packed(packed_layer *places, const cell *cell, const lstmc_
     ptrdiff_t end = 0;
     for (int p = 0; p < cell->num_phases; p++) {
         const ptrdiff_t elements = panels_of_units(hidden, cell->phases[p]->gates) * PANEL;
-        places->phases[p] =
-            (packed_phase){end, end + elements * inputs, end + elements * (inputs + outputs)};
+        places->phases[p] = (packed_phase){end, end + elements * inputs, end + elements * (inputs + outputs)};
         end = places->phases[p].b + panels_of_units(hidden, cell->phases[p]->biases) * PANEL;
     }
     places->peepholes = end;
