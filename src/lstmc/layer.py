@@ -95,10 +95,11 @@ def check_writable(name, array):
 
 def write_out(kernels, out, y):
     """Write y into the `out` of a caller, which must have the type and the shape of y; return `out`."""
-    expected = f"out must be a writable {y.dtype.name} array {shape_text(y.shape)}"
-    if not isinstance(out, kernels.arrays.ndarray):
-        raise TypeError(f"{expected}, got {kind_of(out)}")
-    if out.dtype != y.dtype or out.shape != y.shape:
+    is_array = isinstance(out, kernels.arrays.ndarray)
+    if not is_array or out.dtype != y.dtype or out.shape != y.shape:
+        expected = f"out must be a writable {y.dtype.name} array {shape_text(y.shape)}"
+        if not is_array:
+            raise TypeError(f"{expected}, got {kind_of(out)}")
         raise ValueError(f"{expected}, got {out.dtype.name} {shape_text(out.shape)}")
     check_writable("out", out)[...] = y
     return out

@@ -27,6 +27,7 @@ from binding import MUTANTS as OF_BINDING
 from gpu import MUTANTS as OF_GPU
 from kernels import MUTANTS as OF_KERNELS
 from layers import MUTANTS as OF_LAYERS
+from network import MUTANTS as OF_NETWORK
 from recurrent import MUTANTS as OF_RECURRENT
 from variants import MUTANTS as OF_VARIANTS
 
@@ -42,6 +43,8 @@ TESTS = ["recurrent/test_recurrent", "recurrent/test_recurrent_inputs", "recurre
          "kernels/test_binding_rows", "kernels/test_c_api", "kernels/test_c_api_bounds",
          "kernels/test_packing", "kernels/test_driver", "kernels/test_team",
          "network/test_network", "network/test_time", "network/test_last",
+         "network/test_composite", "network/test_composite_copies", "network/test_ties",
+         "network/test_features",
          "inspection/test_jacobians", "inspection/test_jacobians_spectrum", "inspection/test_flow",
          "inspection/test_flow_reach", "inspection/test_flow_calls"]  # fmt: skip
 # What is likely to see a change of a file first; the others follow.
@@ -61,6 +64,11 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "laye
          "binding/checks.pxi": ["kernels/test_binding"],
          "c/team.c": ["kernels/test_team", "recurrent/test_recurrent_inputs"],
          "c/team.h": ["kernels/test_team"], "c/team/threads.c": ["kernels/test_team"],
+         "../network/composite.py": ["network/test_ties", "network/test_composite_copies"],
+         "../network/calls.py": ["network/test_composite"], "../passes.py": ["network/test_composite_copies"],
+         "../network/ties.py": ["network/test_ties"], "../layers/linear.py": ["network/test_ties"],
+         "../network/order.py": ["network/test_features"],
+         "../recurrent/options.py": ["network/test_features"],
          "../layers/dropout.py": ["layers/test_dropout"],
          "../recurrent/sequences.py": ["recurrent/test_time_errors", "recurrent/test_time",
                                         "recurrent/options/test_initial_state"],
@@ -72,7 +80,7 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "laye
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
-MUTANTS = OF_KERNELS + OF_VARIANTS + OF_LAYERS + OF_BINDING + OF_RECURRENT + OF_GPU
+MUTANTS = OF_KERNELS + OF_VARIANTS + OF_LAYERS + OF_NETWORK + OF_BINDING + OF_RECURRENT + OF_GPU
 
 
 def run(command, folder, environment, timeout):

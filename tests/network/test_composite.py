@@ -97,6 +97,21 @@ def test_y_is_what_compute_says():
     assert_same_bits(Residual(layer)(x)[0], wanted)
 
 
+def test_on_a_gpu(cupy):
+    """What compute does with arrays is NumPy's or CuPy's."""
+    x, dy = draw(STEPS, BATCH, FEATURES), draw(STEPS, BATCH, FEATURES)
+    net, moved = COMPOSITES["residual"](), lstmc.Sequential(COMPOSITES["residual"]()).to("cuda")
+    y, _, trace = net.forward(x)
+    dx, _ = net.backward(dy, trace)
+    got, _, trace = moved.forward(cupy.asarray(x))
+    assert_close(got.get(), y, 1e-11)
+    assert_close(moved.backward(cupy.asarray(dy), trace)[0].get(), dx, 1e-11)
+    assert_close(moved.grads.get(), net.grads, 1e-11)
+    stepper = moved.stepper(BATCH)
+    for x_t, y_t in zip(cupy.asarray(x), y):
+        assert_close(stepper(x_t).get(), y_t, 1e-11)
+
+
 def test_tokens_have_no_gradient():
     rng = {"dtype": np.float64, "rng": 5}
     net = Branches(
