@@ -80,7 +80,8 @@ FIRST = {"c/flat.h": ["test_losses", "test_losses_masks", "test_clipping", "laye
 GPU_TESTS = ["cuda/test_cuda", "cuda/test_ways", "cuda/test_device_layers",
              "cuda/test_device_losses", "cuda/test_device_training",
              "cuda/test_device_inspection"]  # fmt: skip
-MUTANTS = OF_KERNELS + OF_VARIANTS + OF_LAYERS + OF_NETWORK + OF_BINDING + OF_RECURRENT + OF_GPU
+MUTANTS = (OF_KERNELS + OF_VARIANTS + OF_LAYERS + OF_NETWORK + OF_BINDING + OF_RECURRENT
+           + OF_GPU)  # fmt: skip
 
 
 def run(command, folder, environment, timeout):
