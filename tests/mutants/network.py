@@ -5,7 +5,7 @@ MUTANTS = [
     ("composite: x is saved without a copy", "../network/calls.py",
      "frozen(value.copy() if is_x else value)", "frozen(value)"),
     ("composite: a layer is given the state of another layer", "../network/calls.py",
-     "self._before[place.index], *times)", "self._before[-1 - place.index], *times)"),
+     "self._before[i], *times)", "self._before[-1 - i], *times)"),
     ("composite: padding comes out of dx", "../network/composite.py",
      'dx = layout.leave("dx", dx)', "pass"),
     ("composite: one without batch_first", "../network/composite.py",

@@ -96,6 +96,10 @@ FITTING = {
     ),
     "one that says nothing": lambda: (lstmc.Linear(3, 5), Halve(), lstmc.Linear(4, 2)),
     "one that inherits nothing": lambda: (lstmc.Linear(3, 4), Bare(4, np.float32), lstmc.Linear(5, 2)),
+    "what is not known here": lambda: (
+        lstmc.Linear(3, 4), Says("anything", "any"), lstmc.Linear(5, 4), Says(True, (1, 2)),
+        lstmc.Linear(6, 4), Says("same", np.arange(3)), lstmc.Linear(7, 2),
+    ),
     "a composite, which says nothing": lambda: (
         lstmc.Linear(3, 4), Residual(lstmc.LSTM(5, 5)), lstmc.Linear(6, 2),
     ),

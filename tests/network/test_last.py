@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from own_layers import Bare, Halve, Scale
+from own_layers import Bare, Halve, Residual, Scale
 from rows import FEATURES, HIDDEN, TIMES, cut, draw_x, linear
 from stacks import seed_of
 from support import assert_close, assert_same_bits, numerical_gradient
@@ -335,3 +335,41 @@ def test_a_trainer_refuses_what_reads_the_next_token():
         ValueError, match=r"net must read forward only, but 1\.LSTM is bidirectional"
     ):
         lstmc.Trainer(net, lstmc.Adam(net), 2, 5)
+
+
+# --------------------------------------------------------------------------------------------------
+# Composites
+# --------------------------------------------------------------------------------------------------
+
+
+def test_it_follows_a_composite_of_one_direction():
+    net = lstmc.Sequential(Residual(lstm()), lstmc.Last(), lstmc.Linear(3, 2, rng=2))
+    x = draw(STEPS, ROWS, 3)
+    whole = net.layers[0](x, lengths=LENGTHS)[0]
+    ends = whole[np.maximum(LENGTHS, 1) - 1, np.arange(ROWS)] * (LENGTHS > 0)[:, None]
+    assert_same_bits(net(x, lengths=LENGTHS)[0], net.layers[2](np.ascontiguousarray(ends, F32))[0])
+    assert lstmc.check_gradients(net, x, lengths=LENGTHS)
+
+
+def test_a_composite_mixes_the_features_of_two_directions_unless_it_says_otherwise():
+    class Aside(Residual):
+        num_directions = 2
+
+    def pair():
+        return lstmc.GRU(4, 2, bidirectional=True, rng=1)
+
+    mixes = (
+        r"layers\[1\] \(Last\) must not follow layers\[0\] \(Residual\), which mixes the features"
+    )
+    with pytest.raises(ValueError, match=mixes):
+        lstmc.Sequential(Residual(pair()), lstmc.Last())
+    loose = (
+        r"layers\[1\] \(Residual\) must not follow a bidirectional layer: its Last may only do so"
+    )
+    with pytest.raises(ValueError, match=loose):
+        lstmc.Sequential(pair(), Residual(lstmc.Last()))
+    net = lstmc.Sequential(Aside(pair()), lstmc.Last())
+    x = draw(STEPS, ROWS, 4)
+    y, whole = net(x)[0], net.layers[0](x)[0]
+    assert_same_bits(y, np.concatenate([whole[-1, :, :2], whole[0, :, 2:]], axis=1))
+    assert lstmc.check_gradients(net, x, lengths=LENGTHS)

@@ -1,7 +1,5 @@
 """The calls of its layers that a composite makes: of their forward, their backward, and their steppers."""
 
-import contextlib
-
 from .._kernels import kernels_of
 from .._kernels.messages import located
 from ..layer import write_out
@@ -29,8 +27,8 @@ class Calls:
     Attributes
     ----------
     places : list of Place
-    called : set of int
-        The layers that have been called.
+    waiting : set of int
+        The layers that have not been called yet.
     may_be_none : bool
         Whether a method of the composite may return None.
     """
@@ -38,7 +36,7 @@ class Calls:
     may_be_none = False
 
     def __init__(self, places):
-        self.places, self.called = places, set()
+        self.places, self.waiting = places, set(range(len(places)))
 
     def run(self, method, x):
         """Return what a method of the composite makes of x and these calls.
@@ -51,8 +49,8 @@ class Calls:
             It has returned nothing.
         """
         y = method(x, self)
-        if len(self.called) < len(self.places):
-            missed = next(one for one in self.places if one.index not in self.called)
+        if self.waiting:
+            missed = self.places[min(self.waiting)]
             raise ValueError(
                 f"{_name(missed)} must be called once, and {method.__name__}() has not called it"
             )
@@ -62,24 +60,17 @@ class Calls:
 
     def place(self, i):
         """Return the place of layer i, which has its turn once."""
-        if i not in range(len(self.places)):
-            raise ValueError(
-                f"a layer must be called by its number, 0 to {len(self.places) - 1}, got {i!r}"
-            )
-        place = self.places[i]
-        if place.index in self.called:
-            raise ValueError(f"{_name(place)} must be called once, and was called before")
-        self.called.add(place.index)
-        return place
+        if i not in self.waiting:
+            self._refuse(i)
+        self.waiting.remove(i)
+        return self.places[i]
 
-
-@contextlib.contextmanager
-def _located(place):
-    """Let errors of a layer's call name the layer."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise located(error, place.index, place.layer) from error
+    def _refuse(self, i):
+        if i in range(len(self.places)):
+            raise ValueError(f"{_name(self.places[i])} must be called once, and was called before")
+        raise ValueError(
+            f"a layer must be called by its number, 0 to {len(self.places) - 1}, got {i!r}"
+        )
 
 
 def _name(place):
@@ -122,9 +113,10 @@ class ForwardCalls(Calls):
         """
         times = (self.lengths, self.resets) if timed else (None, None)
         place = self.place(i)
-        with _located(place):
-            y, state, trace = self._call(place, x, self._before[place.index], *times)
-        self.after[place.index], self.traces[place.index] = state, trace
+        try:
+            y, self.after[i], self.traces[i] = self._call(place, x, self._before[i], *times)
+        except (TypeError, ValueError) as error:
+            raise located(error, i, place.layer) from error
         return y
 
     def save(self, **values):
@@ -163,9 +155,10 @@ class BackwardCalls(Calls):
         ndarray, or None where the layer has none (an embedding)
         """
         place = self.place(i)
-        at = place.index
-        with _located(place):
-            dx, self.departing[at] = self._call(place, dy, self._traces[at], self._arriving[at])
+        try:
+            dx, self.departing[i] = self._call(place, dy, self._traces[i], self._arriving[i])
+        except (TypeError, ValueError) as error:
+            raise located(error, i, place.layer) from error
         self.may_be_none |= dx is None  # it reads tokens
         return dx
 

@@ -93,8 +93,9 @@ def features_of(leaves):
 def _said(layer, name):
     """Return what a layer says of its features, None where it says nothing that is known here."""
     said = getattr(layer, name, None)
-    known = isinstance(said, str) or (isinstance(said, int) and not isinstance(said, bool))
-    return said if known else None
+    if isinstance(said, str):
+        return said if said == "tokens" or (said, name) == ("same", "out_features") else None
+    return said if isinstance(said, int) and not isinstance(said, bool) else None
 
 
 def _text(features):
