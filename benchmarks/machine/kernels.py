@@ -75,7 +75,9 @@ def packing(record, dtype, inputs, hidden):
     rows, cell = len(record.gates) * hidden, core.cell(record.name)
     shapes = ((rows, inputs), (rows, hidden), (record.biases * hidden,))
     weights = [ffi.from_buffer(np.zeros(shape, dtype)) for shape in shapes]
-    layer = ffi.new("lstmc_forward_layer *", {"inputs": inputs, "hidden": hidden, "outputs": hidden})
+    layer = ffi.new(
+        "lstmc_forward_layer *", {"inputs": inputs, "hidden": hidden, "outputs": hidden}
+    )
     layer.weight_ih, layer.weight_hh, layer.bias = weights
     packed = ffi.from_buffer(aligned(table.packed_size(layer, cell)))
 
