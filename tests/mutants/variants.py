@@ -90,7 +90,8 @@ MUTANTS = [
      "dsums + row * sums + g * hidden;"),
     ("grad_clip: whole vectors of units alone", "c/backward.h",
      "unit < min_of(mine->last * PANEL, hidden);\n                 unit += VL) {\n                const",
-     "unit + VL <= min_of(mine->last * PANEL, hidden);\n                 unit += VL) {\n                const"),
+     "unit + VL <= min_of(mine->last * PANEL, hidden);\n"
+     "                 unit += VL) {\n                const"),
     ("grad_clip: after the product with R", "c/backward.h",
      "            if (limit > 0)\n"
      "                clip_gradients(step.dsums, sums, phase, hidden, limit, units);\n"
