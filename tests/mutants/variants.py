@@ -199,7 +199,7 @@ MUTANTS = [
     ("plan: no room for dm", "c/plan.h",
      "(cell->num_phases > 1 || of->projected ? state : 0)",
      "(cell->num_phases > 1 ? state : 0)"),
-    ("plan: what backward needs of a projection is not foreseen", "c/plan.h",
+    ("plan: no room for what backward needs of a projection", "c/plan.h",
      "layer->weight_hr != NULL};\n        add_layer(&of, cell, l, &sizes, layer->gates",
      "0};\n        add_layer(&of, cell, l, &sizes, layer->gates"),
     ("plan: a cell of two phases may be projected", "c/plan.h",

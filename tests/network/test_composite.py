@@ -275,9 +275,17 @@ def test_a_method_that_returns_nothing_is_refused():
     trace = net.forward(x)[2]
     with pytest.raises(TypeError, match=r"differentiate\(\) must return an array, got None"):
         net.backward(x, trace)
-    bare = lstmc.Composite(linear(4, 4))
-    with pytest.raises(NotImplementedError, match=r"Composite must define compute\(x, call\)"):
-        bare(x)
+
+
+def test_a_class_without_a_method_cannot_be_made():
+    class Half(lstmc.Composite):
+        def compute(self, x, call):
+            return call(0, x)
+
+    with pytest.raises(TypeError, match=r"abstract class Composite .*compute.* differentiate"):
+        lstmc.Composite(linear(4, 4))
+    with pytest.raises(TypeError, match=r"abstract class Half .*differentiate"):
+        Half(linear(4, 4))
 
 
 def test_what_is_saved_is_as_it_was():

@@ -1,5 +1,6 @@
 """Networks, for type checkers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,13 +30,15 @@ class BackwardCalls:
     saved: dict[str, Any]
     def __call__(self, i: int, dy: _Array) -> _Array: ...  # None of a layer that reads tokens
 
-class Composite(Layer):
+class Composite(Layer, ABC):
     @property
     def layers(self) -> tuple[Any, ...]: ...
     @property
     def batch_first(self) -> bool: ...
     def __init__(self, *layers: Any) -> None: ...
+    @abstractmethod
     def compute(self, x: _Array, call: ForwardCalls) -> _Array: ...
+    @abstractmethod
     def differentiate(self, dy: _Array, call: BackwardCalls) -> _Array | None: ...
     @property
     def num_directions(self) -> int: ...

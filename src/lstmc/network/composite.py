@@ -1,6 +1,7 @@
 """Composite: a layer made of other layers, over one flat array of parameters and one of gradients."""
 
 import textwrap
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from .ties import check_ties, tie
 __all__ = ["Composite"]
 
 
-class Composite(Layer):
+class Composite(Layer, ABC):
     """A layer made of other layers. A class of its own says by two methods what it computes of them.
 
     ``compute(x, call)`` returns y, where ``call(i, x)`` runs layer i; ``differentiate(dy, call)`` returns dx,
@@ -50,7 +51,7 @@ class Composite(Layer):
         A layer is part of a network already or ``batch_first`` itself, the layers differ in type or device,
         one is tied to another that it does not fit, or a Last is beside a bidirectional layer.
     TypeError
-        An object is not a layer.
+        An object is not a layer, or the class lacks one of the two methods.
 
     Notes
     -----
@@ -86,6 +87,7 @@ class Composite(Layer):
             raise ValueError("a Last and a bidirectional layer must be in one Sequential")
         self._join(shapes)
 
+    @abstractmethod
     def compute(self, x, call):
         """Return y, of calls of every layer once.
 
@@ -97,20 +99,18 @@ class Composite(Layer):
             ``call(i, x)`` returns what layer i gives for its x; ``call.save(name=value)`` keeps what
             ``differentiate`` needs. A stepper calls this for one step at a time, with T = 1.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define compute(x, call)")
 
+    @abstractmethod
     def differentiate(self, dy, call):
         """Return dx, of calls of every layer once.
 
         Parameters
         ----------
-        dy : ndarray, in the shape of y
-            Read-only.
+        dy : read-only ndarray, in the shape of y
         call : BackwardCalls
             ``call(i, dy)`` returns the gradient of the loss with respect to what layer i read, for that with
             respect to what it gave; ``call.saved["name"]`` is what ``compute`` has saved.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define differentiate(dy, call)")
 
     def _own(self):
         return [layer for layer in self._layers if isinstance(layer, Layer)]

@@ -81,6 +81,8 @@ class Options(Layer):
             raise ValueError(
                 "dropout must be 0 with num_layers=1: it is between the layers of a stack"
             )
+        if self._variational and not self._dropout:
+            raise ValueError("variational must be False with dropout=0: there is nothing to drop")
         self._init = init
         self._features_of_h = self._proj_size or self._hidden_size
         self._state_sizes = (self._features_of_h, self._hidden_size)[: len(self._cell.states)]

@@ -214,7 +214,7 @@ def test_nothing_is_dropped_outside_training():
 
 def test_without_dropout_nothing_changes():
     problem = as_type(problem_of("gru", "lengths and resets"), np.float32)
-    layer = make_layer(problem, dropout=0.0, variational=True)
+    layer = make_layer(problem, dropout=0.0)
     assert_same_bits(by_layer(problem, layer)[0], by_layer(problem, make_layer(problem))[0])
     assert layer.rng is None
 
@@ -383,6 +383,8 @@ def test_what_is_refused():
             lstmc.GRU(3, 4, 2, dropout=share)
     with pytest.raises(TypeError, match="variational must be True or False, got 1"):
         lstmc.RNN(3, 4, 2, dropout=0.5, variational=1)
+    with pytest.raises(ValueError, match="variational must be False with dropout=0"):
+        lstmc.LSTM(3, 4, 2, variational=True)
 
 
 def test_a_trace_that_dropped_has_no_jacobian():
