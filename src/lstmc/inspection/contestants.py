@@ -99,17 +99,17 @@ def equal_networks(problem, hidden=48, rng=0, forget="spread", start="uniform", 
     The starts matter much, and the share of the gradient that is left at the farthest step before training
     predicts well which network learns. Measured with ``learn`` and its defaults, over 100 steps:
 
-    - with the default starts, the LSTM learns adding in 400 to 600 updates (three seeds) and temporal order in
-      250 (two), the RNN neither in 5000 (one seed); 3e-24 and 3e-23 of the gradient is left in the RNN;
+    - with the default starts, the LSTM learns adding in 400 to 600 updates (three seeds) and temporal order
+      in 250 (two), the RNN neither in 5000 (one seed); 3e-24 and 3e-23 of the gradient is left in the RNN;
     - a GRU with the default start learns adding in 300 and temporal order in 150 (one seed);
     - with a forget bias of only 1, the LSTM learns adding in 1400, temporal order not in 5000 (one seed);
       4e-8 is left there. The GRU learns adding in 250;
     - with an orthogonal start, the RNN learns temporal order in 1500 updates with one seed, and with another
       not in 3000, and adding not in 5000 (one); 2e-4 to 4e-4 and 0.003 to 0.009 are left.
 
-    Copying over 50 steps, the LSTM has 98.5 % of the symbols right after 3000 updates, with 0.2 of the gradient
-    left, and the RNN with the uniform start 50 %, which is guessing (one seed); with the orthogonal start it
-    has 86 to 95 % right after 2000 (two seeds).
+    Copying over 50 steps, the LSTM has 98.5 % of the symbols right after 3000 updates, with 0.2 of the
+    gradient left, and the RNN with the uniform start 50 %, which is guessing (one seed); with the orthogonal
+    start it has 86 to 95 % right after 2000 (two seeds).
     """
     check_problem(problem)
     hidden = check_size("hidden", hidden)
