@@ -24,11 +24,14 @@ class Gate(NamedTuple):
     activation : "sigmoid", "tanh", "relu" or "identity"
     title : str
         As pictures label it: "input gate i".
+    clip : float or None
+        The limit of its sum on either side, where a layer has one.
     """
 
     name: str
     activation: str
     title: str
+    clip: float | None = None
 
     @property
     def bounds(self):
@@ -37,8 +40,18 @@ class Gate(NamedTuple):
 
     @property
     def limits(self):
-        """A pair: the gate is saturated below the first, above the second. None if it cannot be."""
-        return {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
+        """A pair: the gate is saturated below the first, above the second. None if it cannot be.
+
+        At the limit of its sum, to six digits, it passes no gradient on and is saturated as well.
+        """
+        limits = {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
+        if limits is None or self.clip is None:
+            return limits
+        centre, span = sum(self.bounds) / 2, max(self.bounds) - sum(self.bounds) / 2
+        reach = (
+            (1 - 1e-6) * span * float(np.tanh(span * self.clip))
+        )  # sigmoid(x) = (1 + tanh(x/2)) / 2
+        return max(limits[0], centre - reach), min(limits[1], centre + reach)
 
 
 class Cell(NamedTuple):

@@ -138,12 +138,14 @@ class LayerTrace:
         sequence is not; all_c may be None.
     all_gates : ndarray or None
         Likewise of all steps, (T, B, saved*H). None where the only gate is h.
+    clip : float or None
+        The limit of the gates' sums.
     all_m : ndarray or None
         Likewise what the cell makes, (T, B, H), where h is a projection of it; otherwise None.
     """
 
-    def __init__(self, cell, h, c, gates, m, unbatched, sequences, direction):
-        self.cell = cell
+    def __init__(self, cell, h, c, gates, m, clip, unbatched, sequences, direction):
+        self.cell, self.clip = cell, clip
         self.all_h, self.all_c, self.all_gates, self.all_m = h, c, gates, m
         self.sequences, self._direction = sequences, direction
         self._unbatched = unbatched
@@ -169,10 +171,11 @@ class LayerTrace:
         return (self.all_h if self.all_m is None else self.all_m).shape[-1]
 
     @property
-    def h_gate(self):
-        """The hidden state as reports show it, like a gate: nothing bounds a projection."""
-        gate = self.cell.h
-        return gate if self.all_m is None else gate._replace(activation="identity")
+    def gate_records(self):
+        """The Gate of each of ``gates`` and of h by name: with the layer's clip; nothing bounds a projection."""
+        records = {gate.name: gate._replace(clip=self.clip) for gate in self.cell.all_gates}
+        h = self.cell.h
+        return records | {"h": h if self.all_m is None else h._replace(activation="identity")}
 
     # Views, or copies where rows have other places, are made when they are asked for: a training step asks
     # for none.
@@ -286,8 +289,10 @@ class LayerTrace:
         return array[:, 0] if self._unbatched else array
 
     @classmethod
-    def empty(cls, cell, pool, dtype, hidden, proj_size, unbatched, sequences, direction):
-        """Return one of `hidden` units, in arrays of a pool, for forward to fill in; proj_size 0: none."""
+    def empty(cls, layer, unbatched, sequences, direction):
+        """Return one of a recurrent layer's, in arrays of its pool, for forward to fill in."""
+        cell, pool, dtype = layer.cell, layer.pool, layer.dtype
+        hidden, proj_size = layer.hidden_size, layer.proj_size
         count, rows = sequences.count, sequences.rows
         if sequences.are_rows:
             steps, states = (rows.steps, count), (rows.steps + 1, count)
@@ -297,7 +302,7 @@ class LayerTrace:
         c = pool.array((*states, hidden), dtype) if cell.has_c else None
         gates = pool.array((*steps, len(cell.saved) * hidden), dtype) if cell.saved else None
         m = pool.array((*steps, hidden), dtype) if proj_size else None
-        return cls(cell, h, c, gates, m, unbatched, sequences, direction)
+        return cls(cell, h, c, gates, m, layer.clip, unbatched, sequences, direction)
 
     def split(self, gates):
         """Return the parts of what was saved, (..., saved*H), by name; for None, an empty dict."""

@@ -102,6 +102,15 @@ class Cell:
         """The gates that a trace has and that lie in (0, 1)."""
         return (*self.sigmoids, *self.coupled)
 
+    def saturation(self, name):
+        """Return beyond which values a gate, or h, is saturated: those at a limit of its sum are, too."""
+        is_sigmoid = name in self.bounded_below
+        low, high = (0.1 if is_sigmoid else -0.9), 0.9
+        if name != "h" and "clip" in self.options:
+            at = (sigmoid if is_sigmoid else np.tanh)(np.array([-1.0, 1.0]) * self.options["clip"])
+            low, high = max(low, at[0] + 1e-6), min(high, at[1] - 1e-6)
+        return np.float32(low), np.float32(high)
+
     @property
     def trace_gates(self):
         """The gates that a trace has: none where the only one is h itself."""

@@ -54,13 +54,11 @@ def check_gates(actual, cell, layer_trace, batch_axis=True):
     for name, a in values.items():
         a = a.astype(np.float64)
         assert_close(actual.means[name], a.mean(1), TOLERANCE, f"mean of {name}")
-        start, low = (
-            (0.0, np.float32(0.1)) if name in cell.bounded_below else (-1.0, np.float32(-0.9))
-        )
-        end = 1.0
+        start, end = (0.0 if name in cell.bounded_below else -1.0), 1.0
+        low, high = cell.saturation(name)
         if name in bounded:
             assert actual.low[name] == np.count_nonzero(a < low) / a.size
-            assert actual.high[name] == np.count_nonzero(a > np.float32(0.9)) / a.size
+            assert actual.high[name] == np.count_nonzero(a > high) / a.size
         else:
             start, end = a.min(), a.max()
         if name == "h":  # a cell may carry on an initial state beyond 1
@@ -412,3 +410,16 @@ def test_padding_does_not_count(cell):
     assert np.isnan(short.layers[0].means["h"][2:]).all()
     with pytest.raises(ValueError, match="lengths must leave at least one step"):
         lstmc.gate_statistics(layer, x, lengths=np.zeros(4, int))
+
+
+def test_a_gate_at_its_clip_is_saturated():
+    """Its sum passes nothing on, though a sigmoid is far from 0 and 1 there; it is not shut."""
+    lstm = lstmc.LSTM(3, 4, rng=0, clip=0.5)
+    lstm["bias_l0"][...] = 9
+    x = np.zeros((5, 2, 3), np.float32)
+    report = lstmc.gate_statistics(lstm, x).layers[0]
+    assert [report.high[name] for name in "ifgo"] == [1.0] * 4
+    lstm["bias_l0"][...] = -9
+    report = lstmc.gate_statistics(lstm, x).layers[0]
+    assert [report.low[name] for name in "ifgo"] == [1.0] * 4
+    assert report.shut == []

@@ -78,8 +78,8 @@ def test_what_is_seen_of_gates(dtype, cell):
     for k, layer_trace in enumerate(trace.layers[2].layers):
         seen, count, size = record[f"2.l{k}"], 0, 0
         for name, a in (layer_trace.gates or {"h": layer_trace.h}).items():
-            low = dtype.type(0.1 if name in cell.bounded_below else -0.9)
-            count += sum(bool(v < low or v > dtype.type(0.9)) for v in a.flat)
+            low, high = map(dtype.type, cell.saturation(name))
+            count += sum(bool(v < low or v > high) for v in a.flat)
             size += a.size
         assert 0 < count < size
         assert seen["saturated"] == count / size

@@ -36,7 +36,7 @@ class LayerGates:
         cell that carries it on may lie beyond its bounds, from an initial state that does.
     low, high : dict of gate to float
         The share below and above the limits of saturation: 0.1 and 0.9 for a sigmoid, -0.9 and 0.9 for a
-        tanh. What does not saturate has none.
+        tanh, or what they are at the layer's ``clip``. What does not saturate has none.
     memory : ndarray (H,) or None
         Steps in which the product of a unit's forget gates falls to 1/e: 1 over the mean of -log f. Infinite
         where f is always 1. Of a cell without c, the gate that keeps h. None where no gate keeps a state.
@@ -204,7 +204,7 @@ def _statistics(name, trace):
     cell = trace.cell
     arrays = {name: host(a) for name, a in {**trace.gates, "h": trace.h}.items()}
     values = {gate: trace.real(a) for gate, a in arrays.items()}  # (n, H)
-    gates = {gate.name: gate for gate in (*cell.all_gates, trace.h_gate)}
+    gates = trace.gate_records
     histograms, ranges, low, high, beyond = {}, {}, {}, {}, {}
     for gate, a in values.items():
         bounds, limits = gates[gate].bounds, gates[gate].limits
@@ -272,7 +272,7 @@ def _shut(values, gates, doors):
     """Return the units that one of some gates, which stays shut or open, cuts off."""
     closed = []
     for name, side in doors:
-        low, high = gates[name].limits
+        low, high = gates[name]._replace(clip=None).limits  # at its clip a gate is not shut
         beyond = values[name] < low if side == "shut" else values[name] > high
         closed.append(beyond.all(0))
     return np.flatnonzero(np.any(closed, axis=0)).tolist() if closed else []

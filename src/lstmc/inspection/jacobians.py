@@ -391,15 +391,15 @@ def step_factors(layer, trace):
         {
             "name": layer.part_name(number),
             "steps": trace.sequences.have_steps,
-            **_factors(layer[layer.named("weight_hh", number)], one, layer.clip),
+            **_factors(layer[layer.named("weight_hh", number)], one),
         }
         for number, one in enumerate(trace.layers)
     ]
 
 
-def _factors(weight_hh, trace, clip):
+def _factors(weight_hh, trace):
     """Return the factors of one layer of a stack."""
-    limit = {} if clip is None else {"clip": clip}
+    limit = {} if trace.clip is None else {"clip": trace.clip}
     names = [gate.name for gate in trace.cell.gates]
     blocks = _in_float64(weight_hh).reshape(len(names), -1, weight_hh.shape[1])
     norms, radius = [_finite_or_inf(b, lambda b: np.linalg.norm(b, 2)) for b in blocks], None

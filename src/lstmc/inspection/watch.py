@@ -327,7 +327,7 @@ def _of_gates(trace):
     cell = trace.cell
     gates = {name: trace.real(a) for name, a in trace.gates.items()}
     values = gates or {cell.h.name: trace.real(trace.h)}
-    limits = {gate.name: gate.limits for gate in cell.all_gates}
+    limits = {name: trace.gate_records[name].limits for name in values}
     saturated = None
     if all(limits.values()):
         count = size = 0

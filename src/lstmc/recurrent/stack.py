@@ -202,7 +202,7 @@ class Recurrent(Options):
         """
         x_in, unbatched = self._enter("x", x, self._input_size)
         of = self._sequences(x_in, unbatched, lengths, resets)
-        directions, hidden = self.num_directions, self._hidden_size
+        directions = self.num_directions
         has_state = state is not None
         if has_state:
             state = self.enter_state("state", state, of.batch, unbatched)
@@ -220,9 +220,7 @@ class Recurrent(Options):
         layers = [None] * (self._num_layers * directions)
         if training:
             layers = [
-                LayerTrace.empty(
-                    self._cell, self.pool, self._dtype, hidden, self._proj_size, unbatched, of, d
-                )
+                LayerTrace.empty(self, unbatched, of, d)
                 for _ in range(self._num_layers)
                 for d in range(directions)
             ]
