@@ -47,10 +47,10 @@ class Gate(NamedTuple):
         limits = {"sigmoid": (LOW, HIGH), "tanh": (-HIGH, HIGH)}.get(self.activation)
         if limits is None or self.clip is None:
             return limits
-        centre, span = sum(self.bounds) / 2, max(self.bounds) - sum(self.bounds) / 2
-        reach = (
-            (1 - 1e-6) * span * float(np.tanh(span * self.clip))
-        )  # sigmoid(x) = (1 + tanh(x/2)) / 2
+        low, high = self.bounds
+        centre, span = (low + high) / 2, (high - low) / 2
+        # Both are centre + span tanh(span x): sigmoid(x) = (1 + tanh(x / 2)) / 2.
+        reach = (1 - 1e-6) * span * float(np.tanh(span * self.clip))
         return max(limits[0], centre - reach), min(limits[1], centre + reach)
 
 

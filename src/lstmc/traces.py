@@ -172,7 +172,7 @@ class LayerTrace:
 
     @property
     def gate_records(self):
-        """The Gate of each of ``gates`` and of h by name: with the layer's clip; nothing bounds a projection."""
+        """The Gate of ``gates`` and of h by name, with the layer's clip; a projection has no bounds."""
         records = {gate.name: gate._replace(clip=self.clip) for gate in self.cell.all_gates}
         h = self.cell.h
         return records | {"h": h if self.all_m is None else h._replace(activation="identity")}
